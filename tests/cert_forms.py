@@ -9,6 +9,7 @@ import base64
 import datetime
 import ipaddress
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 from cryptography import x509
@@ -18,6 +19,7 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from kubeup.frozen_values import frozen
+from kubeup.node import certificates, private_keys
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.timezone.utc)
 DAY = datetime.timedelta(days=1)
@@ -374,3 +376,15 @@ def make_forms() -> dict[str, Form]:
         "no subject": Form(ca, pem(make(x509.Name([]), CA_NAME, _OTHER, _KEY, *LEAF_BITS))),
     }
     return forms
+
+
+def make_own_pair(name: str, *, now: datetime.datetime, days: int = 365) -> tuple[str, str]:
+    """What a component makes for itself: its certificate and the authority that it threw away, and the key."""
+    validity = certificates.plan_validity(now, days * 86400)
+    key, leaf_key = private_keys.generate_key("ECDSA-P256"), private_keys.generate_key("ECDSA-P256")
+    authority = certificates.issue_ca_cert(f"{name}-ca@1795987236", key, validity=validity)
+    ca = certificates.Ca(authority, key, Path("/nowhere"))
+    subject = certificates.Subject(f"{name}@1795987236", is_server=True)
+    leaf = certificates.issue_leaf_cert(subject, leaf_key, ca=ca, validity=validity)
+    text = certificates.cert_to_pem(leaf) + certificates.cert_to_pem(authority)
+    return text, private_keys.key_to_pem(leaf_key).reveal()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
-from kubeup.errors import KbError, UsageError
+from kubeup.errors import HostError, KbError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
@@ -21,10 +21,10 @@ with lazily:
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import objects, shared_certs
     from kubeup.config import load_init, load_join, types
-    from kubeup.doctor import node_files
+    from kubeup.doctor import certs_in_use, node_files
     from kubeup.engine import run
     from kubeup.node import renewal
-    from kubeup.phases import renewed_certs
+    from kubeup.phases import renewed_certs, renewed_kubelet_cert
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from kubeup.node.renewal import Expiry, Row
 
 OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
+KUBELET_SERVER = "kubelet-server"
+"""The name of the kubelet's own serving certificate, which kubeadm does not know."""
 
 
 # ---- which cluster
@@ -175,6 +177,8 @@ def renew(call: Invocation) -> int:
     local = launch.local
     if "cert-dir" not in call.flags and "config" not in call.flags:
         launch.require_root()
+    if name == KUBELET_SERVER and call.program.does_more:
+        return _renew_kubelet_s(launch)
     if name != "all":
         renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before querying the cluster
     cluster = read_cluster(call, local, verb="renew")
@@ -251,6 +255,28 @@ def _renew_and_restart(launch: Launch, rows: Sequence[Row], *, cluster: ClusterC
     _tell_end(call, left=list(done.left))
     if "renewed" in done.outcomes.values():
         call.print(f"The former files are in {done.former.folder}")
+
+
+def _renew_kubelet_s(launch: Launch) -> int:
+    """Have the kubelet make its serving certificate again, unless it is somebody else's to renew. Works on workers as well."""
+    call, local = launch.call, launch.local
+    launch.require_root()
+    patient = node_files.read_patient(local, Paths())
+    ctx = run.Run(host=local, paths=patient.paths, config=patient.config, release=patient.release, report=call.report)
+    path, config = certs_in_use.find_serving_file(patient), patient.config.kubelet
+    obstacle = renewed_kubelet_cert.find_obstacle(ctx, path, config=config)
+    if obstacle:
+        raise HostError(
+            "the kubelet's serving certificate is left alone",
+            cause=obstacle,
+            remedy=f"see what the kubelet presents: {call.program.name} certs check-expiration",
+            code="not-the-kubelets-own",
+        )
+    with local.lock(patient.paths.lock, f"kb {call.command.name}"):
+        former = renewed_kubelet_cert.make_again(ctx, path, port=certs_in_use.find_kubelet_port(patient))
+    call.print(f"certificate for serving the kubelet's API renewed: the kubelet was restarted, and presents {path}")
+    call.print(f"The former files are in {former.folder}")
+    return 0
 
 
 def _tell_end(call: Invocation, *, left: Sequence[str]) -> None:

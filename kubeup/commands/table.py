@@ -20,6 +20,7 @@ from kubeup.commands import (
     init,
     join,
     keepers,
+    kubeconfig_list,
     kubeconfig_user,
     mirror,
     reconfigure,
@@ -80,6 +81,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     ),
     "Users and tokens": (
         Row("kubeconfig user", "Print a kubeconfig for another user",                            kubeconfig_user.kubeconfig_user),
+        Row("kubeconfig list", "Show who may call the cluster with what lies on this node, and until when", kubeconfig_list.kubeconfig_list),
         Row("token create",    "Create a bootstrap token, or print the complete join command",   token.create, words="token..."),
         Row("token list",      "List the bootstrap tokens",                                      token.list_tokens),
         Row("token delete",    "Delete bootstrap tokens, by id or in full",                      token.delete, words="token..."),

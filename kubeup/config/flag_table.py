@@ -207,7 +207,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("list", "List the phases", takes="flag", of=("reconfigure endpoint", "reconfigure static-pods"), added_to=(*INIT, *JOIN, "reset")),
     Flag("output", "Output format: text, json, yaml (version also: short)", short="o",
          choices=("text", "json", "yaml", "short"),
-         of=("reconfigure endpoint", "reconfigure static-pods", "adopt", "status", "doctor", "config images list", "bundle verify", "bundle show", "bundle diff", "token list", "etcd members", "certs check-expiration", "version"),
+         of=("reconfigure endpoint", "reconfigure static-pods", "adopt", "status", "doctor", "config images list", "bundle verify", "bundle show", "bundle diff", "token list", "etcd members", "certs check-expiration", "kubeconfig list", "version"),
          added_to=(*INIT, *JOIN, "reset", "token create")),
     Flag("show-managed-fields", "kubeadm's; nothing that is printed has such fields", takes="flag", is_hidden=True),
     Flag("allow-missing-template-keys", "kubeadm's, of forms that kb does not print", takes="flag", is_hidden=True),

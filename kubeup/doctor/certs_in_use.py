@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from cryptography import x509
 
@@ -81,6 +81,12 @@ def find_serving_file(patient: Patient) -> Path:
     folder = Path(read_kubelet_flags(patient.host, patient.paths).get("cert-dir") or kubelet_cert.FOLDER)
     rotates = patient.config.kubelet.get("serverTLSBootstrap") is True
     return folder / ("kubelet-server-current.pem" if rotates else "kubelet.crt")
+
+
+def find_kubelet_port(patient: Patient) -> int:
+    """The port of the kubelet's own API."""
+    port = patient.config.kubelet.get("port")
+    return port if isinstance(port, int) and port else 10250
 
 
 def _hold(
@@ -161,10 +167,8 @@ def _find_servers(patient: Patient) -> Iterator[_Server]:
 
 
 def _find_kubelet(patient: Patient) -> _Server:
-    config: Mapping[str, Any] = patient.config.kubelet
-    port = config.get("port")
-    address = _loopback_for(str(config.get("address") or ""))
-    return _Server("kubelet", address, port if isinstance(port, int) and port else 10250, find_serving_file(patient))
+    address = _loopback_for(str(patient.config.kubelet.get("address") or ""))
+    return _Server("kubelet", address, find_kubelet_port(patient), find_serving_file(patient))
 
 
 def _file(flags: Mapping[str, str], name: str) -> Optional[Path]:

@@ -73,6 +73,30 @@ def is_shown(node: Node, place: str, cert: str) -> bool:
     return len(serials) == 2 and serials[0] == serials[1]
 
 
+def check_listings(node: Node) -> None:
+    """What is served is what is on disk; the exit status tells what is due; and who may call the cluster is known."""
+    shown = json.loads(node.run(f"{KB} certs check-expiration -o json --within 30d").stdout)
+    served = {row["component"]: row for row in shown["servedCertificates"]}
+    assert set(served) == {"kube-apiserver", "etcd", "etcd (peers)", *RESTARTED, "kubelet"}
+    assert all(row["answers"] and not row["differsFromFile"] for row in served.values()), served
+    assert shown["expiring"] == [] and shown["warnings"] == []
+    late = node.run(f"{KB} certs check-expiration --within 400d", check=False)
+    assert late.code == 1 and "kubelet-server (/var/lib/kubelet/pki/kubelet.crt) expires at" in late.stdout, late.output
+    rows = json.loads(node.run(f"{KB} kubeconfig list -o json").stdout)
+    assert {row["user"]: row["groups"] for row in rows}["kubernetes-admin"] == ["kubeadm:cluster-admins"]
+
+
+def check_kubelet_s(node: Node) -> None:
+    """The kubelet makes its own serving certificate again, and nothing else restarts."""
+    path = "/var/lib/kubelet/pki/kubelet.crt"
+    before, containers = node.read(path), read_containers(node)
+    renew(node, "kubelet-server")
+    assert node.read(path) != before and read_containers(node) == containers
+    shown = json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)
+    assert not any(row["differsFromFile"] for row in shown["servedCertificates"])
+    node.kubectl("logs -n kube-system -l component=kube-scheduler --tail=1")
+
+
 def check_controllers_work(node: Node, name: str) -> None:
     """The controller-manager fills a new namespace, and the scheduler holds its lease."""
     node.kubectl(f"create namespace {name}")
@@ -111,6 +135,9 @@ def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     assert "You must restart" not in done.stdout
     check_used(node, before)
     check_controllers_work(node, "one")
+
+    check_listings(node)
+    check_kubelet_s(node)
 
     # again, while the kubelet delays the next start
     before = read_containers(node)

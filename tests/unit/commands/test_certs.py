@@ -11,7 +11,7 @@ import kb
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import former_certs, renewal
 from kubeup.paths import Paths
-from kubeup.phases import renewed_certs
+from kubeup.phases import renewed_certs, renewed_kubelet_cert
 from kubeup.phases.restart_pods import Restarted
 from tests.unit.commands.test_launcher import INIT, Machine
 
@@ -96,3 +96,39 @@ def test_under_the_name_kubeadm_it_is_kubeadm_s(machine: Machine, monkeypatch: p
     )
     assert lines == [*LINES, END + asks]
     assert renew(machine, capsys, "scheduler.conf", "--as-kubeadm") == [LINES[-2]]
+
+
+def test_owner_mode_and_links_are_kept(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A certificate elsewhere, to which the usual name is a link, and a kubeconfig that a group may read."""
+    let_restart(monkeypatch)
+    cert, admin = Paths().pki / "apiserver.crt", Paths().admin_conf
+    other = Path("/srv/pki/apiserver.crt")
+    machine.write_file(other, machine.read_bytes(cert), mode=0o640)
+    machine.symlink(cert, str(other))
+    machine.at(admin).chmod(0o640)
+    before = machine.read_bytes(other)
+    renew(machine, capsys, "all")
+    assert machine.read_link(cert) == str(other) and machine.read_bytes(other) != before
+    for path in (other, admin):
+        found = machine.stat(path)
+        assert found is not None and found.mode & 0o777 == 0o640
+
+
+def test_the_kubelet_s_own_certificate_is_made_again_by_its_name(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    asked: list[tuple[Path, int]] = []
+
+    def make_again(ctx: object, path: Path, *, port: int) -> former_certs.Former:
+        asked.append((path, port))
+        return former_certs.Former(Path("/var/lib/kb/former-certs/x"), ())
+
+    monkeypatch.setattr(renewed_kubelet_cert, "make_again", make_again)
+    path = Path("/var/lib/kubelet/pki/kubelet.crt")
+    assert run(machine, "certs", "renew", "kubelet-server") == 4 and asked == []
+    told = capsys.readouterr().err
+    assert "not-the-kubelets-own" in told and f"there is no {path}" in told
+    monkeypatch.setattr(renewed_kubelet_cert, "find_obstacle", lambda ctx, path, config: "")
+    assert renew(machine, capsys, "kubelet-server")[-1] == "The former files are in /var/lib/kb/former-certs/x"
+    assert asked == [(path, 10250)]
+    assert run(machine, "certs", "renew", "kubelet-server", "--as-kubeadm") != 0 and len(asked) == 1

@@ -14,6 +14,7 @@ from kubeup.commands import certs_expiry
 from kubeup.errors import UsageError
 from kubeup.node import certificates, private_keys
 from kubeup.paths import Paths
+from tests.cert_forms import make_own_pair
 from tests.unit.commands.test_launcher import INIT, Machine
 
 PKI = Paths().pki
@@ -51,14 +52,7 @@ def check(host: Machine, capsys: Any, *words: str, status: int = 0) -> dict[str,
 
 
 def make_own(host: Machine, name: str, *, days: int = 365) -> str:
-    """What a component makes for itself: a certificate, and the authority that it threw away."""
-    validity = certificates.plan_validity(host.now(), days * 86400)
-    key = private_keys.generate_key("ECDSA-P256")
-    authority = certificates.issue_ca_cert(f"{name}-ca@1795987236", key, validity=validity)
-    ca = certificates.Ca(authority, key, Path("/nowhere"))
-    subject = certificates.Subject(f"{name}@1795987236", is_server=True)
-    leaf = certificates.issue_leaf_cert(subject, private_keys.generate_key("ECDSA-P256"), ca=ca, validity=validity)
-    return certificates.cert_to_pem(leaf) + certificates.cert_to_pem(authority)
+    return make_own_pair(name, now=host.now(), days=days)[0]
 
 
 def named(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
