@@ -105,6 +105,8 @@ class Container:
     state: str = "running"
     stops_at: Optional[float] = None
     ended: float = 0.0
+    pod: str = ""
+    """The name of its pod; "" for this node's static pod of the same name."""
 
     @property
     def is_running(self) -> bool:
@@ -172,6 +174,9 @@ class ControlPlane(FakeHost):
     leader: str = "1"
     kubelet_runs: bool = True
     kubelet_answers: bool = True
+    runtime_answers: bool = True
+    answers_at: float = 1e9
+    """When a runtime that does not answer begins to."""
     notices_after_s: float = 0.0
     """How long the kubelet takes to notice that a manifest is gone: a file event may get lost."""
     cannot_write: Callable[[str], bool] = lambda path: False
@@ -315,7 +320,7 @@ class ControlPlane(FakeHost):
         return "sha256:" + hashlib.sha256(image.encode()).hexdigest()
 
     def running(self, name: str) -> list[Container]:
-        return [one for one in self.containers if one.name == name and one.is_running]
+        return [one for one in self.containers if one.name == name and one.is_running and not one.pod]
 
     def serves(self, name: str) -> bool:
         """Whether the component of this node works."""
@@ -451,6 +456,8 @@ class ControlPlane(FakeHost):
 
     def query(self, argv: Argv, **more: Any) -> CommandResult:
         words = tuple(str(word) for word in argv)
+        if words[0] == "crictl" and not self.runtime_answers and self.ticks < self.answers_at:
+            return CommandResult(words, 124, "", "context deadline exceeded")
         answer = self._command(words, is_change=False)
         return super().query(argv, **more) if answer is None else CommandResult(words, 0, answer)
 
@@ -482,7 +489,7 @@ class ControlPlane(FakeHost):
                 "metadata": {"name": one.name, "attempt": one.attempt},
                 "state": f"CONTAINER_{one.state.upper()}",
                 "createdAt": str(one.created_ns),
-                "labels": {"io.kubernetes.pod.namespace": "kube-system", "io.kubernetes.pod.name": f"{one.name}-cp1",
+                "labels": {"io.kubernetes.pod.namespace": "kube-system", "io.kubernetes.pod.name": one.pod or f"{one.name}-cp1",
                            "io.kubernetes.pod.uid": one.uid},
             }
             for one in self.containers[-12:]

@@ -79,6 +79,8 @@ def _choose_texts(call: Invocation, local: Host, *, last: Optional[store.Swap], 
                 remedy=f"give the manifests that are to run: {COMMAND} FILE...",
                 code="nothing-to-undo",
             )
+        if not is_cut_off:
+            _refuse_outdated(local, paths, last)
         wanted = last if is_cut_off else last.reversed()
         return tuple((pod.name, pod.wanted) for pod in wanted.pods if pod.is_changed)
     texts = tuple(_read_manifest(local, Path(word), paths=paths) for word in call.words)
@@ -99,6 +101,19 @@ def _choose_texts(call: Invocation, local: Host, *, last: Optional[store.Swap], 
             code="no-manifest-given",
         )
     return texts
+
+
+def _refuse_outdated(local: Host, paths: Paths, last: store.Swap) -> None:  # noqa: PLR0917
+    """Raises HostError (undo-outdated): what came after the swap, an upgrade for example, would be taken back with it."""
+    for pod in last.pods:
+        path = paths.manifest(pod.name)
+        if pod.is_changed and not (local.exists(path) and is_same_yaml(local.read_text(path), pod.wanted)):
+            raise HostError(
+                f"{path} is not the manifest that the last swap put in",
+                cause="it was changed since, and --undo would take back that too",
+                remedy=f"edit a copy of it so that it is as you want it, then: {COMMAND} COPY",
+                code="undo-outdated",
+            )
 
 
 def _run_already(local: Host, paths: Paths, *, last: store.Swap, texts: Texts) -> bool:

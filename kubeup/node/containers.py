@@ -47,11 +47,18 @@ def list_containers(host: Host, socket: str, *, name: str = "") -> list[Containe
 
     Never raises, because it is called when something is already broken.
     """
+    return ask_containers(host, socket, name=name) or []
+
+
+def ask_containers(host: Host, socket: str, *, name: str = "") -> Optional[list[ContainerInfo]]:
+    """The same, but None if the runtime cannot be asked, for whoever must not take that for "there are none". Never raises."""
     if not host.which("crictl"):
         return _list_through_ctr(host, socket, name=name)
     words = ("ps", "-a", "-o", "json", *(("--name", f"^{re.escape(name)}$") if name else ()))
-    listed = as_table(host.query(crictl_argv(socket, *words), timeout_s=15).stdout).get("containers")
-    rows = fit_what_does(listed, [{"metadata": {"attempt": int}}])
+    answer = host.query(crictl_argv(socket, *words), timeout_s=15)
+    if not answer.ok:
+        return None
+    rows = fit_what_does(as_table(answer.stdout).get("containers"), [{"metadata": {"attempt": int}}])
     found = sorted((_container_of(row) for row in rows), key=lambda item: -item.created_ns)
     return _with_exits(host, socket, containers=found)
 
@@ -111,17 +118,20 @@ def _with_end(item: ContainerInfo, end: Mapping[str, Any]) -> ContainerInfo:
     )
 
 
-def _list_through_ctr(host: Host, socket: str, *, name: str) -> list[ContainerInfo]:
-    """List the containers with ctr. containerd stores the CRI's record of a container as an extension of its own."""
-    if not host.which("ctr"):
-        return []
+def _list_through_ctr(host: Host, socket: str, *, name: str) -> Optional[list[ContainerInfo]]:
+    """List the containers with ctr; None if it cannot be asked. containerd stores the CRI's record of a container as an extension of
+    its own."""
+    tasks = host.query(ctr_argv(socket, "tasks", "ls"), timeout_s=15) if host.which("ctr") else None
+    listed = host.query(ctr_argv(socket, "containers", "ls", "-q"), timeout_s=15) if tasks and tasks.ok else None
+    if tasks is None or listed is None or not listed.ok:
+        return None
     states = {}
-    for line in host.query(ctr_argv(socket, "tasks", "ls"), timeout_s=15).stdout.splitlines()[1:]:
+    for line in tasks.stdout.splitlines()[1:]:
         cells = line.split()
         if len(cells) == 3:
             states[cells[0]] = "running" if cells[2] == "RUNNING" else "exited"
     found = []
-    for container_id in host.query(ctr_argv(socket, "containers", "ls", "-q"), timeout_s=15).stdout.split():
+    for container_id in listed.stdout.split():
         record = as_table(host.query(ctr_argv(socket, "containers", "info", container_id), timeout_s=15).stdout)
         labels = as_table(record.get("Labels"))
         own_name = str(labels.get("io.kubernetes.container.name", ""))
@@ -165,7 +175,7 @@ def container_logs(host: Host, socket: str, *, container_id: str, lines: int = 2
         status = as_table(next(iter(split_json(answer.stdout)), {}).get("status"))
         path = str(status.get("logPath") or "")
     else:
-        path = next((item.log_path for item in _list_through_ctr(host, socket, name="") if item.id == container_id), "")
+        path = next((item.log_path for item in list_containers(host, socket) if item.id == container_id), "")
     try:
         text = host.read_text(Path(path)) if path.startswith("/") else ""
     except HostError:

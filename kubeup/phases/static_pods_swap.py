@@ -29,7 +29,7 @@ with lazily:
     from kubeup.cluster import etcd, etcd_stop, health
     from kubeup.engine import records
     from kubeup.network import drain, drain_marks
-    from kubeup.node import etcd_data, image_pulls, pod_trials
+    from kubeup.node import etcd_data, image_pulls, pod_trials, tried_pod
     from kubeup.swap import manifests, order, proof, store
 
 COMMAND = "kb reconfigure static-pods"
@@ -200,7 +200,7 @@ def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
         why = etcd_stop.stop_gap(members, own, trouble=trouble)
         if why:
             gaps.append(f"the whole cluster's API is away for about {ETCD_GAP_S} s, since etcd stops: {why}")
-        _check_data(ctx, members, own)
+        _check_data(ctx, swap, members=members, own=own)
     if "kube-apiserver" in swap.names and not gaps and not list_other_servers(ctx):
         gaps.append(f"the API is away for about {API_GAP_S} s, since no other API server serves")
     if gaps:
@@ -217,8 +217,9 @@ def _refuse_stranger(ctx: SwapRun, members: Sequence[etcd.Member]) -> NoReturn:
     )
 
 
-def _check_data(ctx: SwapRun, members: Sequence[etcd.Member], own: etcd.Member) -> None:  # noqa: PLR0917
+def _check_data(ctx: SwapRun, swap: store.Swap, *, members: Sequence[etcd.Member], own: etcd.Member) -> None:
     """That etcd would start on its data, and that those of a single member can be copied. Raises HostError."""
+    _refuse_moved_data(ctx, swap.pod("etcd"))
     data_dir = ctx.paths.etcd_data
     flags = proof.etcd_flags(ctx)
     wal_dir = Path(flags["wal-dir"]) if flags.get("wal-dir") else None
@@ -234,6 +235,30 @@ def _check_data(ctx: SwapRun, members: Sequence[etcd.Member], own: etcd.Member) 
             code="etcd-copy-exists",
         )
     etcd_data.check_room(ctx.host, data_dir, wal_dir=wal_dir)
+
+
+def _refuse_moved_data(ctx: SwapRun, pod: store.Pod) -> None:
+    """Raises HostError (etcd-data-moved) if the new etcd would look for its data at another place of this machine: on an empty folder it
+    begins a cluster without any objects, and what was copied from a running member is not its data."""
+    before, after = (_data_places(ctx, text) for text in (pod.former, pod.wanted))
+    if before == after:
+        return
+    raise HostError(
+        "the new manifest of etcd does not have the data where they are",
+        cause=f"they are at {before or 'no known place'}, and it has them at {after or 'no known place'}; nothing was stopped",
+        remedy="keep --data-dir, --wal-dir and their mounts as they are; to move the data, remove this node's member and join it again",
+        code="etcd-data-moved",
+    )
+
+
+def _data_places(ctx: SwapRun, text: str) -> str:
+    """Where an etcd manifest has the data and the log, in words."""
+    pod = tried_pod.read_pod(load_mapping(text, "etcd"))
+    paths = [pod.flag(name) for name in ("data-dir", "wal-dir") if pod.flag(name)]
+    found = [(path, pod.locate(path).host_path) for path in paths]
+    return " and ".join(
+        str(ctx.host.real_path(place)) if place else f"{path} of the container" for path, place in found
+    )
 
 
 def list_other_servers(ctx: Run) -> list[str]:
@@ -289,8 +314,11 @@ def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
     ctx.promises.expect(
         [path for name in swap.names for path in (manifests.former_path(run, name), manifests.next_path(run, name))]
     )
-    if "etcd" in swap.names and len(proof.own_etcd(run).list_members(is_sure=False)) == 1:
-        swap = dataclasses.replace(swap, data_dir=str(run.paths.etcd_data))
+    if "etcd" in swap.names:
+        members = proof.own_etcd(run).list_members(is_sure=False)
+        own = proof.find_own_member(run, members)
+        others = tuple(url for member in members if member is not own for url in member.client_urls)
+        swap = dataclasses.replace(swap, data_dir=str(run.paths.etcd_data) if len(members) == 1 else "", others=others)
     swap = dataclasses.replace(swap, holders=proof.read_holders(run, swap.names))
     try:
         manifests.lay_ready(run, swap)

@@ -28,14 +28,16 @@ def restore(run: Run, former: str) -> None:
     proof.wait_until_works(run, "etcd", text=former, known=known, timeout_s=PROMOTE_S)
 
 
-def rejoin(run: Run, former: str, *, keep: Callable[[str], None]) -> None:
-    """Have the member join again, with an empty folder and the former manifest, whose --initial-cluster names all members. keep: is told
-    that manifest before it is put in. Raises ClusterError, HostError."""
+def rejoin(run: Run, former: str, *, urls: Sequence[str], keep: Callable[[str], None]) -> None:
+    """Have the member join again, with an empty folder and the former manifest, whose --initial-cluster names all members. urls: of the
+    other members, for clients. keep: is told that manifest before it is put in. Raises ClusterError, HostError."""
     flags = flags_of(_command(former))
     name, peer_url = flags.get("name", run.config.node.name), flags.get("initial-advertise-peer-urls", "")
     client = proof.own_etcd(run)
     own = flags.get("advertise-client-urls", "").split(",")
-    others = Etcd(run.host, [url for url in client.endpoints if url not in own], tls=client.tls)
+    others = Etcd(
+        run.host, [url for url in dict.fromkeys([*urls, *client.endpoints]) if url not in own], tls=client.tls
+    )
     manifests.take_out(run, ["etcd"])
     rows = etcd_join.remove_and_add_learner(
         others,

@@ -32,6 +32,7 @@ _PODS = {
 _SOURCE = "kubernetes.io/config.source"
 _WORKING = re.compile(r"^kubelet_working_pods\{(.*)\} (\S+)$", re.MULTILINE)
 _MAX_BYTES = 64 << 20
+_TIMED_OUT = 124
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -108,4 +109,5 @@ def has_cgroup(host: Host, uid: str) -> bool:
         patterns[1],
         ")",
     ]
-    return bool(host.query([*argv, "-print", "-quit"], timeout_s=15).stdout.strip())
+    found = host.query([*argv, "-print", "-quit"], timeout_s=15)
+    return found.code == _TIMED_OUT or bool(found.stdout.strip())

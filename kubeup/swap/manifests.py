@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 from kubeup.engine.run import Run
 from kubeup.errors import HostError
@@ -37,6 +37,7 @@ UNTOLD_S = 3.0
 GRACE_S = {"kube-apiserver": 2.0, "etcd": 3.0}
 """How long a component may finish its requests after SIGTERM, which the kubelet sends when it drops the pod."""
 POLL_S = 0.2
+_SILENT = "the container runtime does not answer"
 LOOK_EVERY_S = 2.0
 """How often to look whether somebody has stopped the kubelet."""
 
@@ -65,11 +66,14 @@ def lay_ready(run: Run, swap: Swap) -> None:
 
 
 def remove_leftovers(host: Host, paths: Paths, *, names: Iterable[str] = COMPONENTS) -> None:
-    """Remove what a run left beside the live manifests that was killed before it had begun."""
+    """Remove what a run left beside the live manifests that was killed before it had begun. Where none is live, the former one is the
+    last there is, and stays."""
     for name in names:
-        for path in (_beside(paths, name, kind="next"), _beside(paths, name, kind="former")):
-            if host.exists(path):
-                host.remove(path)
+        if host.exists(next_one := _beside(paths, name, kind="next")):
+            host.remove(next_one)
+        former = _beside(paths, name, kind="former")
+        if host.exists(former) and host.exists(paths.manifest(name)):
+            host.remove(former)
 
 
 def has_come(run: Run, pod: Pod) -> bool:
@@ -98,7 +102,7 @@ def take_out(run: Run, names: Sequence[str]) -> None:
     seen = _read_pods(run) or {}
     kubelet_view.count_ending(run.host, run.paths, node_name=run.config.node.name)  # while somebody can authorize it
     uids = {seen[name] for name in names if name in seen}
-    uids.update(one.pod_uid for one in _find_living(run, names) if one.pod_uid)
+    uids.update(one.pod_uid for one in _find_living(run, names) or () if one.pod_uid)
     for name in names:
         _set_aside(run, name)
     _wait_until_dropped(run, names)
@@ -111,9 +115,23 @@ def _read_pods(run: Run) -> dict[str, str] | None:
     return None if found is None else dict(found)
 
 
-def _find_living(run: Run, names: Sequence[str]) -> list[containers.ContainerInfo]:
-    found = containers.list_containers(run.host, run.config.node.cri_socket)
-    return [one for one in found if one.name in names and one.namespace == "kube-system" and one.state != "exited"]
+def is_of_pod(run: Run, one: containers.ContainerInfo, *, name: str) -> bool:
+    """Whether a container belongs to this node's static pod. A pod of somebody else may have a container called etcd, too."""
+    return one.namespace == "kube-system" and one.pod.lower() == f"{name}-{run.config.node.name}".lower()
+
+
+def _find_living(run: Run, names: Sequence[str]) -> Optional[list[containers.ContainerInfo]]:
+    """The pods' containers that have not ended, those of helpers beside the component too; None if the runtime does not tell."""
+    found = containers.ask_containers(run.host, run.config.node.cri_socket)
+    if found is None:
+        return None
+    return [one for one in found if one.state != "exited" and any(is_of_pod(run, one, name=name) for name in names)]
+
+
+def _say_living(run: Run, names: Sequence[str]) -> str:
+    """Which of the pods' containers still run, in words; "" if all have ended."""
+    living = _find_living(run, names)
+    return _SILENT if living is None else ", ".join(f"{one.name} still runs" for one in living)
 
 
 def _set_aside(run: Run, name: str) -> None:
@@ -132,7 +150,7 @@ def _wait_until_dropped(run: Run, names: Sequence[str]) -> None:
     def look() -> str:
         seen = _read_pods(run)
         if seen is None:
-            return "its kubelet does not answer" if _find_living(run, names) else ""
+            return "its kubelet does not answer" if _say_living(run, names) else ""
         held = [name for name in names if name in seen]
         return f"the kubelet still runs {', '.join(held)}" if held else ""
 
@@ -140,14 +158,11 @@ def _wait_until_dropped(run: Run, names: Sequence[str]) -> None:
 
 
 def _end_containers(run: Run, names: Sequence[str]) -> None:
-    def look() -> str:
-        return ", ".join(one.name for one in _find_living(run, names))
-
     grace_s = max(GRACE_S.get(name, 1.0) for name in names)
-    left, _ = watch(run.host, look, timeout_s=grace_s, poll_s=POLL_S)
-    if not left:
+    left, _ = watch(run.host, lambda: _say_living(run, names), timeout_s=grace_s, poll_s=POLL_S)
+    ids = [one.id for one in _find_living(run, names) or ()]
+    if not left or not ids:
         return
-    ids = [one.id for one in _find_living(run, names)]
     done = run.host.run(crictl_argv(run.config.node.cri_socket, "stop", "--timeout", "1", *ids), timeout_s=60)
     if not done.ok:
         run.report.detail(f"crictl stop: {last_words(done.stderr)}")
@@ -160,8 +175,7 @@ def _wait_until_gone(run: Run, uids: Iterable[str], *, names: Sequence[str]) -> 
 
     def look() -> str:
         left.intersection_update([uid for uid in left if kubelet_view.has_cgroup(run.host, uid)])
-        living = _find_living(run, names) if not left else []
-        return "the kubelet cleans up" if left else ", ".join(f"{one.name} still runs" for one in living)
+        return "the kubelet cleans up" if left else _say_living(run, names)
 
     missing = _watch(run, look, goal=f"{', '.join(names)} to end", timeout_s=GONE_S)
     if missing:

@@ -236,7 +236,7 @@ class Order:
             if has_copy:
                 etcd_return.restore(self.run, pod.former)
             else:
-                etcd_return.rejoin(self.run, pod.former, keep=self._keep_former)
+                etcd_return.rejoin(self.run, pod.former, urls=self.swap.others, keep=self._keep_former)
         if has_copy:
             etcd_data.remove_copy(self.run.host, data_dir)  # from here on etcd writes: the copy grows old
 

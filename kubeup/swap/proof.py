@@ -15,14 +15,14 @@ from kubeup.cluster.api import Api, ApiRefused, path_of
 from kubeup.diagnosis import chain, container_trouble
 from kubeup.diagnosis.signs import BrokenLink
 from kubeup.engine.run import Run
-from kubeup.errors import ClusterError, KbError
+from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import say_round, watch
 from kubeup.node import containers
-from kubeup.node.crictl import crictl_argv, split_json
+from kubeup.node.crictl import crictl_argv, split_json, unit_of
 from kubeup.swap import manifests
 from kubeup.trouble import Trouble
 from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
@@ -40,6 +40,8 @@ LEAD_S = 40.0
 """How long the only controller-manager or scheduler may take to lead: the former lease has to run out first."""
 LEADERS = ("kube-controller-manager", "kube-scheduler")
 POLL_S = 0.2
+RUNTIME_S = 60.0
+"""How long the runtime may take to say which containers there are: a busy machine's answers late."""
 CAUSE_AFTER_S, CAUSE_EVERY_S = 8.0, 3.0
 
 
@@ -143,13 +145,36 @@ def _describe_exit(run: Run, ended: containers.ContainerInfo) -> Trouble:
 
 def find_newest(run: Run, name: str, *, known: Collection[str] = ()) -> Optional[containers.ContainerInfo]:
     found = containers.list_containers(run.host, run.config.node.cri_socket, name=name)
-    return next((one for one in found if one.namespace == "kube-system" and one.id not in known), None)
+    return next((one for one in found if manifests.is_of_pod(run, one, name=name) and one.id not in known), None)
 
 
 def list_ids(run: Run, names: Sequence[str], *, only_ended: bool = False) -> frozenset[str]:
-    """The IDs of the pods' containers; only_ended: of those that have ended."""
-    listed = containers.list_containers(run.host, run.config.node.cri_socket)
-    return frozenset(one.id for one in listed if one.name in names and (one.state == "exited" or not only_ended))
+    """The IDs of the pods' containers; only_ended: of those that have ended.
+
+    Raises HostError (runtime-silent) if the runtime does not tell: a container of before would be taken for a new one, and its end for
+    a failure, after which etcd's data are replaced."""
+    listed: Optional[list[containers.ContainerInfo]] = None
+
+    def look() -> str:
+        nonlocal listed
+        listed = containers.ask_containers(run.host, run.config.node.cri_socket)
+        return "the container runtime does not answer" if listed is None else ""
+
+    missing, elapsed = watch(run.host, look, timeout_s=RUNTIME_S, poll_s=1.0)
+    if missing:
+        raise HostError(
+            missing,
+            cause=f"crictl ps fails for {elapsed:.0f} s: without it nobody knows what runs",
+            remedy=f"see why: {services.say_log(run.host, unit_of(run.config.node.cri_socket))}",
+            code="runtime-silent",
+        )
+    return frozenset(
+        one.id
+        for one in listed or ()
+        if one.name in names
+        and manifests.is_of_pod(run, one, name=one.name)
+        and (one.state == "exited" or not only_ended)
+    )
 
 
 # ---- what a component says of itself

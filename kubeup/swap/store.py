@@ -48,12 +48,13 @@ class Pod:
 @frozen
 class Swap:
     """A swap. data_dir: etcd's data folder if the swap keeps a copy of it, else "". holders: who held the lease of each controller before;
-    only another one leads."""
+    only another one leads. others: the client URLs of etcd's other members, which the manifest of the first one does not name."""
 
     pods: tuple[Pod, ...]
     status: str = RUNNING
     data_dir: str = ""
     holders: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,6 +109,7 @@ _SHAPE = {
     "pods!": [{"name!": str, "former!": str, "wanted!": str}],
     "data_dir": str,
     "holders": {str: str},
+    "others": [str],
 }
 
 
@@ -135,7 +137,9 @@ def _parse(found: dict[str, Any]) -> Swap:
     unknown = [pod.name or "a pod" for pod in pods if pod.name not in COMPONENTS or not (pod.former and pod.wanted)]
     if unknown or not pods or found["status"] not in (RUNNING, DONE, TAKEN_BACK):
         raise ValueError(f"not known, or without its manifests: {', '.join(unknown) or 'its pods or its status'}")
-    return Swap(pods, found["status"], found.get("data_dir", ""), found.get("holders", {}))
+    return Swap(
+        pods, found["status"], found.get("data_dir", ""), found.get("holders", {}), tuple(found.get("others", ()))
+    )
 
 
 def load_cut_off(host: Host, paths: Paths) -> Optional[Swap]:

@@ -18,6 +18,7 @@ from tests.fake_control_plane import (
     Gone,
     expect_settled,
     make_control_plane,
+    manifest,
     manifests_of,
 )
 from tests.fuzz.node import Ended, call
@@ -302,3 +303,13 @@ def test_the_result_as_json(stage: Stage) -> None:
     ended = swapped(host, *files("kube-scheduler"), "-o", "json")
     phases = {phase["name"]: phase for phase in json.loads(ended.out)["phases"]}
     assert phases["swap"]["changedFiles"] == [f"{MANIFESTS}/kube-scheduler.yaml"]
+
+
+def test_undo_takes_back_nothing_that_came_after_the_swap(stage: Stage) -> None:
+    """An upgrade has replaced the manifest since."""
+    host = machine()
+    swapped(host, *files("kube-scheduler"))
+    host.files[f"{MANIFESTS}/kube-scheduler.yaml"] = manifest("kube-scheduler", image="kube-scheduler:v2").encode()
+    host.sleep(30)
+    ended = refused(host, "--undo", code="undo-outdated")
+    assert "kube-scheduler.yaml is not the manifest that the last swap put in" in ended.err

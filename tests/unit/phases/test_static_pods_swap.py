@@ -10,6 +10,7 @@ from typing import Any, Optional
 import pytest
 
 import kb
+from kubeup.cluster import etcd_join
 from kubeup.cluster.health import Part
 from kubeup.engine.records import load_records
 from kubeup.engine.run import Run
@@ -388,3 +389,50 @@ def test_a_cluster_that_does_not_become_well_is_told_with_all_its_troubles(stage
 def test_store_and_phase_name_the_same_components() -> None:
     assert store.COMPONENTS == COMPONENTS
     assert Path(MANIFESTS) == PATHS.manifests
+
+
+@pytest.mark.parametrize("members", [{}, THREE])
+@pytest.mark.parametrize("flag", ["--data-dir=/var/lib/etcd2", "--wal-dir=/var/lib/wal"])
+def test_etcd_never_starts_elsewhere_than_where_its_data_are(stage: Stage, members: dict[str, bool], flag: str) -> None:
+    """On an empty folder it would begin a cluster without any objects, and kubelets would end all pods."""
+    host = make_control_plane(members=members, others=OTHERS)
+    error = refused(host, {"etcd": manifest("etcd", flag)})
+    assert error.code == "etcd-data-moved"
+    assert "nothing was stopped" in error.cause
+
+
+def test_the_mount_of_the_data_stays_too(stage: Stage) -> None:
+    def mounted(path: str, *flags: str) -> str:
+        return (
+            manifest("etcd", *flags)
+            + "    volumeMounts:\n    - {name: data, mountPath: /var/lib/etcd}\n  volumes:\n"
+            + f"  - name: data\n    hostPath: {{path: {path}}}\n"
+        )
+
+    host = make_control_plane()
+    host.files[f"{MANIFESTS}/etcd.yaml"] = mounted("/var/lib/etcd").encode()
+    host.sleep(30)
+    error = refused(host, {"etcd": mounted("/data/etcd")})
+    assert error.code == "etcd-data-moved"
+    assert "they are at /var/lib/etcd, and it has them at /data/etcd" in error.cause
+    checked(host, {"etcd": mounted("/var/lib/etcd", "--v=4")})
+
+
+def test_the_other_members_are_known_when_this_one_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest of the first control plane names its own member alone."""
+
+    def mood(name: str, text: str) -> str:
+        return "exits" if name == "etcd" else ""
+
+    asked: list[tuple[str, ...]] = []
+
+    def remove_and_add(client: Any, **more: Any) -> Any:
+        asked.append(tuple(client.endpoints))
+        raise ClusterError("no", cause="no", remedy="no", code="etcd-no-quorum")
+
+    monkeypatch.setattr(etcd_join, "remove_and_add_learner", remove_and_add)
+    host = make_control_plane(members=THREE, others=OTHERS)
+    host.mood = mood
+    with pytest.raises(ClusterError):
+        static_pods_swap.swap_pods(make_swap_run(host, wanted("etcd")))
+    assert asked == [("https://10.0.0.12:2379", "https://10.0.0.13:2379")]

@@ -6,9 +6,17 @@ import pytest
 
 from kubeup.errors import HostError
 from kubeup.phases.static_pods_swap import SwapRun
-from kubeup.swap import manifests
+from kubeup.swap import manifests, proof
 from kubeup.swap.store import Pod, Swap
-from tests.fake_control_plane import FORMER, MANIFESTS, WANTED, ControlPlane, make_control_plane, manifests_of
+from tests.fake_control_plane import (
+    FORMER,
+    MANIFESTS,
+    WANTED,
+    Container,
+    ControlPlane,
+    make_control_plane,
+    manifests_of,
+)
 from tests.unit.swap.swap_case import make_swap_run, said
 
 NAME = "kube-scheduler"
@@ -148,3 +156,31 @@ def test_a_kubelet_that_runs_is_left_alone() -> None:
     assert manifests.keep_kubelet(run)
     assert host.changes == ["run systemctl start kubelet"] and host.kubelet_runs
     assert "starting it" in said(run)
+
+
+def test_a_pod_of_somebody_else_with_a_container_of_the_same_name_is_left_alone() -> None:
+    host, run = machine()
+    other = Container("f" * 64, NAME, "uid-2", [], "", 0.0, int(9e18), pod="second-scheduler-6f7c9-x2x4p")
+    host.containers.append(other)
+    manifests.take_out(run, [NAME])
+    assert other.is_running
+    assert not host.running(NAME)
+    assert proof.find_newest(run, NAME) is not other
+
+
+def test_the_last_manifest_that_there_is_stays() -> None:
+    """The record of the swap may be lost, or moved away since it was damaged."""
+    host, run = machine()
+    manifests.lay_ready(run, Swap((POD,)))
+    manifests.take_out(run, [NAME])
+    manifests.remove_leftovers(host, run.paths)
+    assert files_of(host) == {FORMER_FILE: FORMER[NAME]}
+
+
+def test_a_runtime_that_does_not_answer_has_ended_nothing() -> None:
+    host, run = machine(kubelet_answers=False)
+    host.runtime_answers = False
+    with pytest.raises(HostError) as caught:
+        manifests.take_out(run, ["kube-apiserver"])
+    assert caught.value.code == "pod-does-not-end"
+    assert "the container runtime does not answer" in caught.value.cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kubeup.errors import HostError
 from kubeup.phases.static_pods_swap import SwapRun
 from kubeup.swap import proof
 from tests.fake_control_plane import COMPONENTS, FORMER, SERVER, WANTED, ControlPlane, make_control_plane
@@ -126,3 +127,17 @@ def test_an_api_server_is_asked_without_retries() -> None:
     _, run = machine()
     assert proof.own_api(run).server == f"https://{SERVER}"
     assert proof.own_api(run).retry_s == 0
+
+
+def test_what_ran_before_is_asked_until_the_runtime_tells() -> None:
+    """Taken for a new one, a container of before would count as a failure that replaces etcd's data."""
+    host, run = machine()
+    host.runtime_answers = False
+    host.answers_at = host.ticks + 20
+    ids = {one.id for one in host.containers if one.name == NAME}
+    assert proof.list_ids(run, [NAME]) == ids
+    host.runtime_answers, host.answers_at = False, 1e9
+    with pytest.raises(HostError) as caught:
+        proof.list_ids(run, [NAME])
+    assert caught.value.code == "runtime-silent"
+    assert "journalctl -u containerd" in caught.value.remedy
