@@ -193,6 +193,8 @@ class ControlPlane(FakeHost):
     """Pods that the kubelet is stopping, and when their containers were seen to have ended; 0.0 while they have not."""
     containers: list[Container] = field(default_factory=list)
     holders: dict[str, str] = field(default_factory=dict)
+    leases: dict[str, Any] = field(default_factory=dict)
+    """The leases of nodes that swap, by name."""
     mtimes: dict[str, float] = field(default_factory=dict)
     deferred: list[str] = field(default_factory=list)
     _not_before: dict[str, float] = field(default_factory=dict)
@@ -443,7 +445,22 @@ class ControlPlane(FakeHost):
             self.leader = str(json.loads(body)["targetID"])
             self._changed(self.changes[-1])
             return HttpResponse(200, b"{}")
+        if "/leases" in url:
+            return self._write_lease(method, url, body=body)
         return super().http_send(method, url, body=body, **more)
+
+    def _write_lease(self, method: str, url: str, *, body: bytes) -> HttpResponse:
+        if not self.serves("kube-apiserver"):
+            raise Unreachable(url, "refused", text="connection refused")
+        found = json.loads(body) if body else {}
+        name = url.rpartition("/")[2] if method != "POST" else found["metadata"]["name"]
+        self.changes.append(f"{method} {url}")
+        if method == "DELETE":
+            self.leases.pop(name)
+        else:
+            self.leases[name] = found
+        self._changed(self.changes[-1])
+        return _json(found)
 
     @contextlib.contextmanager
     def lock(self, path: Path, holder: str) -> Iterator[None]:
@@ -553,6 +570,8 @@ class ControlPlane(FakeHost):
             return _json({"kind": "Namespace", "metadata": {"name": "kube-system"}})
         if "/leases/" in path:
             name = path.rpartition("/")[2]
+            if name not in COMPONENTS:
+                return _json(self.leases[name]) if name in self.leases else HttpResponse(404, b"{}")
             spec = {"holderIdentity": self.holders.get(name, ""), "renewTime": f"{self._renewed(name):.0f}"}
             return _json({"metadata": {"name": name}, "spec": spec})
         if path.endswith("/endpointslices/kubernetes"):
@@ -655,4 +674,5 @@ def expect_settled(host: ControlPlane, texts: Mapping[str, str], *, status: str)
     assert "/var/lib/kb/swap/ballast" not in host.files
     assert not [path for path in host.files if ".kb-former" in path]
     assert status_of(host) == status
+    assert not host.leases
     assert not host.violations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -18,15 +19,22 @@ NAMESPACE = "kube-system"
 DURATION_S = 15
 """How long the others have to wait after the holder was killed."""
 RENEW_EVERY_S = 4
+MOMENT = "%Y-%m-%dT%H:%M:%S.%fZ"
+"""The form of renewTime."""
+
+
+def _never(_: dict[str, Any]) -> bool:
+    return False
 
 
 @dataclass
 class Lease:
-    """This node's view of the Lease `name`. `identity` is the node's own."""
+    """This node's view of the Lease `name`. `identity` is the node's own. lasts_s: how long it lasts without being renewed."""
 
     api: kubeapi.Api
     name: str
     identity: str
+    lasts_s: int = DURATION_S
     _seen: str = ""
     _seen_at: float = 0.0
     _renewed_at: float = 0.0
@@ -36,8 +44,11 @@ class Lease:
     def path(self) -> str:
         return kubeapi.path_of("Lease", self.name, namespace=NAMESPACE)
 
-    def try_take(self, now: datetime.datetime, monotonic: float) -> str:
-        """Try to acquire the Lease. Returns "" if this node holds it now, else the identity of the holder."""
+    def try_take(
+        self, now: datetime.datetime, monotonic: float, *, has_lapsed: Callable[[dict[str, Any]], bool] = _never
+    ) -> str:
+        """Try to acquire the Lease. Returns "" if this node holds it now, else the identity of the holder. has_lapsed: whether a Lease
+        is over for another reason than that nobody has renewed it while this object looked."""
         found = self.api.get(self.path)
         if found is None:
             with contextlib.suppress(kubeapi.AlreadyExists):
@@ -46,7 +57,8 @@ class Lease:
                 return ""
             found = self.api.get(self.path) or self._render(now, None)
         holder = str(found["spec"].get("holderIdentity") or "")
-        if holder and holder != self.identity and not self._has_lapsed(found, monotonic):
+        is_free = holder in ("", self.identity) or self._has_lapsed(found, monotonic) or has_lapsed(found)
+        if not is_free:
             return holder
         try:
             self._held = self.api.replace(self._render(now, found))
@@ -82,11 +94,11 @@ class Lease:
             self.api.delete(self.path)
 
     def _render(self, now: datetime.datetime, before: Optional[dict[str, Any]]) -> dict[str, Any]:
-        stamp = f"{now:%Y-%m-%dT%H:%M:%S.%f}Z"
+        stamp = now.strftime(MOMENT)
         meta: dict[str, Any] = {"name": self.name, "namespace": NAMESPACE}
         spec: dict[str, Any] = {
             "holderIdentity": self.identity,
-            "leaseDurationSeconds": DURATION_S,
+            "leaseDurationSeconds": self.lasts_s,
             "renewTime": stamp,
             "acquireTime": stamp,
         }

@@ -7,8 +7,9 @@ proven is in kubeup/swap/. kubeadm replaces the file, and waits for the hash of 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, Optional
 
@@ -30,7 +31,7 @@ with lazily:
     from kubeup.engine import records
     from kubeup.network import drain, drain_marks
     from kubeup.node import etcd_data, image_pulls, pod_trials, tried_pod
-    from kubeup.swap import manifests, order, proof, store
+    from kubeup.swap import manifests, order, proof, store, turn
 
 COMMAND = "kb reconfigure static-pods"
 ROOM = 256 << 20
@@ -87,6 +88,7 @@ def check_swap(ctx: SwapRun) -> Outputs:
     swap = plan_swap(ctx)
     if not swap.pods:
         return None
+    _refuse_held(_find_holder(ctx))
     _tell_differences(ctx, swap)
     _pull_images(ctx, swap)
     _try_pods(ctx, swap)
@@ -192,11 +194,7 @@ def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
     """Whether the others can do without this node's etcd and API server; what the user has to agree to if not."""
     gaps: list[str] = []
     if "etcd" in swap.names:
-        client = proof.own_etcd(ctx)
-        members = client.list_members(is_sure=False)
-        own = proof.find_own_member(ctx, members) or _refuse_stranger(ctx, members)
-        trouble = etcd.probe_members(client, members)
-        etcd_stop.check_stop(members, own, trouble=trouble)
+        members, own, trouble = _check_quorum(ctx)
         why = etcd_stop.stop_gap(members, own, trouble=trouble)
         if why:
             gaps.append(f"the whole cluster's API is away for about {ETCD_GAP_S} s, since etcd stops: {why}")
@@ -207,7 +205,18 @@ def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
         ctx.agree(f"{'; '.join(gaps)}. Pods keep running.")
 
 
-def _refuse_stranger(ctx: SwapRun, members: Sequence[etcd.Member]) -> NoReturn:
+def _check_quorum(ctx: Run) -> tuple[Sequence[etcd.Member], etcd.Member, Mapping[str, str]]:
+    """etcd's members, this node's own, and what is wrong with those that do not serve. Raises ClusterError (etcd-stop-unsafe,
+    etcd-member-unknown)."""
+    client = proof.own_etcd(ctx)
+    members = client.list_members(is_sure=False)
+    own = proof.find_own_member(ctx, members) or _refuse_stranger(ctx, members)
+    trouble = etcd.probe_members(client, members)
+    etcd_stop.check_stop(members, own, trouble=trouble)
+    return members, own, trouble
+
+
+def _refuse_stranger(ctx: Run, members: Sequence[etcd.Member]) -> NoReturn:
     raise ClusterError(
         "etcd does not list this node's member",
         cause=f"--initial-advertise-peer-urls in {ctx.paths.manifest('etcd')} is none of: "
@@ -282,20 +291,19 @@ def _own_server(ctx: Run) -> str:
 def swap_pods(ctx: SwapRun) -> Outputs:
     """Swap the pods, continue a swap that was cut off, or take one back. Raises KbError."""
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
-    swap = store.load_cut_off(run.host, run.paths)
-    was_cut_off = swap is not None
-    if swap is None:
-        swap = plan_swap(run)
-        if not swap.pods:
-            ctx.report.note("the static pods run with these manifests already")
-            return None
-        swap = _begin(ctx, run, swap=swap)
+    cut_off = store.load_cut_off(run.host, run.paths)
+    swap = cut_off or plan_swap(run)
+    if not swap.pods:
+        ctx.report.note("the static pods run with these manifests already")
+        return None
     around = _find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
-    work = order.Order(run, swap, around)
-    if ctx.is_undo and was_cut_off:
-        work.go_back()
-    else:
-        _tell_end(ctx, work.carry_out(store.TAKEN_BACK if ctx.is_undo else store.DONE))
+    with _turn(run, is_new=cut_off is None):
+        swap = cut_off or _begin(ctx, run, swap=swap)
+        work = order.Order(run, swap, around)
+        if ctx.is_undo and cut_off is not None:
+            work.go_back()
+        else:
+            _tell_end(ctx, work.carry_out(store.TAKEN_BACK if ctx.is_undo else store.DONE))
     _record(run, swap)
     ctx.promises.tell_changed(run.paths.manifest(name) for name in swap.changed)
     return None
@@ -305,8 +313,55 @@ def restart_server(ctx: Run) -> None:
     """Restart this node's API server with the manifest that it has, out of the load balancers meanwhile. Raises KbError."""
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
     text = run.host.read_text(run.paths.manifest("kube-apiserver"))
-    swap = _begin(ctx, run, swap=store.Swap((store.Pod("kube-apiserver", text, text),)))
-    _tell_end(ctx, order.Order(run, swap, _find_surroundings(run)).carry_out())
+    with _turn(run, is_new=True):
+        swap = _begin(ctx, run, swap=store.Swap((store.Pod("kube-apiserver", text, text),)))
+        _tell_end(ctx, order.Order(run, swap, _find_surroundings(run)).carry_out())
+
+
+def _find_holder(ctx: SwapRun) -> Optional[turn.Held]:
+    try:
+        return turn.find_holder(ctx)
+    except KbError:
+        return None  # the swap itself says so
+
+
+@contextlib.contextmanager
+def _turn(run: Run, *, is_new: bool) -> Iterator[None]:
+    """No other control plane swaps meanwhile. One that is alone has to come back without its API, so an API that is away hinders nothing.
+    is_new: nothing was stopped yet. Raises ClusterError (swap-elsewhere)."""
+    held: Optional[turn.Held] = None
+    try:
+        held = turn.take(run, patience_s=turn.PATIENCE_S if is_new else 0)
+    except KbError as error:
+        run.report.note(f"other control planes are not kept from swapping meanwhile: {error}")
+    _refuse_held(held)
+    try:
+        yield
+    finally:
+        if store.load_cut_off(run.host, run.paths) is None:
+            _end_turn(run)
+
+
+def _end_turn(run: Run) -> None:
+    try:
+        turn.give_back(run)
+    except KbError as error:
+        run.report.warn(f"other control planes cannot swap for {turn.LASTS_S // 60} minutes: {error}. {_say_removal()}")
+
+
+def _refuse_held(held: Optional[turn.Held]) -> None:
+    if held is None:
+        return
+    raise ClusterError(
+        f"control plane {held.node} swaps its static pods",
+        cause=f"it has held Lease kube-system/{turn.NAME} for {held.for_s:.0f} s; two that stop at once may cost etcd its quorum",
+        remedy=f"wait until it has finished; if it was cut off, on {held.node}: {COMMAND}; {_say_removal()}",
+        code="swap-elsewhere",
+    )
+
+
+def _say_removal() -> str:
+    return f"if no swap is under way: kubectl -n kube-system delete lease {turn.NAME}"
 
 
 def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
@@ -315,8 +370,7 @@ def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
         [path for name in swap.names for path in (manifests.former_path(run, name), manifests.next_path(run, name))]
     )
     if "etcd" in swap.names:
-        members = proof.own_etcd(run).list_members(is_sure=False)
-        own = proof.find_own_member(run, members)
+        members, own, _ = _check_quorum(run)  # once more: another control plane may have swapped since
         others = tuple(url for member in members if member is not own for url in member.client_urls)
         swap = dataclasses.replace(swap, data_dir=str(run.paths.etcd_data) if len(members) == 1 else "", others=others)
     swap = dataclasses.replace(swap, holders=proof.read_holders(run, swap.names))

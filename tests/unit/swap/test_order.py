@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Sequence
 from typing import Any, Callable
@@ -514,3 +515,71 @@ def test_the_same_text_with_another_image_is_another_pod(stage: Stage) -> None:
     text = manifest("kube-scheduler", image="registry.k8s.io/kube-scheduler:v1.35.7")
     static_pods_swap.swap_pods(make_swap_run(host, {"kube-scheduler": text}))
     expect_settled(host, {**FORMER, "kube-scheduler": text}, status="done")
+
+
+# ---- one control plane at a time
+
+LEASE = "kb-static-pods"
+
+
+def held_by(node: str, *, host: ControlPlane, for_s: float = 5.0) -> dict[str, Any]:
+    since = host.now() - datetime.timedelta(seconds=for_s)
+    spec = {"holderIdentity": node, "renewTime": since.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "leaseDurationSeconds": 600}
+    return {"metadata": {"name": LEASE, "resourceVersion": "1"}, "spec": spec}
+
+
+def test_the_others_are_kept_from_swapping_meanwhile(stage: Stage) -> None:
+    host = make_control_plane()
+    seen = []
+    host.at_change = lambda change: seen.append(host.leases.get(LEASE, {}).get("spec", {}).get("holderIdentity"))
+    swap(host, "kube-scheduler")
+    assert set(seen[:-1]) == {"cp1"}
+    assert not host.leases
+
+
+@pytest.mark.parametrize("for_s", [-300.0, 5.0, 590.0])
+def test_while_another_control_plane_swaps_nothing_stops(stage: Stage, for_s: float) -> None:
+    """Its clock may be ahead of this one's."""
+    host = make_control_plane(members={"cp2": True, "cp3": True})
+    host.leases[LEASE] = held_by("cp2", host=host, for_s=for_s)
+    error = fails(host, "etcd")
+    assert error.code == "swap-elsewhere"
+    assert "control plane cp2 swaps its static pods" in error.what
+    assert f"kubectl -n kube-system delete lease {LEASE}" in error.remedy
+    assert not host.changes
+    assert host.leases[LEASE]["spec"]["holderIdentity"] == "cp2"
+
+
+def test_a_lease_that_a_dead_machine_left_lapses(stage: Stage) -> None:
+    host = make_control_plane()
+    host.leases[LEASE] = held_by("cp2", host=host, for_s=601.0)
+    swap(host, "etcd")
+    expect_settled(host, {**FORMER, "etcd": WANTED["etcd"]}, status="done")
+
+
+def test_quorum_is_counted_again_when_it_is_this_node_s_turn(stage: Stage) -> None:
+    """Another control plane has swapped since the question was asked, and its member does not serve yet."""
+    host = make_control_plane(members={"cp2": True, "cp3": False})
+    assert fails(host, "etcd").code == "etcd-stop-unsafe"
+    assert not host.leases
+    assert not moves(host)
+
+
+def test_an_api_that_is_away_hinders_no_way_back(stage: Stage) -> None:
+    host = make_control_plane()
+    host.at_change = lambda change: kill_at(host, change, "move /etc/kubernetes/manifests/.etcd.yaml.kb-former")
+    with pytest.raises(Gone):
+        swap(host, "etcd")
+    host.at_change = lambda change: None
+    host.revive()
+    assert host.leases
+    run = undo_run(host)
+    static_pods_swap.swap_pods(run)
+    assert "are not kept from swapping" in said(run)
+    expect_settled(host, FORMER, status="taken back")
+
+
+def test_where_both_ways_fail_the_others_have_to_wait(stage: Stage) -> None:
+    host = make_control_plane(mood=lambda name, text: "exits" if name == "kube-scheduler" else "")
+    fails(host, "kube-scheduler")
+    assert host.leases[LEASE]["spec"]["holderIdentity"] == "cp1"
