@@ -295,6 +295,7 @@ def swap_pods(ctx: SwapRun) -> Outputs:
     swap = cut_off or plan_swap(run)
     if not swap.pods:
         ctx.report.note("the static pods run with these manifests already")
+        _end_turn(run)  # an earlier run may have been killed between its record and this
         return None
     around = _find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
     with _turn(run, is_new=cut_off is None):

@@ -228,7 +228,7 @@ class Order:
         data_dir = Path(self.swap.data_dir)
         has_copy = bool(self.swap.data_dir) and etcd_data.has_copy(self.run.host, data_dir)
         try:
-            self._bring_back([pod], timeout_s=ETCD_BACK_S)
+            self._bring_back_twice(pod)
         except proof.NotProven as error:
             if not error.has_exited or (self.swap.data_dir and not has_copy):
                 raise
@@ -239,6 +239,15 @@ class Order:
                 etcd_return.rejoin(self.run, pod.former, urls=self.swap.others, keep=self._keep_former)
         if has_copy:
             etcd_data.remove_copy(self.run.host, data_dir)  # from here on etcd writes: the copy grows old
+
+    def _bring_back_twice(self, pod: Pod) -> None:
+        """One exit is no proof that the data are broken: a port that is not free yet ends etcd too. Raises NotProven."""
+        try:
+            self._bring_back([pod], timeout_s=ETCD_BACK_S)
+        except proof.NotProven as error:
+            if not error.has_exited:
+                raise
+            self._bring_back([pod], timeout_s=ETCD_BACK_S)
 
     def _keep_former(self, text: str) -> None:
         """The manifest with which etcd joins again is the one that the way back ends with."""

@@ -163,7 +163,7 @@ def list_ids(run: Run, names: Sequence[str], *, only_ended: bool = False) -> fro
     missing, elapsed = watch(run.host, look, timeout_s=RUNTIME_S, poll_s=1.0)
     if missing:
         raise HostError(
-            missing,
+            "the container runtime does not answer",
             cause=f"crictl ps fails for {elapsed:.0f} s: without it nobody knows what runs",
             remedy=f"see why: {services.say_log(run.host, unit_of(run.config.node.cri_socket))}",
             code="runtime-silent",

@@ -165,7 +165,8 @@ def test_a_pod_of_somebody_else_with_a_container_of_the_same_name_is_left_alone(
     manifests.take_out(run, [NAME])
     assert other.is_running
     assert not host.running(NAME)
-    assert proof.find_newest(run, NAME) is not other
+    newest = proof.find_newest(run, NAME)
+    assert newest is not None and newest.id != other.id
 
 
 def test_the_last_manifest_that_there_is_stays() -> None:

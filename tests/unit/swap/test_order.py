@@ -583,3 +583,20 @@ def test_where_both_ways_fail_the_others_have_to_wait(stage: Stage) -> None:
     host = make_control_plane(mood=lambda name, text: "exits" if name == "kube-scheduler" else "")
     fails(host, "kube-scheduler")
     assert host.leases[LEASE]["spec"]["holderIdentity"] == "cp1"
+
+
+@pytest.mark.parametrize("members", [{}, {"cp2": True, "cp3": True}])
+def test_one_exit_of_the_former_etcd_replaces_no_data(stage: Stage, members: dict[str, bool]) -> None:
+    """Its port was not free yet, for example."""
+    starts = []
+
+    def mood(name: str, text: str) -> str:
+        if name != "etcd":
+            return ""
+        starts.append(text)
+        return "exits" if text == WANTED["etcd"] or starts.count(FORMER["etcd"]) == 2 else ""
+
+    host = make_control_plane(members=members, mood=mood)
+    fails(host, "etcd")
+    assert "restore" not in stage.copies.calls
+    expect_settled(host, FORMER, status="taken back")
