@@ -280,7 +280,7 @@ def test_a_container_that_fails(containerd: Daemon, registry: str) -> None:
     assert containers.list_containers(HOST, containerd.socket, name="fai") == []
     assert containers.container_logs(HOST, containerd.socket, container_id=container_id) == ["Error: boom"]
     if HOST.which("ctr"):
-        (seen,) = containers._list_through_ctr(HOST, containerd.socket, name="") or ()
+        seen = (containers._list_through_ctr(HOST, containerd.socket, name="") or [])[0]
         assert (seen.id, seen.name, seen.attempt, seen.state, seen.pod) == (container_id, "fail", 4, "exited", "p")
         assert seen.log_path == f"{containerd.folder}/logs/fail.log"
 
