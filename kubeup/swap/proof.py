@@ -45,6 +45,10 @@ RUNTIME_S = 60.0
 CAUSE_AFTER_S, CAUSE_EVERY_S = 8.0, 3.0
 
 
+_OF_A_NEW_NODE = (" reset", "mv ")
+"""Words of remedies for a node that is being made: to reset it, or to move etcd's data away, would destroy a control plane."""
+
+
 class NotProven(ClusterError):
     """A static pod does not work. The cause is its container's last word, if it had one."""
 
@@ -129,14 +133,18 @@ class _Start:
         log = f"read its log: crictl logs {self.container[:13]}" if self.container else ""
         remedy = log or f"see why: {services.say_log(self.run.host, 'kubelet')}"
         what = f"{self.name} does not work {elapsed:.0f} s after its manifest came"
-        error = _not_proven(self.trouble or self._find_link(missing) or Trouble(what, missing, remedy))
+        found = self.trouble or self._find_link(missing) or Trouble(what, missing, remedy)
+        error = _not_proven(found, name=self.name)
         error.has_exited = self.has_exited
         return error
 
 
-def _not_proven(found: Trouble) -> NotProven:
+def _not_proven(found: Trouble, *, name: str = "") -> NotProven:
     details = found.details if isinstance(found, BrokenLink) else ()
-    return NotProven(found.what, cause=found.cause, remedy=found.remedy, code="static-pod-not-working", details=details)
+    remedy = found.remedy
+    if any(word in remedy for word in _OF_A_NEW_NODE):
+        remedy = f"correct what its manifest says or names; its last container: crictl ps -a --name {name or found.what.split()[0]}"
+    return NotProven(found.what, cause=found.cause, remedy=remedy, code="static-pod-not-working", details=details)
 
 
 def _describe_exit(run: Run, ended: containers.ContainerInfo) -> Trouble:

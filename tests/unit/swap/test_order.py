@@ -235,14 +235,29 @@ def test_the_first_cause_is_told_with_the_last_words_of_the_container(stage: Sta
     assert "the former pods serve again" in said(run)
 
 
-def fails_with_logs(host: ControlPlane, run: static_pods_swap.SwapRun) -> KbError:
+@pytest.mark.parametrize(
+    "word",
+    [
+        "listen tcp 192.0.2.77:2379: bind: cannot assign requested address",
+        "member 8e9e05c52164694d has already been bootstrapped",
+    ],
+)
+def test_nobody_is_told_to_reset_a_control_plane_or_to_move_its_data_away(stage: Stage, word: str) -> None:
+    """As would be right while a node is being made."""
+    host = make_control_plane(mood=new_is("exits", "etcd"))
+    error = fails_with_logs(host, make_swap_run(host, ALL), word)
+    assert word.split()[-1] in f"{error.cause} {error.details}"
+    assert "reset" not in error.remedy and "mv " not in error.remedy
+
+
+def fails_with_logs(host: ControlPlane, run: static_pods_swap.SwapRun, word: str = "unknown flag: --v4") -> KbError:
     settle = host.settle
 
     def settle_and_log() -> None:
         settle()
         for one in host.containers:
-            text = b"2026-01-01T00:00:00Z stderr F E0101 unknown flag: --v4\n"
-            host.files.setdefault(f"/var/log/{one.id}.log", text)
+            text = f"2026-01-01T00:00:00Z stderr F E0101 {word}\n"
+            host.files.setdefault(f"/var/log/{one.id}.log", text.encode())
 
     host.settle = settle_and_log  # type: ignore[method-assign]
     with pytest.raises(KbError) as caught:
