@@ -23,12 +23,13 @@ with lazily:
     from kubeup.config import load_init, load_join, types
     from kubeup.doctor import certs_in_use, node_files
     from kubeup.engine import run
-    from kubeup.node import renewal
+    from kubeup.node import kubelet_cert, pki, renewal
     from kubeup.phases import renewed_certs, renewed_kubelet_cert
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.config.types import ClusterConfiguration
+    from kubeup.engine.run import Run
     from kubeup.machine.host import Host
     from kubeup.node.renewal import Expiry, Row
 
@@ -184,6 +185,15 @@ def renew(call: Invocation) -> int:
     cluster = read_cluster(call, local, verb="renew")
     rows = renewal.wanted_rows(cluster) if name == "all" else (renewal.find_row(name, cluster),)
     paths = _paths(call, cluster)
+    if call.flags.get("expiring"):
+        rows = tuple(row for row in rows if renewal.is_due(local, paths, row=row, cluster=cluster))
+        return _renew_expiring(launch, rows, cluster=cluster, paths=paths, name=name)
+    return _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name)
+
+
+def _renew_rows(launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, name: str) -> int:
+    """Renew these rows, as kb or as kubeadm. name: what the user named."""
+    call, local = launch.call, launch.local
     for ca in {row.ca: None for row in rows}:
         for warning in renewal.find_warnings(local, paths, ca=ca, cluster=cluster):
             call.report.warn_once(warning)
@@ -197,6 +207,46 @@ def renew(call: Invocation) -> int:
     if name == "all":
         call.print(_AFTER_RENEWAL)
     return 0
+
+
+def _renew_expiring(
+    launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, name: str
+) -> int:
+    """Renew these, which are due, and with `all` the kubelet's serving certificate if that is due and its own. What an authority signs
+    elsewhere stays, and is warned of, so that a timer's log says it."""
+    call, local = launch.call, launch.local
+    if rows:
+        _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name)
+    for row in rows:
+        if renewal.is_due(local, paths, row=row, cluster=cluster):
+            call.report.warn(f"{row.name} has less than a fifth of its life left, and was not renewed")
+    is_kubelet_due = name == "all" and _is_kubelet_due(launch)
+    if is_kubelet_due:
+        _renew_kubelet_s(launch)
+    if not rows and not is_kubelet_due:
+        call.print("nothing to renew: every certificate has more than a fifth of its life left")
+    return 0
+
+
+def _is_kubelet_due(launch: Launch) -> bool:
+    """Whether the kubelet's serving certificate is due, and the kubelet's to make again."""
+    ctx, patient = _read_kubelet(launch)
+    path = certs_in_use.find_serving_file(patient)
+    if renewed_kubelet_cert.find_obstacle(ctx, path, config=patient.config.kubelet):
+        return False
+    return renewal.is_cert_due(pki.read_certs(ctx.host, path)[0], ctx.host.now(), period_s=kubelet_cert.LIFE_S)
+
+
+def _read_kubelet(launch: Launch) -> tuple[Run, node_files.Patient]:
+    patient = node_files.read_patient(launch.local, Paths())
+    ctx = run.Run(
+        host=launch.local,
+        paths=patient.paths,
+        config=patient.config,
+        release=patient.release,
+        report=launch.call.report,
+    )
+    return ctx, patient
 
 
 def _find_name(call: Invocation) -> str:
@@ -261,10 +311,9 @@ def _renew_kubelet_s(launch: Launch) -> int:
     """Have the kubelet make its serving certificate again, unless it is somebody else's to renew. Works on workers as well."""
     call, local = launch.call, launch.local
     launch.require_root()
-    patient = node_files.read_patient(local, Paths())
-    ctx = run.Run(host=local, paths=patient.paths, config=patient.config, release=patient.release, report=call.report)
-    path, config = certs_in_use.find_serving_file(patient), patient.config.kubelet
-    obstacle = renewed_kubelet_cert.find_obstacle(ctx, path, config=config)
+    ctx, patient = _read_kubelet(launch)
+    path = certs_in_use.find_serving_file(patient)
+    obstacle = renewed_kubelet_cert.find_obstacle(ctx, path, config=patient.config.kubelet)
     if obstacle:
         raise HostError(
             "the kubelet's serving certificate is left alone",

@@ -202,6 +202,7 @@ FLAGS: tuple[Flag, ...] = (
          of=(*INIT, *JOIN, "reconfigure endpoint", "reconfigure static-pods", "reset", "adopt", "token create", "token list", "token delete", "kubeadm reset"),
          sets=("InitConfiguration.dryRun", "JoinConfiguration.dryRun", "ResetConfiguration.dryRun"), beside_config=True),
     Flag("root", "Write the node's files below DIR and leave this machine alone", metavar="DIR", added_to=INIT),
+    Flag("expiring", "Renew only what has less than a fifth of its life left", takes="flag", added_to=("certs renew",)),
     Flag("within", "Exit with status 1 if a certificate has expired or expires within this time: 30d, 12h", metavar="DURATION",
          added_to=("certs check-expiration",)),
     Flag("list", "List the phases", takes="flag", of=("reconfigure endpoint", "reconfigure static-pods"), added_to=(*INIT, *JOIN, "reset")),

@@ -17,6 +17,7 @@ from kubeup.node import certificates
 
 FOLDER = Path("/var/lib/kubelet/pki")
 """Its --cert-dir unless it is told another."""
+LIFE_S = 365 * 86400
 
 
 def is_made_by_kubelet(cert: x509.Certificate) -> bool:

@@ -118,6 +118,23 @@ def read_ca_expiry(host: Host, paths: Paths, *, name: str) -> Expiry:
     return Expiry(name, cert.not_valid_after_utc, is_external=pki.is_external_ca(host, paths, name=name))
 
 
+DUE_LEFT = 0.2
+"""The part of its life that a certificate has left when it is due: 73 days of a year."""
+
+
+def is_due(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) -> bool:
+    """Whether less than a fifth of a row's certificate's life is left. Raises HostError if the file has no usable certificate."""
+    cert = _read_cert(host, paths, row=row)
+    return cert is not None and is_cert_due(cert, host.now(), period_s=cluster.certificate_validity_period_s)
+
+
+def is_cert_due(cert: x509.Certificate, now: datetime.datetime, *, period_s: int) -> bool:
+    """Whether less than a fifth of its life is left. period_s: what a certificate that is issued now lives; a longer life is not
+    believed, because the certificate of a new kubeconfig begins with its CA, which may be years older."""
+    life = min(cert.not_valid_after_utc - cert.not_valid_before_utc, datetime.timedelta(seconds=period_s))
+    return cert.not_valid_after_utc - now < DUE_LEFT * life
+
+
 def _read_cert(host: Host, paths: Paths, *, row: Row) -> Optional[x509.Certificate]:
     path = _path(paths, row)
     if not host.exists(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 
 import kb
 from kubeup.machine.local_host import LocalHost
-from kubeup.node import former_certs, renewal
+from kubeup.node import certificates, former_certs, private_keys, renewal
 from kubeup.paths import Paths
 from kubeup.phases import renewed_certs, renewed_kubelet_cert
 from kubeup.phases.restart_pods import Restarted
+from tests.cert_forms import make_own_pair
 from tests.unit.commands.test_launcher import INIT, Machine
 
 LINES = [f"{row.what} renewed" for row in renewal.ROWS.values()]
@@ -132,3 +134,73 @@ def test_the_kubelet_s_own_certificate_is_made_again_by_its_name(
     assert renew(machine, capsys, "kubelet-server")[-1] == "The former files are in /var/lib/kb/former-certs/x"
     assert asked == [(path, 10250)]
     assert run(machine, "certs", "renew", "kubelet-server", "--as-kubeadm") != 0 and len(asked) == 1
+
+
+def at(machine: Machine, monkeypatch: pytest.MonkeyPatch, *, days: float) -> None:
+    """The clock of the machine, so many days after the certificates were made."""
+    now = machine.now() + datetime.timedelta(days=days)
+    monkeypatch.setattr(machine, "now", lambda: now)
+
+
+def test_expiring_renews_what_has_less_than_a_fifth_left(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    let_restart(monkeypatch)
+    before = {path: machine.read_bytes(path) for path in machine.files()}
+    at(machine, monkeypatch, days=290)
+    nothing = ["nothing to renew: every certificate has more than a fifth of its life left"]
+    assert renew(machine, capsys, "all", "--expiring") == nothing
+    assert {path: machine.read_bytes(path) for path in machine.files()} == before
+    at(machine, monkeypatch, days=3)
+    assert [line for line in renew(machine, capsys, "all", "--expiring") if line in LINES] == LINES
+    assert renew(machine, capsys, "all", "--expiring") == nothing
+    assert renew(machine, capsys, "apiserver", "--expiring") == nothing
+
+
+def test_expiring_warns_where_the_authority_is_kept_elsewhere(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    let_restart(monkeypatch)
+    machine.remove(Paths().pki / "front-proxy-ca.key")
+    before = machine.read_bytes(Paths().pki / "front-proxy-client.crt")
+    at(machine, monkeypatch, days=300)
+    assert run(machine, "certs", "renew", "all", "--expiring") == 0
+    told = capsys.readouterr()
+    assert "Detected external front-proxy-ca" in told.out
+    assert "front-proxy-client has less than a fifth of its life left, and was not renewed" in told.err
+    assert machine.read_bytes(Paths().pki / "front-proxy-client.crt") == before
+
+
+def test_expiring_believes_no_life_beyond_the_period(machine: Machine) -> None:
+    """The certificate of a new kubeconfig begins with its authority, which may be years older."""
+    start, now = machine.now() - datetime.timedelta(days=9 * 365), machine.now()
+    key = private_keys.generate_key("ECDSA-P256")
+    validity = certificates.Validity(start, now + datetime.timedelta(days=365))
+    cert = certificates.issue_ca_cert("x", key, validity=validity)
+    assert not renewal.is_cert_due(cert, now, period_s=365 * 86400)
+    assert renewal.is_cert_due(cert, now + datetime.timedelta(days=293), period_s=365 * 86400)
+
+
+def test_expiring_has_the_kubelet_make_its_certificate_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    let_restart(monkeypatch)
+    made: list[Path] = []
+    path = Path("/var/lib/kubelet/pki/kubelet.crt")
+    machine.write_file(path, make_own_pair("cp1", now=machine.now())[0])
+    monkeypatch.setattr(renewed_kubelet_cert, "find_obstacle", lambda ctx, path, config: "")
+
+    def make_again(ctx: object, path: Path, *, port: int) -> former_certs.Former:
+        made.append(path)
+        return former_certs.Former(Path("/x"), ())
+
+    monkeypatch.setattr(renewed_kubelet_cert, "make_again", make_again)
+    renew(machine, capsys, "all", "--expiring")
+    assert made == []
+    at(machine, monkeypatch, days=300)
+    renew(machine, capsys, "all", "--expiring")
+    assert made == [path]
+
+
+def test_kubeadm_has_no_such_flag(machine: Machine) -> None:
+    assert run(machine, "certs", "renew", "all", "--expiring", "--as-kubeadm") != 0
