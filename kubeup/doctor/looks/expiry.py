@@ -11,11 +11,12 @@ from kubeup.config.types import NodeConfig
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.doctor.certs_in_use import find_serving_file
 from kubeup.doctor.node_files import Patient, parse_first, read_flags
 from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.machine.host import Host
-from kubeup.node import cert_specs, certificates, kubeconfig, pki
+from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki
 
 EXPIRES_SOON = datetime.timedelta(days=30)
 
@@ -62,7 +63,7 @@ def _find_certs(patient: Patient) -> Iterator[tuple[Path, Any]]:
         for name in host.list_dir(folder):
             if name.endswith(".crt"):
                 yield from parse_first(folder / name, facts.read_or_empty(host, str(folder / name)))
-    for pem in (paths.kubelet_client_pem, Path("/var/lib/kubelet/pki/kubelet.crt")):
+    for pem in (paths.kubelet_client_pem, find_serving_file(patient)):
         if host.exists(pem):
             yield from parse_first(pem, facts.read_or_empty(host, str(pem)))
     for name in ("admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf", "kubelet.conf"):
@@ -76,12 +77,14 @@ def _find_certs(patient: Patient) -> Iterator[tuple[Path, Any]]:
 
 
 def _renews_itself(path: Path) -> bool:
-    return path.parent == Path("/var/lib/kubelet/pki")
+    return path.name.endswith("-current.pem")
 
 
 def _renewal(host: Host, path: Path) -> str:
     if path.name == "ca.crt" or path.name.endswith("-ca.crt"):
         return f"renew {path} with the same key, then restart the control plane"
+    if path == kubelet_cert.FOLDER / "kubelet.crt":
+        return "kb certs renew kubelet-server"
     if _renews_itself(path) or path.name == "kubelet.conf":
         return f"{signs.say_new_identity(host)}, then: {services.spoken_of(host).say('restart', 'kubelet')}"
     return "kb certs renew all"
@@ -95,9 +98,7 @@ def look_at_served_certs(patient: Patient) -> Findings:
     """Certificates as served: a server keeps the one it was started with."""
     host, paths = patient.host, patient.paths
     advertised, port = patient.config.local_api_endpoint.advertise_address, patient.config.local_api_endpoint.bind_port
-    servers: list[tuple[str, str, int, Path]] = [
-        ("kubelet", "127.0.0.1", 10250, Path("/var/lib/kubelet/pki/kubelet.crt"))
-    ]
+    servers: list[tuple[str, str, int, Path]] = [("kubelet", "127.0.0.1", 10250, find_serving_file(patient))]
     if patient.is_control_plane:
         servers.append(("kube-apiserver", advertised, port, paths.pki / "apiserver.crt"))
     if "etcd" in patient.components:

@@ -6,7 +6,10 @@ import datetime
 
 import pytest
 
+from kubeup.doctor import node_files
+from kubeup.doctor.looks import expiry
 from kubeup.node import certificates
+from kubeup.paths import Paths
 from tests import cert_forms
 from tests.unit.doctor.doctor_case import make_host, notes
 
@@ -82,3 +85,29 @@ def test_a_server_that_shows_an_old_certificate() -> None:
     host.served["10.77.0.11:6443"] = apiserver
     host.clock = certificates.parse_certs(apiserver)[0].not_valid_after_utc + datetime.timedelta(hours=1)
     assert notes(host, "served-certificates")[0][0] == "error"
+
+
+KUBELET_CRT = "/var/lib/kubelet/pki/kubelet.crt"
+
+
+def test_the_kubelet_s_own_certificate_is_made_again_by_its_name() -> None:
+    """Nothing renews it: the kubelet makes it once."""
+    host = make_host()
+    host.files[KUBELET_CRT] = cert_forms.make_own_pair("cp1", now=host.now(), days=20)[0].encode()
+    ((level, text),) = notes(host, "certificates")
+    assert level == "warning" and text.startswith(f"{KUBELET_CRT} expires in 20 days")
+    (found,) = expiry.look_at_certs(node_files.read_patient(host, Paths()))
+    assert found.remedy == "kb certs renew kubelet-server"
+    host.clock += datetime.timedelta(days=21)
+    assert [level for level, text in notes(host, "certificates") if text.startswith(KUBELET_CRT)] == ["error"]
+
+
+def test_a_certificate_that_the_kubelet_does_not_present_any_more() -> None:
+    """It asked for one since (serverTLSBootstrap), and the file of before stays."""
+    host = make_host()
+    old, own = (cert_forms.make_own_pair("cp1", now=host.now(), days=days)[0] for days in (20, 365))
+    host.files["/var/lib/kubelet/config.yaml"] += b"serverTLSBootstrap: true\n"
+    host.files[KUBELET_CRT] = old.encode()
+    host.files["/var/lib/kubelet/pki/kubelet-server-current.pem"] = own.encode()
+    host.served["127.0.0.1:10250"] = own
+    assert notes(host, "certificates") == [] and notes(host, "served-certificates") == []
