@@ -30,7 +30,7 @@ with lazily:
     from kubeup.cluster import etcd, etcd_stop, health
     from kubeup.engine import records
     from kubeup.network import drain, drain_marks
-    from kubeup.node import etcd_data, image_pulls, pod_trials, tried_pod
+    from kubeup.node import crictl, etcd_data, image_pulls, pod_trials, tried_pod
     from kubeup.swap import manifests, order, proof, store, turn
 
 COMMAND = "kb reconfigure static-pods"
@@ -62,7 +62,7 @@ class SwapRun(Run):
 def check_swap(ctx: SwapRun) -> Outputs:
     """Pull the images, try the new manifests, and check that the rest of the cluster can do without this node meanwhile.
 
-    Raises HostError: kubelet-not-running, static-pod-refused, disk-full; ClusterError (etcd-stop-unsafe); ImagePullError;
+    Raises HostError: kubelet-not-running, no-cri-client, static-pod-refused, disk-full; ClusterError (etcd-stop-unsafe); ImagePullError;
     UsageError (not-confirmed).
     """
     if not services.may_run(ctx.host, "kubelet"):
@@ -71,6 +71,13 @@ def check_swap(ctx: SwapRun) -> Outputs:
             cause="it is what stops and starts static pods",
             remedy=f"start it: {services.spoken_of(ctx.host).say('start', 'kubelet')}; then: {COMMAND}",
             code="kubelet-not-running",
+        )
+    if not ctx.host.which("crictl"):
+        raise HostError(
+            "crictl is not in PATH",
+            cause="containers are ended and inspected through it; nothing was stopped",
+            remedy=f"install it: {crictl.install_command(ctx.host, 'cri-tools')}",
+            code="no-cri-client",
         )
     cut_off = store.load_cut_off(ctx.host, ctx.paths)
     if cut_off is not None:

@@ -436,3 +436,10 @@ def test_the_other_members_are_known_when_this_one_is_gone(stage: Stage, monkeyp
     with pytest.raises(ClusterError):
         static_pods_swap.swap_pods(make_swap_run(host, wanted("etcd")))
     assert asked == [("https://10.0.0.12:2379", "https://10.0.0.13:2379")]
+
+
+def test_without_crictl_nothing_is_stopped(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_control_plane()
+    monkeypatch.setattr(host, "which", lambda program: None if program == "crictl" else Path("/usr/bin") / program)
+    error = refused(host, wanted("kube-scheduler"))
+    assert error.code == "no-cri-client"
