@@ -314,9 +314,13 @@ def watch_all(run: Run, containers_of: Mapping[str, str]) -> None:
 
     def look() -> str:
         listed = {one.id: one for one in containers.list_containers(run.host, run.config.node.cri_socket)}
-        for container_id in containers_of.values():
+        for name, container_id in containers_of.items():
             one = listed.get(container_id)
-            if one is not None and one.state != "running":
+            if one is None:
+                bad.append(
+                    Trouble(f"the container of {name} is gone", "something removed it", f"crictl ps -a --name {name}")
+                )
+            elif one.state != "running":
                 bad.append(_describe_exit(run, one))
         return "watching"
 

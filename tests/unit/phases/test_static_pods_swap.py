@@ -443,3 +443,13 @@ def test_without_crictl_nothing_is_stopped(stage: Stage, monkeypatch: pytest.Mon
     monkeypatch.setattr(host, "which", lambda program: None if program == "crictl" else Path("/usr/bin") / program)
     error = refused(host, wanted("kube-scheduler"))
     assert error.code == "no-cri-client"
+
+
+def test_an_image_that_is_still_to_be_pulled_is_no_trouble(stage: Stage) -> None:
+    """A dry run pulls nothing; otherwise the image was pulled before the trials."""
+    host = make_control_plane()
+    missing = Trouble("registry.test/kube-scheduler:v9 is not on this node", "it is missing", "pull it")
+    stage.trials["kube-scheduler"] = [trial("image", missing)]
+    run = make_swap_run(host, wanted("kube-scheduler"))
+    static_pods_swap.check_swap(run)
+    assert "kube-scheduler: image could not be tried: it is pulled first" in said(run)

@@ -17,6 +17,8 @@ from kubeup.engine.run import Caller
 from kubeup.errors import KbError
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls
+from kubeup.node import pod_trials
+from kubeup.node.tried_pod import Trial
 from kubeup.paths import Paths
 from kubeup.phases import static_pods_swap
 from kubeup.phases.static_pods_swap import SwapRun
@@ -101,6 +103,8 @@ class Stage:
         self.parts: list[Any] = []
         """What the health gate finds."""
 
+    IMAGE = pod_trials.IMAGE
+
     def try_pod(self, host: Host, *, socket: str, pod: Mapping[str, Any], running: Mapping[str, Any]) -> list[Any]:
         name = str(pod["metadata"]["name"])
         self.tried.append(name)
@@ -108,7 +112,7 @@ class Stage:
 
 
 def trial(name: str, trouble: Any = None, *, not_tried: str = "") -> Any:
-    return types.SimpleNamespace(name=name, trouble=trouble, not_tried=not_tried)
+    return Trial("kube-apiserver", name, trouble, not_tried)
 
 
 def set_stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
