@@ -68,6 +68,11 @@ class Difference:
             return f"{self.item}: {self.field} is {found or 'not set'}, not {wanted or 'unset'}"
         return f"{self.item}: {self.field}"
 
+    def as_change(self) -> str:
+        """What it is to become: "etcd: spec.containers[etcd].command --v: (not set) -> 2"."""
+        found, wanted = (_show(self.field, value) or "(not set)" for value in (self.found, self.wanted))
+        return f"{self.item}: {self.field}: {found} -> {wanted}"
+
 
 def _show(field: str, value: str) -> str:
     """The value with secrets redacted: a patch can put a token into a static pod."""

@@ -124,7 +124,7 @@ def _tell_differences(ctx: SwapRun, swap: store.Swap) -> None:
         path = ctx.paths.manifest(pod.name)
         former, wanted = (load_mapping(text, str(path)) for text in (pod.former, pod.wanted))
         for one in compare_documents(pod.name, wanted, found=former):
-            ctx.report.note(f"change: {one}")
+            ctx.report.note(f"change: {one.as_change()}")
         recorded = _recorded(ctx, path)
         if recorded is None:
             continue
@@ -186,19 +186,38 @@ def _try_pods(ctx: SwapRun, swap: store.Swap) -> None:
     )
 
 
+def _find_wanted_room(ctx: SwapRun, place: Path) -> int:
+    """The free space, in bytes, below which the kubelet deletes images or evicts pods, from its evictionHard; at least ROOM. Source:
+    DefaultEvictionHard of pkg/kubelet/apis/config/v1beta1/defaults_linux.go, imageGCHighThresholdPercent of types.go"""
+    config = ctx.config.kubelet
+    given = config.get("evictionHard")
+    limits = dict(given) if isinstance(given, Mapping) else {"nodefs.available": "10%", "imagefs.available": "15%"}
+    shares = [str(limits.get(name, "0%")) for name in ("nodefs.available", "imagefs.available")]
+    percent = max(int(text[:-1]) if text.endswith("%") and text[:-1].isdecimal() else 0 for text in shares)
+    high = config.get("imageGCHighThresholdPercent", 85)
+    percent = max(percent, 100 - high if isinstance(high, int) else 0)
+    shown = ctx.host.query(["df", "-B1", "--output=size", str(place)]).stdout.split()
+    size = int(shown[-1]) if shown and shown[-1].isdecimal() else 0
+    return max(ROOM, size * percent // 100)
+
+
 def _without_pull(trial: pod_trials.Trial) -> pod_trials.Trial:
     is_missing = trial.name == pod_trials.IMAGE and trial.trouble is not None
     return dataclasses.replace(trial, trouble=None, not_tried="it is pulled first") if is_missing else trial
 
 
 def _check_room(ctx: SwapRun) -> None:
-    """Raises HostError (disk-full): on a full disk neither the new pods start nor the former ones again."""
+    """Raises HostError (disk-full): on a full disk neither the new pods start nor the former ones again, and a kubelet that is short of
+    space deletes the images that no pod uses at that moment, those of the former pods too."""
     for place in PLACES:
-        free = ctx.host.free_bytes(place) if ctx.host.is_dir(place) else ROOM
-        if free < ROOM:
+        if not ctx.host.is_dir(place):
+            continue
+        free, wanted = ctx.host.free_bytes(place), _find_wanted_room(ctx, place)
+        if free < wanted:
             raise HostError(
                 f"{place} has {free >> 20} MiB of free space",
-                cause=f"a pod that starts needs some, {ROOM >> 20} MiB with a margin; nothing was stopped",
+                cause=f"a pod that starts needs some, and below {wanted >> 20} MiB the kubelet may delete the images of stopped pods; "
+                "nothing was stopped",
                 remedy=f"make space: du -xh {place} | sort -h | tail",
                 code="disk-full",
             )
@@ -314,13 +333,18 @@ def swap_pods(ctx: SwapRun) -> Outputs:
     around = _find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
     with _turn(run, is_new=cut_off is None):
         swap = cut_off or _begin(ctx, run, swap=swap)
-        work = order.Order(run, swap, around)
-        if ctx.is_undo and cut_off is not None:
-            work.go_back()
-        else:
-            _tell_end(ctx, work.carry_out(store.TAKEN_BACK if ctx.is_undo else store.DONE))
-    _record(run, swap)
-    ctx.promises.tell_changed(run.paths.manifest(name) for name in swap.changed)
+        work = order.Order(run, swap, around, lambda: _record(run, swap))
+        changed = [run.paths.manifest(name) for name in swap.changed]
+        try:
+            if ctx.is_undo and cut_off is not None:
+                work.go_back()
+            else:
+                _tell_end(ctx, work.carry_out(store.TAKEN_BACK if ctx.is_undo else store.DONE))
+        except ClusterError as error:
+            if error.code == order.NOT_TAKEN_BACK:
+                ctx.promises.tell_changed(changed)
+            raise
+    ctx.promises.tell_changed(changed)
     return None
 
 
@@ -391,7 +415,7 @@ def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
     swap = dataclasses.replace(swap, holders=proof.read_holders(run, swap.names))
     try:
         manifests.lay_ready(run, swap)
-        store.save(run.host, run.paths, swap=swap)
+        store.begin(run.host, run.paths, swap=swap)
     except BaseException:
         manifests.remove_leftovers(run.host, run.paths)
         raise

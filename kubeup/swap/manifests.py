@@ -36,6 +36,8 @@ UNTOLD_S = 3.0
 """How long to wait for that if the kubelet does not tell."""
 GRACE_S = {"kube-apiserver": 2.0, "etcd": 3.0}
 """How long a component may finish its requests after SIGTERM, which the kubelet sends when it drops the pod."""
+KUBELET_S = 75.0
+"""How much longer everything may take after the kubelet was started: without an API server it looks after pods only after a minute."""
 POLL_S = 0.2
 _SILENT = "the container runtime does not answer"
 LOOK_EVERY_S = 2.0
@@ -232,14 +234,15 @@ def keep_kubelet(run: Run) -> bool:
 
 
 def _watch(run: Run, look: Callable[[], str], *, goal: str, timeout_s: float) -> str:
-    looked = 0.0
+    looked, deadline = 0.0, timeout_s
 
     def is_over(missing: str, elapsed: float) -> bool:
-        nonlocal looked
-        run.report.waiting(say_round(goal, missing, elapsed=elapsed, timeout_s=timeout_s))
+        nonlocal looked, deadline
+        run.report.waiting(say_round(goal, missing, elapsed=elapsed, timeout_s=deadline))
         if elapsed - looked > LOOK_EVERY_S:
             looked = elapsed
-            keep_kubelet(run)
-        return False
+            if keep_kubelet(run):
+                deadline = elapsed + timeout_s + KUBELET_S
+        return elapsed > deadline
 
-    return watch(run.host, look, timeout_s=timeout_s, is_over=is_over, poll_s=POLL_S)[0]
+    return watch(run.host, look, timeout_s=timeout_s + 10 * KUBELET_S, is_over=is_over, poll_s=POLL_S)[0]

@@ -33,6 +33,7 @@ BALLAST_MIB = 64
 """Space that is kept for the way back, in case the disk fills up meanwhile: a pod that starts needs some."""
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 SERVER = "kube-apiserver"
+NOT_TAKEN_BACK = "swap-not-taken-back"
 BACK_S = 60.0
 """How long a former pod may take to serve again."""
 ETCD_BACK_S = 30.0
@@ -66,6 +67,8 @@ class Order:
     run: Run
     swap: Swap
     around: Surroundings
+    record: Callable[[], None] = lambda: None
+    """Called when the manifests are as they stay, before the swap counts as ended."""
     _has_served: Optional[bool] = None
     """Whether an API server has served with the new etcd; None if an earlier run put it in."""
 
@@ -78,7 +81,7 @@ class Order:
         except BaseException as error:
             self._go_back_after(error, began)
             raise
-        self._finish(ends_as)
+        self._finish(ends_as, is_as_before=False)
         return ended
 
     def go_back(self) -> None:
@@ -96,7 +99,7 @@ class Order:
             if pod.name not in names:  # never taken out, or put back by an earlier run
                 self._wait_again(pod.name, pod.former, timeout_s=BACK_S)
         self.around.rejoin()
-        self._finish(store.TAKEN_BACK)
+        self._finish(store.TAKEN_BACK, is_as_before=True)
 
     def _may_have_served(self) -> bool:
         """Whether an API server may have written through the new etcd: the copy of before would lose that."""
@@ -110,12 +113,18 @@ class Order:
         ended = proof.list_ids(self.run, [name], only_ended=True)
         return proof.wait_until_works(self.run, name, text=text, known=ended, timeout_s=timeout_s)
 
-    def _finish(self, status: str) -> None:
+    def _finish(self, status: str, *, is_as_before: bool) -> None:
+        self.record()
         manifests.remove_leftovers(self.run.host, self.run.paths, names=self.swap.names)
         drop_ballast(self.run)
         if self.swap.data_dir:
             etcd_data.remove_copy(self.run.host, Path(self.swap.data_dir))
-        store.save(self.run.host, self.run.paths, swap=replace(self.swap, status=status, data_dir=""))
+        store.end(
+            self.run.host,
+            self.run.paths,
+            swap=replace(self.swap, status=status, data_dir=""),
+            is_as_before=is_as_before,
+        )
 
     # ---- forward
 

@@ -8,6 +8,7 @@ address, a read that needs etcd's quorum, and some seconds without a restart.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.cluster import etcd, probes
@@ -29,11 +30,11 @@ from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
 
 START_S = 30.0
 """How long a pod may take from its manifest to its health."""
+FULL = 16 << 20
+"""Free space, in bytes, below which a disk counts as full."""
 NUDGE_S = 4.0
 LAST_RESORT_S = 20.0
 """After this time without a container, the kubelet is restarted on the way back: it has forgotten every back-off then."""
-KUBELET_S = 75.0
-"""How much longer a start may take after the kubelet was started: without an API server it looks for static pods only after a minute."""
 WATCH_S = 10.0
 """For how long new pods are watched before they count as working."""
 LEAD_S = 40.0
@@ -65,9 +66,8 @@ def wait_until_works(run: Run, name: str, *, text: str, known: Collection[str] =
     Raises NotProven (static-pod-not-working) with the first cause: an exit is one at once.
     """
     start = _Start(run, name, text=text, known=frozenset(known), timeout_s=timeout_s)
-    missing, elapsed = watch(
-        run.host, start.look, timeout_s=timeout_s + KUBELET_S, is_over=start.is_over, poll_s=POLL_S
-    )
+    longest_s = start.deadline + manifests.KUBELET_S
+    missing, elapsed = watch(run.host, start.look, timeout_s=longest_s, is_over=start.is_over, poll_s=POLL_S)
     if missing:
         raise start.failure(missing, elapsed)
     trouble = judge_container(run, name, text=text, container_id=start.container)
@@ -76,12 +76,21 @@ def wait_until_works(run: Run, name: str, *, text: str, known: Collection[str] =
     return start.container
 
 
+def find_patience(run: Run) -> float:
+    """How many times longer than usual a start may take, because this machine is busy: its load per processor, halved; 1 to 4."""
+    try:
+        load = float(run.host.read_text(Path("/proc/loadavg")).split()[0])
+    except (HostError, ValueError, IndexError):
+        return 1.0
+    return min(4.0, max(1.0, load / run.host.cpu_count() / 2))
+
+
 class _Start:
     """One start of a pod: what is looked at, and what is done about it meanwhile."""
 
     def __init__(self, run: Run, name: str, *, text: str, known: frozenset[str], timeout_s: float) -> None:
         self.run, self.name, self.text, self.known = run, name, text, known
-        self.deadline = timeout_s
+        self.deadline = timeout_s * find_patience(run)
         self.container = ""
         self.trouble: Optional[Trouble] = None
         self.has_exited = False
@@ -107,7 +116,7 @@ class _Start:
         if elapsed - self._asked > manifests.LOOK_EVERY_S:
             self._asked = elapsed
             if manifests.keep_kubelet(self.run) or self._restart_kubelet(elapsed):
-                self.deadline = elapsed + KUBELET_S
+                self.deadline = elapsed + manifests.KUBELET_S
         if not self.container and elapsed - self._nudged > NUDGE_S:
             self._nudged = elapsed
             manifests.nudge(self.run, self.name)
@@ -133,8 +142,8 @@ class _Start:
         log = f"read its log: crictl logs {self.container[:13]}" if self.container else ""
         remedy = log or f"see why: {services.say_log(self.run.host, 'kubelet')}"
         what = f"{self.name} does not work {elapsed:.0f} s after its manifest came"
-        found = self.trouble or self._find_link(missing) or Trouble(what, missing, remedy)
-        error = _not_proven(found, name=self.name)
+        found = self.trouble or _find_full_disk(self.run) or self._find_link(missing)
+        error = _not_proven(found or Trouble(what, missing, remedy), name=self.name)
         error.has_exited = self.has_exited
         return error
 
@@ -145,6 +154,16 @@ def _not_proven(found: Trouble, *, name: str = "") -> NotProven:
     if any(word in remedy for word in _OF_A_NEW_NODE):
         remedy = f"correct what its manifest says or names; its last container: crictl ps -a --name {name or found.what.split()[0]}"
     return NotProven(found.what, cause=found.cause, remedy=remedy, code="static-pod-not-working", details=details)
+
+
+def _find_full_disk(run: Run) -> Optional[Trouble]:
+    """A disk without space: then the kubelet starts nothing, and says so only in its log."""
+    for place in (Path("/var/lib/kubelet"), Path("/var/lib/containerd"), Path("/var/lib/etcd")):
+        free = run.host.free_bytes(place) if run.host.is_dir(place) else FULL
+        if free < FULL:
+            remedy = f"make space: du -xh {place} | sort -h | tail"
+            return Trouble(f"{place} has {free >> 20} MiB of free space", "no pod can be started without some", remedy)
+    return None
 
 
 def _describe_exit(run: Run, ended: containers.ContainerInfo) -> Trouble:

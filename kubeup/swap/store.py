@@ -96,6 +96,30 @@ def _file(paths: Paths) -> Path:
     return folder(paths) / "swap.json"
 
 
+def _file_of_last(paths: Paths) -> Path:
+    return folder(paths) / "last.json"
+
+
+def begin(host: Host, paths: Paths, *, swap: Swap) -> None:
+    """Write down a new swap. The last one that succeeded is kept aside, in case this one is taken back."""
+    last = load(host, paths)
+    if last is not None and last.status == DONE and host.exists(_file(paths)):
+        host.move_file(_file(paths), _file_of_last(paths))
+    save(host, paths, swap=swap)
+
+
+def end(host: Host, paths: Paths, *, swap: Swap, is_as_before: bool) -> None:
+    """Write down how a swap ended. is_as_before: its former pods are back, so the last swap that succeeded can still be undone."""
+    save(host, paths, swap=swap)
+    last = _file_of_last(paths)
+    if not host.exists(last):
+        return
+    if is_as_before:
+        host.move_file(last, _file(paths))
+    else:
+        host.remove(last)
+
+
 def save(host: Host, paths: Paths, *, swap: Swap) -> None:
     host.make_dir(paths.state_dir, mode=0o700)
     host.make_dir(folder(paths), mode=0o700)
@@ -115,7 +139,7 @@ _SHAPE = {
 
 def load(host: Host, paths: Paths) -> Optional[Swap]:
     """The last swap, finished or not; None if there was none. Raises HostError (swap-unreadable)."""
-    path = _file(paths)
+    path = _file(paths) if host.exists(_file(paths)) else _file_of_last(paths)
     if not host.exists(path):
         return None
     try:

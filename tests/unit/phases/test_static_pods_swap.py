@@ -18,6 +18,7 @@ from kubeup.engine.runner import Runner
 from kubeup.engine.state import load_state
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import CommandResult
 from kubeup.phases import static_pods_swap
 from kubeup.phases.static_pods_swap import SwapRun, check_cluster, check_swap
 from kubeup.swap import store
@@ -220,7 +221,7 @@ def test_it_is_asked_last(stage: Stage) -> None:
 
 def test_what_changes(stage: Stage) -> None:
     run = checked(make_control_plane(), wanted("kube-scheduler"))
-    assert "change: kube-scheduler: spec.containers[kube-scheduler].command --v is not set, not 4\n" in said(run)
+    assert "change: kube-scheduler: spec.containers[kube-scheduler].command --v: (not set) -> 4\n" in said(run)
     assert "not written by kb" not in said(run)
 
 
@@ -453,3 +454,22 @@ def test_an_image_that_is_still_to_be_pulled_is_no_trouble(stage: Stage) -> None
     run = make_swap_run(host, wanted("kube-scheduler"))
     static_pods_swap.check_swap(run)
     assert "kube-scheduler: image could not be tried: it is pulled first" in said(run)
+
+
+@pytest.mark.parametrize(
+    ("kubelet", "percent"),
+    [
+        ({}, 15),
+        ({"evictionHard": {"nodefs.available": "0%", "imagefs.available": "0%"}}, 15),
+        ({"evictionHard": {"imagefs.available": "20%"}}, 20),
+        ({"evictionHard": {"nodefs.available": "1Gi"}, "imageGCHighThresholdPercent": 100}, 0),
+    ],
+)
+def test_the_room_that_the_kubelet_wants(stage: Stage, kubelet: dict[str, Any], percent: int) -> None:
+    """Below it the kubelet deletes the images of pods that are stopped at that moment."""
+    host = make_control_plane()
+    host.answers["df"] = lambda argv: CommandResult(argv, 0, "1B-blocks\n100000000000\n")
+    run = make_swap_run(host, {})
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, kubelet=kubelet))
+    wanted_room = max(static_pods_swap.ROOM, 1000000000 * percent)
+    assert static_pods_swap._find_wanted_room(run, Path("/var/lib/kubelet")) == wanted_room

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -13,6 +14,7 @@ from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.http import HttpResponse
 from kubeup.phases import static_pods_swap
+from kubeup.swap import proof
 from tests.fake_control_plane import (
     COMPONENTS,
     DATA,
@@ -530,6 +532,44 @@ def test_the_same_text_with_another_image_is_another_pod(stage: Stage) -> None:
     text = manifest("kube-scheduler", image="registry.k8s.io/kube-scheduler:v1.35.7")
     static_pods_swap.swap_pods(make_swap_run(host, {"kube-scheduler": text}))
     expect_settled(host, {**FORMER, "kube-scheduler": text}, status="done")
+
+
+def test_a_swap_that_did_not_work_leaves_the_last_one_undoable(stage: Stage) -> None:
+    host = make_control_plane()
+    swap(host, "kube-scheduler")
+    host.mood = new_is("exits", "kube-controller-manager")
+    fails(host, "kube-controller-manager")
+    expect_settled(host, {**FORMER, **wanted("kube-scheduler")}, status="done")
+    host.mood = lambda one, text: ""
+    static_pods_swap.swap_pods(undo_run(host))
+    expect_settled(host, FORMER, status="taken back")
+    assert not host.exists(Path("/var/lib/kb/swap/last.json"))
+
+
+def test_the_record_is_written_before_the_swap_counts_as_ended(stage: Stage) -> None:
+    """Killed in between, the same command would say that there is nothing to do, and never write it."""
+    host = make_control_plane()
+    seen: list[str] = []
+
+    def keep(run: Any, swapped: Any) -> None:
+        seen.append(status_of(host))
+
+    run = make_swap_run(host, wanted("kube-scheduler"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static_pods_swap, "_record", keep)
+        static_pods_swap.swap_pods(run)
+    assert seen == ["running"]
+
+
+@pytest.mark.parametrize(
+    ("load", "times"), [("0.5", 1.0), ("3.0", 1.0), ("8.0", 2.0), ("90.0", 4.0), ("nonsense", 1.0)]
+)
+def test_a_busy_machine_gets_more_time(stage: Stage, load: str, times: float) -> None:
+    host = make_control_plane()
+    host.files["/proc/loadavg"] = f"{load} 1.0 1.0 1/100 1".encode()
+    run = make_swap_run(host, {})
+    run.host.cpu_count = lambda: 2  # type: ignore[method-assign]
+    assert proof.find_patience(run) == times
 
 
 # ---- one control plane at a time
