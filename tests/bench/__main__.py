@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import joins
+from tests.bench import joins, swaps
 from tests.e2e.lab import settings
 from tests.e2e.lab.config import lab_config, list_ignored_checks
 from tests.e2e.lab.lab import Lab
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--version", default="1.35", help="Kubernetes minor (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=10, help="how many join at one moment (default: %(default)s)")
-    parser.add_argument("--only", choices=("init", "joins", "crowd"), help="a part of it")
+    parser.add_argument("--only", choices=("init", "joins", "crowd", "swaps"), help="a part of it")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     options = parser.parse_args()
     why = settings.explain_why_not()
@@ -194,13 +194,18 @@ def main() -> None:
             crowd: dict[str, joins.Crowd] = {}
             if options.only in (None, "crowd"):
                 crowd = joins.run_crowd(lab, options.version, pyz, options.workers)
+            swapped: swaps.Swaps = {}
+            if options.only in (None, "swaps"):
+                swapped = swaps.run_swaps(lab, options.version, pyz, options.rounds)
         finally:
             lab.destroy()
-    table = render_table(found, options.version)
+    table = render_table(found, options.version) if found else ""
     if met:
         table += f"\nIn {sum(map(bool, met))} of kubeadm's {len(met)} control-plane joins a static pod ended once and sat out the kubelet's back-off.\n"
     if crowd:
         table += joins.render_crowd(crowd, options.workers)
+    if swapped:
+        table += swaps.render_swaps(swapped)
     sys.stdout.write(table)
     if options.write:
         DOCS.write_text(HEAD + table)
