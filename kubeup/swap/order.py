@@ -93,13 +93,26 @@ class Order:
         names = {pod.name for pod in self.swap.pods if not manifests.has_stayed(self.run, pod)}
         if "etcd" in names:
             names.add(SERVER)
-        self._bring_back_servers(names & set(self.swap.names))
-        self._bring_back([self.swap.pod(name) for name in CONTROLLERS if name in names])
+        try:
+            self._bring_back_servers(names & set(self.swap.names))
+            self._bring_back([self.swap.pod(name) for name in CONTROLLERS if name in names])
+        except KbError:
+            self._leave_none_out()
+            raise
         for pod in self.swap.pods:
             if pod.name not in names:  # never taken out, or put back by an earlier run
                 self._wait_again(pod.name, pod.former, timeout_s=BACK_S)
         self.around.rejoin()
         self._finish(store.TAKEN_BACK, is_as_before=True)
+
+    def _leave_none_out(self) -> None:
+        """Give the kubelet back what is out: it starts by itself when its cause is over, a network that is away for example. Not etcd,
+        whose data may be gone; and no API server without it."""
+        for pod in self.swap.pods:
+            needs_etcd = pod.name == SERVER and "etcd" in self.swap.names
+            is_ready = not needs_etcd or self.run.host.exists(self.run.paths.manifest("etcd"))
+            if pod.name != "etcd" and is_ready and not self.run.host.exists(self.run.paths.manifest(pod.name)):
+                manifests.put_in(self.run, pod.name, text=pod.former)
 
     def _may_have_served(self) -> bool:
         """Whether an API server may have written through the new etcd: the copy of before would lose that."""

@@ -655,3 +655,21 @@ def test_one_exit_of_the_former_etcd_replaces_no_data(stage: Stage, members: dic
     fails(host, "etcd")
     assert "restore" not in stage.copies.calls
     expect_settled(host, FORMER, status="taken back")
+
+
+def test_after_a_network_that_was_away_everything_serves_again_by_itself(stage: Stage) -> None:
+    host = make_control_plane(members={"cp2": True, "cp3": True})
+
+    def unplug(change: str) -> None:
+        if change == "move /etc/kubernetes/manifests/.etcd.yaml.kb-former":
+            host.members = {"cp2": False, "cp3": False}
+
+    host.at_change = unplug
+    assert fails(host, "etcd").code == "swap-not-taken-back"
+    assert not [name for name in COMPONENTS if f"{name}.yaml" not in manifests_of(host)]
+    host.at_change = lambda change: None
+    host.members = {"cp2": True, "cp3": True}
+    host.sleep(60)
+    assert host.serves("kube-apiserver")
+    static_pods_swap.swap_pods(undo_run(host))
+    expect_settled(host, FORMER, status="taken back")
