@@ -328,7 +328,6 @@ def swap_pods(ctx: SwapRun) -> Outputs:
     swap = cut_off or plan_swap(run)
     if not swap.pods:
         ctx.report.note("the static pods run with these manifests already")
-        _end_turn(run)  # an earlier run may have been killed between its record and this
         return None
     around = _find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
     with _turn(run, is_new=cut_off is None):
@@ -376,9 +375,10 @@ def _turn(run: Run, *, is_new: bool) -> Iterator[None]:
     _refuse_held(held)
     try:
         yield
-    finally:
-        if store.load_cut_off(run.host, run.paths) is None:
+    except BaseException:
+        if store.load_cut_off(run.host, run.paths) is None:  # it had not begun; its end gives the turn back itself
             _end_turn(run)
+        raise
 
 
 def _end_turn(run: Run) -> None:
@@ -444,7 +444,7 @@ def _find_surroundings(run: Run, *, before_stop: str = "", after_start: str = ""
         except HostError as error:
             run.report.warn(f"{error}. Remedy: {error.remedy}")
 
-    return order.Surroundings(lambda: not list_other_servers(run), leave, rejoin)
+    return order.Surroundings(lambda: not list_other_servers(run), leave, rejoin, lambda: _end_turn(run))
 
 
 def _run_users(run: Run, command: str, *, flag: str) -> None:

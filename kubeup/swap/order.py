@@ -45,11 +45,12 @@ class Surroundings:
     """What is around this node's control plane. is_only: whether no other node runs these components.
 
     leave, rejoin: take this node's API server out of the load balancers in front of it, and put it back; both do nothing if there
-    are none."""
+    are none. let_others: other control planes may swap."""
 
     is_only: Callable[[], bool]
     leave: Callable[[], None] = lambda: None
     rejoin: Callable[[], None] = lambda: None
+    let_others: Callable[[], None] = lambda: None
 
 
 @frozen
@@ -132,6 +133,7 @@ class Order:
         drop_ballast(self.run)
         if self.swap.data_dir:
             etcd_data.remove_copy(self.run.host, Path(self.swap.data_dir))
+        self.around.let_others()  # before the record: whoever is killed in between does so again
         store.end(
             self.run.host,
             self.run.paths,
