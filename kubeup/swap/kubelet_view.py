@@ -21,6 +21,7 @@ from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.shapes import fit
 from kubeup.trust import Anchors
+from kubeup.yaml_files import load_mapping
 
 PORT = 10250
 _PKI = Path("/var/lib/kubelet/pki")
@@ -78,11 +79,20 @@ def _ask(host: Host, paths: Paths, *, node_name: str, path: str) -> Optional[byt
             key_pem=Secret(host.read_text(client[1])),
             server_name=node_name,
         )
-        url = f"https://{join_host_port('127.0.0.1', PORT)}{path}"
+        url = f"https://{_find_address(host, paths)}{path}"
         answer = host.http_get(url, tls=tls, timeout_s=5, max_bytes=_MAX_BYTES)
-    except (Unreachable, HostError, ValueError):
+    except (Unreachable, HostError, ValueError, TypeError):
         return None
     return answer.body if answer.status == 200 else None
+
+
+def _find_address(host: Host, paths: Paths) -> str:
+    """host:port where this node's kubelet serves, by its configuration. Raises HostError, ValueError."""
+    path = paths.kubelet_config
+    found = load_mapping(host.read_text(path), str(path)) if host.exists(path) else {}
+    address, port = str(found.get("address") or ""), found.get("port") or PORT
+    is_any = address in ("", "0.0.0.0", "::")
+    return join_host_port("127.0.0.1" if is_any else address, int(port))
 
 
 def _read_authorities(host: Host, paths: Paths) -> str:

@@ -114,3 +114,26 @@ def test_a_cgroup_of_either_driver(driver: str) -> None:
     host.answers["find"] = ""
     assert not kubelet_view.has_cgroup(host, uid)
     assert seen[0][1] == "/sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        ("address: 10.0.0.11\nport: 10251\n", "10.0.0.11:10251"),
+        ("address: 'fd00::11'\n", "[fd00::11]:10250"),
+        ("address: '::'\n", "127.0.0.1:10250"),
+        ("address: 0.0.0.0\nport: 0\n", "127.0.0.1:10250"),
+        ("", "127.0.0.1:10250"),
+    ],
+)
+def test_a_kubelet_is_asked_where_it_serves(config: str, place: str) -> None:
+    host = machine({"items": []}, url=f"https://{place}/pods")
+    host.files["/var/lib/kubelet/config.yaml"] = config.encode()
+    assert read(host) == {}
+
+
+@pytest.mark.parametrize("config", ["port: many", "port: [1]", "["])
+def test_a_configuration_that_does_not_say_where(config: str) -> None:
+    host = machine({"items": []})
+    host.files["/var/lib/kubelet/config.yaml"] = config.encode()
+    assert read(host) is None
