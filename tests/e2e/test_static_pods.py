@@ -113,7 +113,7 @@ def test_one_flag_of_each(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -
     wanted = {name: add_flag(text, HARMLESS[name] + "1") for name, text in first.items()}
     before = read_running(node), read_manifests(node)
     planned = node.run(f"{SWAP} {draft(node, wanted)} --dry-run", timeout=120)
-    assert "--max-txn-ops is 256, not 2561" in told(planned) and (read_running(node), read_manifests(node)) == before
+    assert "--max-txn-ops: 256 -> 2561" in told(planned) and (read_running(node), read_manifests(node)) == before
     assert all(f"would write: {manifest(name)}" in planned.output for name in COMPONENTS)
     check_swap(node, wanted, gap_s=BACK_WITH_ETCD_S)
     assert read_stored(node) == stored
