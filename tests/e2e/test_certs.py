@@ -94,7 +94,9 @@ def check_kubelet_s(node: Node) -> None:
     assert node.read(path) != before and read_containers(node) == containers
     shown = json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)
     assert not any(row["differsFromFile"] for row in shown["servedCertificates"])
-    node.kubectl("logs -n kube-system -l component=kube-scheduler --tail=1")
+    # an API server that had a connection to the kubelet notices at the next call
+    logs = "kubectl --kubeconfig /etc/kubernetes/admin.conf logs -n kube-system -l component=kube-scheduler --tail=1"
+    wait_until(lambda: node.run(logs, check=False).code == 0, what="the kubelet's logs", timeout_s=20)
 
 
 def check_controllers_work(node: Node, name: str) -> None:
