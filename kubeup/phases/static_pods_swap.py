@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, Optional
@@ -22,7 +23,8 @@ from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
-from kubeup.machine.waiting import say_round, watch
+from kubeup.machine.http import Unreachable
+from kubeup.machine.waiting import becomes_so, say_round, watch
 from kubeup.trouble import Trouble, advise
 from kubeup.yaml_files import load_mapping
 
@@ -37,6 +39,8 @@ COMMAND = "kb reconfigure static-pods"
 ROOM = 256 << 20
 """Free space, in bytes, that the runtime and the kubelet need to start a pod, with a margin."""
 PLACES = (Path("/var/lib/kubelet"), Path("/var/lib/containerd"), Path("/var/lib/containers"), Path("/var/log"))
+BROKEN_S = 5.0
+"""For how long a component may fail its probe before it counts as broken."""
 GATE_S = 60.0
 """How long the cluster may take to be well again."""
 API_GAP_S, ETCD_GAP_S = 10, 25
@@ -228,9 +232,11 @@ def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
     gaps: list[str] = []
     if "etcd" in swap.names:
         members, own, trouble = _check_quorum(ctx)
-        why = etcd_stop.stop_gap(members, own, trouble=trouble)
+        why = etcd_stop.stop_gap(members, own, trouble=trouble) if own is not None else ""
         if why:
             gaps.append(f"the whole cluster's API is away for about {ETCD_GAP_S} s, since etcd stops: {why}")
+        if own is None:
+            ctx.report.note("no member of etcd answers here: nothing is lost while this one is stopped")
         _check_data(ctx, swap, members=members, own=own)
     if "kube-apiserver" in swap.names and not gaps and not list_other_servers(ctx):
         gaps.append(f"the API is away for about {API_GAP_S} s, since no other API server serves")
@@ -238,11 +244,14 @@ def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
         ctx.agree(f"{'; '.join(gaps)}. Pods keep running.")
 
 
-def _check_quorum(ctx: Run) -> tuple[Sequence[etcd.Member], etcd.Member, Mapping[str, str]]:
-    """etcd's members, this node's own, and what is wrong with those that do not serve. Raises ClusterError (etcd-stop-unsafe,
-    etcd-member-unknown)."""
+def _check_quorum(ctx: Run) -> tuple[Sequence[etcd.Member], Optional[etcd.Member], Mapping[str, str]]:
+    """etcd's members, this node's own, and what is wrong with those that do not serve. ((), None, {}) if no member that this node knows
+    answers: then this is a repair. Raises ClusterError (etcd-stop-unsafe, etcd-member-unknown)."""
     client = proof.own_etcd(ctx)
-    members = client.list_members(is_sure=False)
+    try:
+        members = client.list_members(is_sure=False)
+    except Unreachable:
+        return (), None, {}
     own = proof.find_own_member(ctx, members) or _refuse_stranger(ctx, members)
     trouble = etcd.probe_members(client, members)
     etcd_stop.check_stop(members, own, trouble=trouble)
@@ -259,7 +268,7 @@ def _refuse_stranger(ctx: Run, members: Sequence[etcd.Member]) -> NoReturn:
     )
 
 
-def _check_data(ctx: SwapRun, swap: store.Swap, *, members: Sequence[etcd.Member], own: etcd.Member) -> None:
+def _check_data(ctx: SwapRun, swap: store.Swap, *, members: Sequence[etcd.Member], own: Optional[etcd.Member]) -> None:
     """That etcd would start on its data, and that those of a single member can be copied. Raises HostError."""
     _refuse_moved_data(ctx, swap.pod("etcd"))
     data_dir = ctx.paths.etcd_data
@@ -403,6 +412,15 @@ def _say_removal() -> str:
     return f"if no swap is under way: kubectl -n kube-system delete lease {turn.NAME}"
 
 
+def _find_broken(run: Run, swap: store.Swap) -> tuple[str, ...]:
+    """The pods that do not work now, for some seconds."""
+    return tuple(
+        name
+        for name in swap.names
+        if not becomes_so(run.host, functools.partial(proof.works, run, name), timeout_s=BROKEN_S)
+    )
+
+
 def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
     """Write down the swap, and lay the new manifests ready. From here on a run that is cut off can be continued or taken back."""
     ctx.promises.expect(
@@ -412,7 +430,7 @@ def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
         members, own, _ = _check_quorum(run)  # once more: another control plane may have swapped since
         others = tuple(url for member in members if member is not own for url in member.client_urls)
         swap = dataclasses.replace(swap, data_dir=str(run.paths.etcd_data) if len(members) == 1 else "", others=others)
-    swap = dataclasses.replace(swap, holders=proof.read_holders(run, swap.names))
+    swap = dataclasses.replace(swap, holders=proof.read_holders(run, swap.names), broken=_find_broken(run, swap))
     try:
         manifests.lay_ready(run, swap)
         store.begin(run.host, run.paths, swap=swap)

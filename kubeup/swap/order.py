@@ -101,7 +101,9 @@ class Order:
             self._leave_none_out()
             raise
         for pod in self.swap.pods:
-            if pod.name not in names:  # never taken out, or put back by an earlier run
+            if (
+                pod.name not in names and pod.name not in self.swap.broken
+            ):  # never taken out, or put back by an earlier run
                 self._wait_again(pod.name, pod.former, timeout_s=BACK_S)
         self.around.rejoin()
         self._finish(store.TAKEN_BACK, is_as_before=True)
@@ -290,6 +292,11 @@ class Order:
         for pod in pods:
             manifests.put_in(self.run, pod.name, text=pod.former)
         for pod in pods:
+            if pod.name in self.swap.broken:
+                self.run.report.note(
+                    f"{pod.name} has its former manifest again, with which it did not work before either"
+                )
+                continue
             proof.wait_until_works(self.run, pod.name, text=pod.former, known=known, timeout_s=timeout_s)
 
 

@@ -207,6 +207,10 @@ def list_ids(run: Run, names: Sequence[str], *, only_ended: bool = False) -> fro
 # ---- what a component says of itself
 
 
+def works(run: Run, name: str) -> bool:
+    return not ask(run, name)
+
+
 def ask(run: Run, name: str) -> str:
     """Ask the component at this node's address; "" if it works, else what it says."""
     if name == "etcd":

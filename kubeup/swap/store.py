@@ -48,13 +48,15 @@ class Pod:
 @frozen
 class Swap:
     """A swap. data_dir: etcd's data folder if the swap keeps a copy of it, else "". holders: who held the lease of each controller before;
-    only another one leads. others: the client URLs of etcd's other members, which the manifest of the first one does not name."""
+    only another one leads. others: the client URLs of etcd's other members, which the manifest of the first one does not name. broken: the pods that did not work
+    before either: a swap is how they are repaired, and its way back cannot wait for them."""
 
     pods: tuple[Pod, ...]
     status: str = RUNNING
     data_dir: str = ""
     holders: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -134,6 +136,7 @@ _SHAPE = {
     "data_dir": str,
     "holders": {str: str},
     "others": [str],
+    "broken": [str],
 }
 
 
@@ -162,7 +165,12 @@ def _parse(found: dict[str, Any]) -> Swap:
     if unknown or not pods or found["status"] not in (RUNNING, DONE, TAKEN_BACK):
         raise ValueError(f"not known, or without its manifests: {', '.join(unknown) or 'its pods or its status'}")
     return Swap(
-        pods, found["status"], found.get("data_dir", ""), found.get("holders", {}), tuple(found.get("others", ()))
+        pods,
+        found["status"],
+        found.get("data_dir", ""),
+        found.get("holders", {}),
+        tuple(found.get("others", ())),
+        tuple(found.get("broken", ())),
     )
 
 

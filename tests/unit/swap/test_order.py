@@ -12,7 +12,7 @@ import pytest
 
 from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import Argv, CommandResult
-from kubeup.machine.http import HttpResponse
+from kubeup.machine.http import HttpResponse, Unreachable
 from kubeup.phases import static_pods_swap
 from kubeup.swap import proof
 from tests.fake_control_plane import (
@@ -572,6 +572,42 @@ def test_a_busy_machine_gets_more_time(stage: Stage, load: str, times: float) ->
     assert proof.find_patience(run) == times
 
 
+# ---- repairs
+
+
+def test_a_pod_that_did_not_work_before_is_repaired(stage: Stage) -> None:
+    host = make_control_plane(mood=lambda name, text: "unhealthy" if text == FORMER["kube-apiserver"] else "")
+    host.sleep(30)
+    swap(host, "kube-apiserver")
+    expect_settled(host, {**FORMER, **wanted("kube-apiserver")}, status="done")
+
+
+def test_a_repair_that_does_not_work_ends_where_it_began(stage: Stage) -> None:
+    """Its way back does not wait for a pod that never worked, and other manifests may be tried next."""
+    host = make_control_plane(mood=lambda name, text: "unhealthy" if name == "kube-scheduler" else "")
+    host.sleep(30)
+    error = fails(host, "kube-scheduler")
+    assert error.code == "static-pod-not-working"
+    assert status_of(host) == "taken back"
+    assert host.files["/etc/kubernetes/manifests/kube-scheduler.yaml"] == FORMER["kube-scheduler"].encode()
+
+
+def test_etcd_that_does_not_answer_is_repaired(stage: Stage) -> None:
+    host = make_control_plane(mood=lambda name, text: "unhealthy" if text == FORMER["etcd"] else "")
+    host.sleep(30)
+    real = host.http_ask
+
+    def ask(url: str, body: bytes, **more: Any) -> HttpResponse:
+        if not host.serves("etcd"):
+            raise Unreachable(url, "refused", text="nobody listens")
+        return real(url, body, **more)
+
+    host.http_ask = ask  # type: ignore[method-assign]
+    static_pods_swap.check_swap(make_swap_run(host, wanted("etcd")))
+    swap(host, "etcd")
+    expect_settled(host, {**FORMER, **wanted("etcd")}, status="done")
+
+
 # ---- one control plane at a time
 
 LEASE = "kb-static-pods"
@@ -635,7 +671,8 @@ def test_an_api_that_is_away_hinders_no_way_back(stage: Stage) -> None:
 
 
 def test_where_both_ways_fail_the_others_have_to_wait(stage: Stage) -> None:
-    host = make_control_plane(mood=lambda name, text: "exits" if name == "kube-scheduler" else "")
+    host = make_control_plane()
+    host.mood = broken(host)
     fails(host, "kube-scheduler")
     assert host.leases[LEASE]["spec"]["holderIdentity"] == "cp1"
 
