@@ -167,9 +167,9 @@ class Order:
         if "etcd" in names:
             self._lead_away()
         began = self.run.host.monotonic()
-        known = proof.list_ids(self.run, [SERVER])
         if SERVER in names:
             manifests.take_out(self.run, [SERVER])
+        known = proof.list_ids(self.run, [SERVER])
         if "etcd" in names:
             self._has_served = False
             self._exchange([self.swap.pod("etcd")], new, meanwhile=self._copy_data)
@@ -190,9 +190,9 @@ class Order:
         if not pods:
             return
         names = [pod.name for pod in pods]
-        known = proof.list_ids(self.run, names)
         manifests.take_out(self.run, names)
         meanwhile()
+        known = proof.list_ids(self.run, names)  # only now: the kubelet may have restarted a container just before
         self._put_in(pods, new, known=known)
 
     def _put_in(self, pods: Sequence[Pod], new: dict[str, str], *, known: frozenset[str]) -> None:
@@ -241,8 +241,8 @@ class Order:
 
     def _bring_back_servers(self, names: set[str]) -> None:
         if SERVER in names:
-            known = proof.list_ids(self.run, [SERVER])
             manifests.take_out(self.run, [SERVER])
+            known = proof.list_ids(self.run, [SERVER])
         if "etcd" in names:
             self._bring_back_etcd(self.swap.pod("etcd"))
         if SERVER in names:
@@ -284,8 +284,8 @@ class Order:
         if not pods:
             return
         names = [pod.name for pod in pods]
-        known = proof.list_ids(self.run, names)
         manifests.take_out(self.run, names)
+        known = proof.list_ids(self.run, names)
         self._put_back(pods, known=known, timeout_s=timeout_s)
 
     def _put_back(self, pods: Sequence[Pod], *, known: frozenset[str], timeout_s: float = BACK_S) -> None:

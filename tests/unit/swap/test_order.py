@@ -572,6 +572,29 @@ def test_a_busy_machine_gets_more_time(stage: Stage, load: str, times: float) ->
     assert proof.find_patience(run) == times
 
 
+def test_what_the_kubelet_restarts_while_a_pod_is_taken_out_is_no_new_container(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller-manager that lost its lease ends by itself; its restart, in the pod that is just being stopped, ends at once."""
+    host = make_control_plane()
+    asked: dict[str, bool] = {}
+    real = proof.list_ids
+
+    def list_ids(run: Any, names: Sequence[str], *, only_ended: bool = False) -> frozenset[str]:
+        for name in names:
+            asked[name] = host.exists(Path(f"/etc/kubernetes/manifests/{name}.yaml"))
+        return real(run, names, only_ended=only_ended)
+
+    monkeypatch.setattr(proof, "list_ids", list_ids)
+    swap(host, *COMPONENTS)
+    assert asked == dict.fromkeys(COMPONENTS, False), "asked before the pods had ended"
+    asked.clear()
+    host.mood = lambda name, text: "exits" if name == "kube-scheduler" and text == FORMER[name] else ""
+    with pytest.raises(KbError):
+        static_pods_swap.swap_pods(undo_run(host))
+    assert asked == dict.fromkeys(COMPONENTS, False), "asked before the pods of the way back had ended"
+
+
 # ---- repairs
 
 
