@@ -174,6 +174,8 @@ class ControlPlane(FakeHost):
     leader: str = "1"
     kubelet_runs: bool = True
     kubelet_answers: bool = True
+    never_cleans_up: bool = False
+    """Every cgroup stays, as those of pods that a kubelet does not know do while no API server answers."""
     runtime_answers: bool = True
     answers_at: float = 1e9
     """When a runtime that does not answer begins to."""
@@ -496,6 +498,8 @@ class ControlPlane(FakeHost):
         kept = {pod.uid for pod in self.pods.values()}
         kept |= {pod.uid for pod, seen in self.ending if not seen or self.ticks - seen < 0.3}
         wanted = [word for word in words if "pod" in word]
+        if self.never_cleans_up:
+            return "".join(f"/sys/fs/cgroup/kubepods/{word}\n" for word in wanted[:1])
         return "".join(f"/sys/fs/cgroup/kubepods/pod{uid}\n" for uid in kept if f"pod{uid}" in wanted)
 
     def _list(self, words: tuple[str, ...]) -> str:

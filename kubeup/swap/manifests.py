@@ -107,9 +107,10 @@ def take_out(run: Run, names: Sequence[str]) -> None:
     uids.update(one.pod_uid for one in _find_living(run, names) or () if one.pod_uid)
     for name in names:
         _set_aside(run, name)
-    _wait_until_dropped(run, names)
+    fresh: list[bool] = []
+    _wait_until_dropped(run, names, fresh)
     _end_containers(run, names)
-    _wait_until_gone(run, uids, names=names)
+    _wait_until_gone(run, uids, names=names, fresh=fresh)
 
 
 def _read_pods(run: Run) -> dict[str, str] | None:
@@ -146,17 +147,22 @@ def _set_aside(run: Run, name: str) -> None:
         run.host.move_file(live, former)
 
 
-def _wait_until_dropped(run: Run, names: Sequence[str]) -> None:
-    """Until the kubelet no longer wants the pods. If it does not answer, until they end by themselves, or it must have noticed."""
+def _wait_until_dropped(run: Run, names: Sequence[str], fresh: list[bool]) -> None:  # noqa: PLR0917
+    """Until the kubelet no longer wants the pods. If it does not answer, until they end by themselves, or it must have noticed.
+
+    fresh: not empty if the kubelet was started after the manifests had gone. Such a kubelet has never heard of the pods: it neither
+    restarts their containers, nor cleans up after them before an API server answers it."""
 
     def look() -> str:
+        if fresh:
+            return ""
         seen = _read_pods(run)
         if seen is None:
             return "its kubelet does not answer" if _say_living(run, names) else ""
         held = [name for name in names if name in seen]
         return f"the kubelet still runs {', '.join(held)}" if held else ""
 
-    _watch(run, look, goal=f"{', '.join(names)} to stop", timeout_s=DROP_S)
+    _watch(run, look, goal=f"{', '.join(names)} to stop", timeout_s=DROP_S, on_start=lambda: fresh.append(True))
 
 
 def _end_containers(run: Run, names: Sequence[str]) -> None:
@@ -170,20 +176,23 @@ def _end_containers(run: Run, names: Sequence[str]) -> None:
         run.report.detail(f"crictl stop: {last_words(done.stderr)}")
 
 
-def _wait_until_gone(run: Run, uids: Iterable[str], *, names: Sequence[str]) -> None:
-    """Until the pods' containers and cgroups are gone, and the kubelet has finished with the pods. Raises HostError
-    (pod-does-not-end)."""
+def _wait_until_gone(run: Run, uids: Iterable[str], *, names: Sequence[str], fresh: list[bool]) -> None:
+    """Until the pods' containers and cgroups are gone, and the kubelet has finished with the pods; a fresh kubelet has nothing to finish.
+    Raises HostError (pod-does-not-end)."""
     left = set(uids)
 
     def look() -> str:
         left.intersection_update([uid for uid in left if kubelet_view.has_cgroup(run.host, uid)])
-        return "the kubelet cleans up" if left else _say_living(run, names)
+        return "the kubelet cleans up" if left and not fresh else _say_living(run, names)
 
-    missing = _watch(run, look, goal=f"{', '.join(names)} to end", timeout_s=GONE_S)
+    def note_start() -> None:
+        fresh.append(True)
+
+    missing = _watch(run, look, goal=f"{', '.join(names)} to end", timeout_s=GONE_S, on_start=note_start)
     if missing:
         raise HostError(
             f"the static pods {', '.join(names)} do not end",
-            cause=f"their manifests are out of {run.paths.manifests} for {GONE_S:.0f} s, and {missing}",
+            cause=f"their manifests are out of {run.paths.manifests} for {GONE_S:.0f} s or more, and {missing}",
             remedy=f"see why: {services.say_log(run.host, 'kubelet')}",
             code="pod-does-not-end",
         )
@@ -191,12 +200,14 @@ def _wait_until_gone(run: Run, uids: Iterable[str], *, names: Sequence[str]) -> 
     began = run.host.monotonic()
 
     def is_finished() -> str:
+        if fresh:
+            return ""
         ending = kubelet_view.count_ending(run.host, run.paths, node_name=run.config.node.name)
         if ending is None:  # an older kubelet, or one that does not let itself be asked
             return "" if run.host.monotonic() - began > UNTOLD_S else "the kubelet does not tell"
         return f"the kubelet is still cleaning up after {ending} of them" if ending else ""
 
-    _watch(run, is_finished, goal=f"{', '.join(names)} to be forgotten", timeout_s=FINISH_S)
+    _watch(run, is_finished, goal=f"{', '.join(names)} to be forgotten", timeout_s=FINISH_S, on_start=note_start)
 
 
 # ---- in
@@ -233,7 +244,10 @@ def keep_kubelet(run: Run) -> bool:
     return True
 
 
-def _watch(run: Run, look: Callable[[], str], *, goal: str, timeout_s: float) -> str:
+def _watch(
+    run: Run, look: Callable[[], str], *, goal: str, timeout_s: float, on_start: Callable[[], None] = lambda: None
+) -> str:
+    """Wait while the kubelet is kept running. on_start: called when it had to be started."""
     looked, deadline = 0.0, timeout_s
 
     def is_over(missing: str, elapsed: float) -> bool:
@@ -243,6 +257,7 @@ def _watch(run: Run, look: Callable[[], str], *, goal: str, timeout_s: float) ->
             looked = elapsed
             if keep_kubelet(run):
                 deadline = elapsed + timeout_s + KUBELET_S
+                on_start()
         return elapsed > deadline
 
     return watch(run.host, look, timeout_s=timeout_s + 10 * KUBELET_S, is_over=is_over, poll_s=POLL_S)[0]

@@ -428,7 +428,8 @@ def test_a_control_plane_of_kubeadm_s(make_node: MakeNode, kb_pyz: Path, k8s_ver
     stored, asked = read_stored(node), ask_kubeadm(node)
     check_swap(node, with_flags(node, HARMLESS), gap_s=BACK_WITH_ETCD_S)
     assert find_foreign(node) == foreign
-    wait_until(lambda: read_stored(node) == stored, what="the same objects", timeout_s=60)
+    # a cluster that kubeadm has just made gets more objects for a while: of those that were there none is lost
+    wait_until(lambda: read_stored(node) >= stored, what="the same objects", timeout_s=60)
     after = ask_kubeadm(node)
     assert {**after, "diff": ""} == {**asked, "diff": ""}
     # what it would write has none of the flags: it says so, and nothing else
@@ -568,7 +569,10 @@ def check_fault_on_one_of_three(nodes: Sequence[Node]) -> None:
     )
     assert not failed.ok and "--election-timeout[1000ms] should be" in told(failed)
     assert read_manifests(node) == texts and list_left(node) == []
-    assert {name: one.start for name, one in read_running(node).items()} == {n: one.start for n, one in before.items()}
+    after = read_running(node)  # a scheduler that lost its lease meanwhile may be about to start again
+    assert {name: after[name].start for name in ("etcd", "kube-apiserver")} == {
+        n: before[n].start for n in ("etcd", "kube-apiserver")
+    }
     assert [(member["name"], member["id"]) for member in read_members(other)] == members
     check_members(other, [each.name for each in nodes])
     assert read_stored(other) >= stored and read_drained(other) == {}

@@ -185,3 +185,21 @@ def test_a_runtime_that_does_not_answer_has_ended_nothing() -> None:
         manifests.take_out(run, ["kube-apiserver"])
     assert caught.value.code == "pod-does-not-end"
     assert "the container runtime does not answer" in caught.value.cause
+
+
+def test_a_kubelet_that_was_started_meanwhile_has_nothing_to_finish() -> None:
+    """Without an API server it never cleans up after pods that it does not know: waiting for that would keep the pod away."""
+    host, run = machine()
+    left: list[str] = []
+
+    def stop(change: str) -> None:
+        if change.startswith("move ") and not left:
+            left.append(change)
+            host.kubelet_runs = False
+            host.never_cleans_up = True
+
+    host.at_change = stop
+    began = host.ticks
+    manifests.take_out(run, [NAME])
+    assert not host.running(NAME) and host.kubelet_runs
+    assert host.ticks - began < manifests.DROP_S
