@@ -43,7 +43,7 @@ BROKEN_S = 5.0
 """For how long a component may fail its probe before it counts as broken."""
 GATE_S = 60.0
 """How long the cluster may take to be well again."""
-API_GAP_S, ETCD_GAP_S = 10, 25
+API_GAP_S, ETCD_GAP_S = 10, 15
 """How long the API is away on a node that is alone, as measured; said before it happens."""
 
 
