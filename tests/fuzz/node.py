@@ -339,7 +339,7 @@ def play(words: tuple[str, ...]) -> CommandResult:
     if found is None:
         return CommandResult(words, 127, stderr=f"{words[0]}: not found", missing=True)
     if found == "crictl inspect":
-        many = [_SHOWN[found] for word in words if word.endswith("-1")]
+        many = [_SHOWN[found] for word in words if word.rpartition("-")[0] in _CONTAINERS]
         return CommandResult(words, 0, json.dumps(many if len(many) != 1 else many[0]))
     return CommandResult(words, 0, json.dumps(_SHOWN[found]) if found in _SHOWN else _SAID[found])
 
@@ -354,6 +354,8 @@ class Node(ClusterHost):
         self.env: dict[str, str] = {"HOME": "/root"}
         self.kubelet_runs = (root / "var/lib/kubelet/config.yaml").exists()
         self.has_no_pods = False
+        self.restarts: dict[str, int] = {}
+        """How often a component's container was stopped: the kubelet starts another one at once."""
         self.members: list[dict[str, Any]] = [
             {"ID": "1", "name": "cp1", "peerURLs": ["https://10.0.0.11:2380"], "clientURLs": ["https://10.0.0.11:2379"]}
         ]
@@ -370,15 +372,19 @@ class Node(ClusterHost):
         if words[:3] == ("systemctl", "is-active", "kubelet") and not self.kubelet_runs:
             return CommandResult(words, 3, "inactive\n")
         found = play(words)
-        return CommandResult(
-            words, found.code, found.stdout.replace("10.0.0.11", self.address), found.stderr, found.missing
-        )
+        text = found.stdout.replace("10.0.0.11", self.address)
+        for name, count in self.restarts.items():
+            text = text.replace(f'"{name}-1"', f'"{name}-{1 + count}"')
+        return CommandResult(words, found.code, text, found.stderr, found.missing)
 
     def run(self, argv: Any, **rest: Any) -> CommandResult:
         self.sleep(0.05)
         words = tuple(str(word) for word in argv)
         if words[:1] == ("systemctl",) and any("kubelet" in word for word in words[2:3]):
             self.kubelet_runs = words[1] in ("start", "restart") or (self.kubelet_runs and words[1] != "stop")
+        if words[:1] == ("crictl",) and "stop" in words:
+            for name in {word.rpartition("-")[0] for word in words} & set(_CONTAINERS):
+                self.restarts[name] = self.restarts.get(name, 0) + 1
         was_up = self.cluster.is_up
         done = super().run(argv, **rest)
         if was_up and self.name != "cp1":
