@@ -619,6 +619,7 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
         ("cluster/etcd", "read_client_tls", "given"),
         ("cluster/etcd", "read_external_tls", "given"),
         ("phases/serve_mirror", "_own_tls", "given"),
+        ("swap/kubelet_view", "_ask", "given"),
         # the cluster's authority, as discovery or this node's files have it
         ("phases/find_mirror", "mirror_of", "given"),
         ("network/load_balancer", "wait_until_serving", "given"),
