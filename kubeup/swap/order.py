@@ -36,7 +36,7 @@ SERVER = "kube-apiserver"
 NOT_TAKEN_BACK = "swap-not-taken-back"
 BACK_S = 60.0
 """How long a former pod may take to serve again."""
-ETCD_BACK_S = 25.0
+ETCD_BACK_S = 30.0
 """How long the former etcd may take with the data that is there, before it gets other data."""
 
 

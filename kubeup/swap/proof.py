@@ -28,7 +28,7 @@ from kubeup.swap import manifests
 from kubeup.trouble import Trouble
 from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
 
-START_S = 25.0
+START_S = 30.0
 """How long a pod may take from its manifest to its health."""
 FULL = 16 << 20
 """Free space, in bytes, below which a disk counts as full."""
