@@ -33,7 +33,7 @@ def static_pods(call: Invocation) -> int:
     """Swap the static pods in the given files, continue a swap that was cut off, or take the last one back."""
     if call.flags.get("list"):
         return launcher.list_phases(call)
-    if bool(call.words) == bool(call.flags.get("undo")) and call.words:
+    if call.words and call.flags.get("undo"):
         raise UsageError(
             f"{COMMAND} {' '.join(call.words)} --undo",
             cause="--undo takes back the last swap, whose manifests kb has kept",

@@ -83,12 +83,7 @@ def copy_data(host: Host, data_dir: Path, *, copy_dir: Optional[Path] = None) ->
     """
     place = copy_dir or place_of_copy(host, data_dir)
     if host.exists(place):
-        raise HostError(
-            f"there is a copy of etcd's data already: {place}",
-            cause="an earlier change of etcd did not end, and the copy may be the only good one",
-            remedy=f"if etcd serves and nothing is missing in the cluster, remove it: rm -r {place}; then run the command again",
-            code="etcd-copy-exists",
-        )
+        raise copy_exists(place)
     real = host.real_path(data_dir)
     names = _data_in(host, real)
     if not names:
@@ -105,6 +100,16 @@ def copy_data(host: Host, data_dir: Path, *, copy_dir: Optional[Path] = None) ->
         raise
     host.move_file(part, place)
     return place
+
+
+def copy_exists(place: Path) -> HostError:
+    """The error for a copy that is in the way (etcd-copy-exists)."""
+    return HostError(
+        f"there is a copy of etcd's data already: {place}",
+        cause="an earlier change of etcd did not end, and the copy may be the only good one",
+        remedy=f"if etcd serves and nothing is missing in the cluster, remove it: rm -r {place}; then run the command again",
+        code="etcd-copy-exists",
+    )
 
 
 def has_copy(host: Host, data_dir: Path, *, copy_dir: Optional[Path] = None) -> bool:

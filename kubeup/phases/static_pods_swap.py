@@ -279,12 +279,7 @@ def _check_data(ctx: SwapRun, swap: store.Swap, *, members: Sequence[etcd.Member
         return
     left = etcd_data.find_copies(ctx.host, data_dir)
     if left:
-        raise HostError(
-            f"there is a copy of etcd's data already: {left[0]}",
-            cause="an earlier change of etcd did not end, and the copy may be the only good one",
-            remedy=f"if etcd serves and nothing is missing in the cluster, remove it: rm -r {left[0]}; then run the command again",
-            code="etcd-copy-exists",
-        )
+        raise etcd_data.copy_exists(left[0])
     etcd_data.check_room(ctx.host, data_dir, wal_dir=wal_dir)
 
 

@@ -13,7 +13,7 @@ from kubeup.cluster.etcd import Etcd
 from kubeup.engine.run import Run
 from kubeup.node import etcd_data
 from kubeup.swap import manifests, proof
-from kubeup.yaml_files import dump_yaml, flags_of, load_mapping
+from kubeup.yaml_files import commands_of_pod, dump_yaml, flags_of, load_mapping
 
 PROMOTE_S = 120.0
 """How long a member may take to copy the others' data."""
@@ -31,7 +31,8 @@ def restore(run: Run, former: str) -> None:
 def rejoin(run: Run, former: str, *, urls: Sequence[str], keep: Callable[[str], None]) -> None:
     """Have the member join again, with an empty folder and the former manifest, whose --initial-cluster names all members. urls: of the
     other members, for clients. keep: is told that manifest before it is put in. Raises ClusterError, HostError."""
-    flags = flags_of(_command(former))
+    command, *_ = [*commands_of_pod(load_mapping(former, "etcd.yaml")), []]
+    flags = flags_of(command)
     name, peer_url = flags.get("name", run.config.node.name), flags.get("initial-advertise-peer-urls", "")
     client = proof.own_etcd(run)
     own = flags.get("advertise-client-urls", "").split(",")
@@ -69,8 +70,3 @@ def with_initial_cluster(text: str, rows: Sequence[tuple[str, str]]) -> str:
         "--initial-cluster-state=existing",
     ]
     return dump_yaml(pod)
-
-
-def _command(text: str) -> list[str]:
-    command: list[str] = load_mapping(text, "etcd.yaml")["spec"]["containers"][0]["command"]
-    return command

@@ -17,7 +17,7 @@ from kubeup.engine.run import Caller
 from kubeup.errors import KbError
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls
-from kubeup.node import pod_trials
+from kubeup.node import etcd_data, pod_trials
 from kubeup.node.tried_pod import Trial
 from kubeup.paths import Paths
 from kubeup.phases import static_pods_swap
@@ -33,6 +33,8 @@ CRI = "unix:///run/containerd/containerd.sock"
 
 class Copies:
     """kubeup/node/etcd_data.py on files in a dict: the copy of a stopped member's folder."""
+
+    copy_exists = staticmethod(etcd_data.copy_exists)
 
     def __init__(self) -> None:
         self.calls: list[str] = []
