@@ -4,7 +4,8 @@
     scp kb.pyz node: && ssh node python3 kb.pyz init
 
 This file is the story: what kb does to a machine, step by step, in order, and why. Read it from top to bottom to
-learn what happens to the node. The helpers that carry out the steps are in kubeup/.
+learn what happens to the node. What kb does to a cluster that lives is told in the same way in kubeup/day_two.py. The
+helpers that carry out the steps are in kubeup/.
 
 What a node looks like after `kb init`:
 
@@ -35,6 +36,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubeup import day_two
 from kubeup.cli import entry, own_name
 from kubeup.cli.program import Program, is_kubeadm, make_local_host
 from kubeup.commands.table import make_commands
@@ -43,10 +45,9 @@ from kubeup.engine.story import act, control_planes_only, step, story
 # isort: off
 # fmt: off
 from kubeup.phases import (
-    addons, bootstrap_tokens, certs, control_plane, endpoint, install_programs, join_command, join_control_plane,
-    join_worker, kernel, kubeconfigs, kubelet_start, load_balancer, local_bundle, mark_control_plane, node_network,
-    preflight, reset, runtime_registries, serve_mirror, static_pods_swap, upload_certs, upload_config, verify_node,
-    wait_control_plane,
+    addons, bootstrap_tokens, certs, control_plane, install_programs, join_command, join_control_plane, join_worker,
+    kernel, kubeconfigs, kubelet_start, load_balancer, local_bundle, mark_control_plane, node_network, preflight,
+    reset, runtime_registries, serve_mirror, upload_certs, upload_config, verify_node, wait_control_plane,
 )
 # isort: on
 
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 PROGRAMS = act("install/packages",      "Install the runtime, the kubelet and their tools", install_programs.PROGRAMS)
 REGISTRIES = step("install/registries", "Point the runtime to the mirror, and check that it uses it", runtime_registries.plan_registries, live="node", when=runtime_registries.wants_registries)
 FORWARDING = step("install/sysctls",    "Let this node forward packets between pods, now and after a reboot", kernel.plan_forwarding)
-BALANCER = step("load-balancer/local",  "Run a load balancer for the API servers on this node, if configured", load_balancer.plan_load_balancer)
+BALANCER = day_two.BALANCER           # "load-balancer/local": Run a load balancer for the API servers on this node, if configured
 
 # kb init: the first node of a cluster.
 INIT = story(
@@ -183,44 +184,9 @@ RESET = story(
     act("cleanup-node/take-back-files",       "Remove the files that kb created, and restore those it changed",                     reset.FILES),
 )
 
-# kb reconfigure endpoint: give the API servers a stable name, if the cluster has none or another one. First every certificate
-# gets the name, then the clients are pointed at it. On the other nodes the same command does their part.
-RECONFIGURE_ENDPOINT = story(
-    act("preflight", "Check that the endpoint leads to this cluster", endpoint.CHECKS),
-    control_planes_only(
-        step("certs/apiserver",       "Add the name to the API server's certificate, with the same key", endpoint.plan_apiserver_cert),
-        step("upload-config/kubeadm", "Store the endpoint in the cluster's configuration",               endpoint.plan_stored),
-    ),
-    BALANCER,
-    step("load-balancer/keeper", "Follow API servers as they come and go",         endpoint.plan_keeper, live="cluster"),
-    step("kubeconfig",           "Have this node's kubeconfigs call the endpoint", endpoint.plan_kubeconfigs),
-    control_planes_only(
-        step("cluster-info", "Publish the endpoint in cluster-info, for joining nodes", endpoint.plan_cluster_info),
-        step("kube-proxy",   "Point kube-proxy at the endpoint, and restart it",        endpoint.plan_kube_proxy),
-    ),
-    step("load-balancer/remove", "Remove the load balancer if the conversion that added it is undone",                        endpoint.plan_removal),
-    act("verify",                "Verify TLS with the API servers under the new name, and list what is left to do elsewhere", endpoint.HANDSHAKE),
-)
-
-# kb reconfigure static-pods: replace the running etcd, API server, controller-manager or scheduler of this node by those in the given
-# files. Nothing stops before the new ones were tried; whatever goes wrong later, the former ones come back.
-RECONFIGURE_STATIC_PODS = story(
-    act("preflight", "Try the new static pods without starting them, and check that the cluster can do without the former ones meanwhile", static_pods_swap.TRIALS),
-    act("swap",      "Stop the former static pods, start the new ones, and watch them; go back if one does not work",                       static_pods_swap.SWAP),
-    act("gate",      "Check the whole cluster: may the next control plane follow?",                                                          static_pods_swap.GATE),
-)
-
 # fmt: on
 
-COMMANDS = make_commands(
-    {
-        "init": INIT,
-        "join": JOIN,
-        "reset": RESET,
-        "reconfigure-endpoint": RECONFIGURE_ENDPOINT,
-        "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
-    }
-)
+COMMANDS = make_commands({"init": INIT, "join": JOIN, "reset": RESET, **day_two.STORIES})
 
 
 def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost] = make_local_host) -> int:

@@ -1,5 +1,5 @@
 """Write what is generated: docs/errors.md from the raise sites, docs/flags.md from the table of flags,
-docs/phases.md from kb.py.
+docs/phases.md from kb.py and kubeup/day_two.py.
 
 python3 -m tests.make_docs          (make docs)
 """
@@ -23,7 +23,7 @@ _TABLES = {
     "RECONFIGURE_STATIC_PODS": "## kb reconfigure static-pods",
     "RESET": "## kb reset",
 }
-"""A story of kb.py, and the heading of its table."""
+"""A story of kb.py or kubeup/day_two.py, and the heading of its table."""
 
 
 def _literal(node: ast.expr) -> str:
@@ -120,8 +120,8 @@ def render_phases() -> str:
     lines = [
         "# Phases",
         "",
-        "What each command does to a node, step by step, generated from [kb.py](../kb.py) by `make docs`. `kb init phase NAME` runs one",
-        "phase, `--skip-phases` leaves some out.",
+        "What each command does to a node, step by step, generated from [kb.py](../kb.py) and [kubeup/day_two.py](../kubeup/day_two.py)",
+        "by `make docs`. `kb init phase NAME` runs one phase, `--skip-phases` leaves some out.",
     ]
     for name, heading in _TABLES.items():
         lines += ["", heading, "", *render_phase_table(name)]
@@ -130,12 +130,13 @@ def render_phases() -> str:
 
 def render_phase_table(name: str) -> list[str]:
     import kb
+    from kubeup import day_two
 
     notes = {"": "", "control-plane": " (control planes)"}
     return [
         "| phase | what happens |",
         "|---|---|",
-        *(f"| `{p.name}` | {p.does}{notes[p.on]} |" for p in getattr(kb, name)),
+        *(f"| `{p.name}` | {p.does}{notes[p.on]} |" for p in (getattr(kb, name, None) or getattr(day_two, name))),
     ]
 
 

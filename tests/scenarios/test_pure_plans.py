@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 import kb
+from kubeup import day_two
 from kubeup.engine.plan import Plan
 from kubeup.engine.step import Phase
 from tests.fake_cluster import ClusterHost
@@ -21,7 +22,7 @@ CHANGES = (
     "write_file", "write_stream", "make_dir", "symlink", "remove", "remove_tree", "move_file", "copy_attributes", "put_back",
     "append", "rename", "run", "http_send", "http_upload", "sleep",
 )  # fmt: skip
-WORKFLOWS = {"init": kb.INIT, "join": kb.JOIN, "reconfigure endpoint": kb.RECONFIGURE_ENDPOINT}
+WORKFLOWS = {"init": kb.INIT, "join": kb.JOIN, "reconfigure endpoint": day_two.RECONFIGURE_ENDPOINT}
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kb
+from kubeup import day_two
 from kubeup.kubeadm import program
 
 PHASES = Path(kb.__file__).parent / "kubeup/phases"
 ADR = Path(kb.__file__).parent / "docs/adr/0013-acts.md"
-WORKFLOWS = (kb.INIT, kb.JOIN, kb.RECONFIGURE_ENDPOINT, kb.RECONFIGURE_STATIC_PODS, kb.RESET, program.RESET)
+WORKFLOWS = (kb.INIT, kb.JOIN, kb.RESET, *day_two.STORIES.values(), program.RESET)
 MOST_ACTS = 16
 
 HOST_VERBS = {

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import kb
+from kubeup import day_two
 from kubeup.engine.step import Phase
 
 _DEFAULT: Any = Phase.__dataclass_fields__["act"].default
@@ -48,8 +49,8 @@ ACTS = {
 WORKFLOWS = {
     "init": kb.INIT,
     "join": kb.JOIN,
-    "reconfigure endpoint": kb.RECONFIGURE_ENDPOINT,
-    "reconfigure static-pods": kb.RECONFIGURE_STATIC_PODS,
+    "reconfigure endpoint": day_two.RECONFIGURE_ENDPOINT,
+    "reconfigure static-pods": day_two.RECONFIGURE_STATIC_PODS,
     "reset": kb.RESET,
 }
 

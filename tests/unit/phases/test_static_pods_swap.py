@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import pytest
 
-import kb
+from kubeup import day_two
 from kubeup.cluster import etcd_join
 from kubeup.cluster.health import Part
 from kubeup.engine.records import load_records
@@ -313,7 +313,7 @@ def test_the_record_says_what_the_manifests_are_now(stage: Stage) -> None:
 
 
 def run_story(run: Run) -> Runner:
-    worker = Runner("reconfigure-static-pods", kb.RECONFIGURE_STATIC_PODS, state=load_state(run.host, PATHS))
+    worker = Runner("reconfigure-static-pods", day_two.RECONFIGURE_STATIC_PODS, state=load_state(run.host, PATHS))
     worker.run(run)
     return worker
 
