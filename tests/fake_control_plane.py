@@ -9,6 +9,7 @@ Timings are those of a kubelet 1.35 on a test node, rounded.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import hashlib
 import json
@@ -197,6 +198,8 @@ class ControlPlane(FakeHost):
     holders: dict[str, str] = field(default_factory=dict)
     leases: dict[str, Any] = field(default_factory=dict)
     """The leases of nodes that swap, by name."""
+    clock_ahead_s: float = 0.0
+    """How far this node's clock is ahead of the API server's."""
     mtimes: dict[str, float] = field(default_factory=dict)
     deferred: list[str] = field(default_factory=list)
     _not_before: dict[str, float] = field(default_factory=dict)
@@ -460,9 +463,14 @@ class ControlPlane(FakeHost):
         if method == "DELETE":
             self.leases.pop(name)
         else:
+            owner = {"manager": "kb", "operation": "Update", "time": f"{self._server_time():%Y-%m-%dT%H:%M:%SZ}"}
+            found["metadata"]["managedFields"] = [owner]
             self.leases[name] = found
         self._changed(self.changes[-1])
         return _json(found)
+
+    def _server_time(self) -> datetime.datetime:
+        return self.now() - datetime.timedelta(seconds=self.clock_ahead_s)
 
     @contextlib.contextmanager
     def lock(self, path: Path, holder: str) -> Iterator[None]:
@@ -569,7 +577,7 @@ class ControlPlane(FakeHost):
 
     def _api(self, url: str, path: str) -> HttpResponse:
         if path.partition("?")[0] in ("livez", "readyz"):
-            return HttpResponse(200, b"ok")
+            return HttpResponse(200, b"ok", {"date": f"{self._server_time():%a, %d %b %Y %H:%M:%S} GMT"})
         if path.endswith("/namespaces/kube-system"):
             return _json({"kind": "Namespace", "metadata": {"name": "kube-system"}})
         if "/leases/" in path:

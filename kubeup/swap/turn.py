@@ -2,8 +2,8 @@
 
 Two swaps that begin in the same second both see all members of etcd, and stop two of three. The Lease is not renewed, because the API
 may be away during a swap; so it lasts for longer than a swap takes with its way back, and is removed at its end. What a machine leaves
-behind that died in the middle lapses by the clock of whoever looks: a clock that is off makes it lapse early or late, and whether etcd
-would lose its quorum is looked at in any case.
+behind that died in the middle lapses by the API server's clock: that says when the Lease was written, and what time it is now. The
+nodes' own clocks do not matter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 from typing import Any, Optional
 
-from kubeup.cluster import lease
+from kubeup.cluster import clock, lease
 from kubeup.cluster.api import Api
 from kubeup.engine.run import Run
 from kubeup.frozen_values import frozen
@@ -25,7 +25,7 @@ PATIENCE_S = 10.0
 
 @frozen
 class Held:
-    """Who swaps now, and for how long, in seconds by this machine's clock."""
+    """Who swaps now, and for how long, in seconds."""
 
     node: str
     for_s: float
@@ -35,16 +35,16 @@ def find_holder(run: Run) -> Optional[Held]:
     """The other node that swaps now; None if there is none. Raises ApiRefused, Unreachable."""
     mine = _lease(run, patience_s=0)
     found = mine.api.get(mine.path)
-    return None if found is None or _is_over(run, found) else _held(run, found)
+    return None if found is None or _is_over(mine, found) else _held(mine, found)
 
 
 def take(run: Run, *, patience_s: float = PATIENCE_S) -> Optional[Held]:
     """Hold the Lease, or go on to hold it; returns the other node that does instead. Raises ApiRefused, Unreachable."""
     mine = _lease(run, patience_s)
-    if not mine.try_take(run.host.now(), run.host.monotonic(), has_lapsed=lambda found: _is_over(run, found)):
+    if not mine.try_take(run.host.now(), run.host.monotonic(), has_lapsed=lambda found: _is_over(mine, found)):
         return None
     found = mine.api.get(mine.path)
-    return Held("another control plane", 0.0) if found is None else _held(run, found)
+    return Held("another control plane", 0.0) if found is None else _held(mine, found)
 
 
 def give_back(run: Run) -> None:
@@ -60,21 +60,39 @@ def _lease(run: Run, patience_s: float = PATIENCE_S) -> lease.Lease:
     return lease.Lease(api, NAME, run.config.node.name, lasts_s=LASTS_S)
 
 
-def _held(run: Run, found: dict[str, Any]) -> Optional[Held]:
+def _held(mine: lease.Lease, found: dict[str, Any]) -> Optional[Held]:
     node = str(_spec(found).get("holderIdentity") or "")
-    return None if node in ("", run.config.node.name) else Held(node, _age_of(run, found))
+    return None if node in ("", mine.identity) else Held(node, _age_of(mine, found))
 
 
-def _is_over(run: Run, found: dict[str, Any]) -> bool:
-    return _age_of(run, found) > LASTS_S
+def _is_over(mine: lease.Lease, found: dict[str, Any]) -> bool:
+    return _age_of(mine, found) > LASTS_S
 
 
-def _age_of(run: Run, found: dict[str, Any]) -> float:
-    try:
-        moment = datetime.datetime.strptime(str(_spec(found).get("renewTime")), lease.MOMENT)
-    except ValueError:
+def _age_of(mine: lease.Lease, found: dict[str, Any]) -> float:
+    """How long ago the Lease was written, in seconds by the API server's clock; 0 if nothing says so. Raises Unreachable."""
+    written = _read_written(found)
+    if written is None:
         return 0.0
-    return (run.host.now() - moment.replace(tzinfo=datetime.timezone.utc)).total_seconds()
+    answer = mine.api.probe_health()
+    now = mine.api.host.now()
+    return (now - written).total_seconds() + clock.measure_skew(answer, now)
+
+
+def _read_written(found: dict[str, Any]) -> Optional[datetime.datetime]:
+    """The time of the last write, which the API server notes with the fields' owners; if they are not there, the holder's own note of
+    it. Source: apimachinery, meta/v1 ManagedFieldsEntry"""
+    owners = found["metadata"].get("managedFields") or []
+    times = [_parse(str(owner.get("time")), "%Y-%m-%dT%H:%M:%SZ") for owner in owners]
+    known = [moment for moment in times if moment is not None]
+    return max(known) if known else _parse(str(_spec(found).get("renewTime")), lease.MOMENT)
+
+
+def _parse(text: str, form: str) -> Optional[datetime.datetime]:
+    try:
+        return datetime.datetime.strptime(text, form).replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return None
 
 
 def _spec(found: dict[str, Any]) -> dict[str, Any]:

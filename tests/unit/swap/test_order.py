@@ -6,7 +6,7 @@ import datetime
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -636,10 +636,15 @@ def test_etcd_that_does_not_answer_is_repaired(stage: Stage) -> None:
 LEASE = "kb-static-pods"
 
 
-def held_by(node: str, *, host: ControlPlane, for_s: float = 5.0) -> dict[str, Any]:
-    since = host.now() - datetime.timedelta(seconds=for_s)
-    spec = {"holderIdentity": node, "renewTime": since.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "leaseDurationSeconds": 600}
-    return {"metadata": {"name": LEASE, "resourceVersion": "1"}, "spec": spec}
+def held_by(node: str, *, host: ControlPlane, for_s: float = 5.0, says_s: Optional[float] = None) -> dict[str, Any]:
+    """for_s: since when, by the API server's clock. says_s: the same by the holder's, if that is another."""
+    now = host.now() - datetime.timedelta(seconds=host.clock_ahead_s)
+    written, said_to_be = (
+        now - datetime.timedelta(seconds=each or 0.0) for each in (for_s, for_s if says_s is None else says_s)
+    )
+    spec = {"holderIdentity": node, "renewTime": f"{said_to_be:%Y-%m-%dT%H:%M:%S.%fZ}", "leaseDurationSeconds": 600}
+    owner = {"manager": "kb", "operation": "Update", "time": f"{written:%Y-%m-%dT%H:%M:%SZ}"}
+    return {"metadata": {"name": LEASE, "resourceVersion": "1", "managedFields": [owner]}, "spec": spec}
 
 
 def test_the_others_are_kept_from_swapping_meanwhile(stage: Stage) -> None:
@@ -664,9 +669,33 @@ def test_while_another_control_plane_swaps_nothing_stops(stage: Stage, for_s: fl
     assert host.leases[LEASE]["spec"]["holderIdentity"] == "cp2"
 
 
+@pytest.mark.parametrize("ahead_s", [-700.0, 700.0])
+def test_clocks_that_are_off_change_nothing(stage: Stage, ahead_s: float) -> None:
+    """Neither this node's clock nor the holder's says when a swap is over."""
+    host = make_control_plane(members={"cp2": True, "cp3": True})
+    host.clock_ahead_s = ahead_s
+    host.leases[LEASE] = held_by("cp2", host=host, for_s=5.0)
+    assert fails(host, "etcd").code == "swap-elsewhere"
+    host.leases[LEASE] = held_by("cp2", host=host, for_s=5.0, says_s=5.0 - ahead_s)
+    assert fails(host, "etcd").code == "swap-elsewhere"
+    assert not host.changes
+    host.leases[LEASE] = held_by("cp2", host=host, for_s=602.0, says_s=602.0 - ahead_s)
+    swap(host, "etcd")
+    assert not host.leases
+
+
+def test_a_lease_whose_owners_are_not_noted_goes_by_its_own_time(stage: Stage) -> None:
+    host = make_control_plane(members={"cp2": True, "cp3": True})
+    host.leases[LEASE] = held_by("cp2", host=host, for_s=5.0)
+    del host.leases[LEASE]["metadata"]["managedFields"]
+    assert fails(host, "etcd").code == "swap-elsewhere"
+    host.leases[LEASE]["spec"]["renewTime"] = "yesterday"
+    assert fails(host, "etcd").code == "swap-elsewhere"
+
+
 def test_a_lease_that_a_dead_machine_left_lapses(stage: Stage) -> None:
     host = make_control_plane()
-    host.leases[LEASE] = held_by("cp2", host=host, for_s=601.0)
+    host.leases[LEASE] = held_by("cp2", host=host, for_s=602.0)
     swap(host, "etcd")
     expect_settled(host, {**FORMER, "etcd": WANTED["etcd"]}, status="done")
 
