@@ -8,6 +8,7 @@ by all of them. A folder imports only from folders below it in this list (enforc
     phases      what a step of kb.py does
     swap        replaces running static pods, and brings the former ones back
     engine      runs the steps, remembers them and undoes them
+    backup      a cluster in one file: its archive, its content, its rehearsal
     diagnosis   what is wrong, told from the machine alone
     airgap      bundles, images, the mirror, programs and packages
     network     the pod network, and a node's load balancer

@@ -1,0 +1,1 @@
+"""Backups of a cluster: their archive, what goes into one, and the rehearsal that boots one."""
