@@ -163,7 +163,13 @@ class FakeHost:
 
     @contextlib.contextmanager
     def http_open(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
+        self,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 30,
     ) -> Iterator[HttpStream]:
         raise Unreachable(url, "refused", text="a FakeHost streams nothing")
         yield  # pragma: no cover

@@ -266,7 +266,7 @@ class Backup:
         except ValueError as error:
             self._refuse_damaged(f"{MANIFEST}: {error}")
         if header != expected:
-            self._refuse_damaged(f"the header of {MANIFEST} is not as kb writes it")
+            self._refuse_damaged(f"the header of {MANIFEST} is not what it has to be")
         self._expect(bytes(-size % 512), f"what follows {MANIFEST}", entry=MANIFEST)
         end = content_of(_END, _render_end(data)).entry
         return about, (*entries, end), len(header) + size + -size % 512
@@ -294,7 +294,7 @@ class Backup:
         if found != data:
             if len(found) < len(data):
                 self._refuse_truncated(entry)
-            self._refuse_damaged(f"{place} is not as kb writes it")
+            self._refuse_damaged(f"{place} is not what it has to be")
 
     # ---- refusals
 

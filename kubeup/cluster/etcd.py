@@ -78,7 +78,7 @@ class Status:
 
     applied, index: the raft index of the last entry that it has applied, and of the last one that it knows to be committed. leader:
     the ID of the leader that it knows, in decimal; "" if it knows none. db_size, db_in_use: in bytes. What a member does not tell is
-    0 or "": storage_version exists since etcd 3.6. Source: StatusResponse in etcd's api/etcdserverpb/rpc.proto
+    0 or "": storage_version exists since etcd 3.6. revision: of the data that it serves. Source: StatusResponse in etcd's api/etcdserverpb/rpc.proto
     """
 
     trouble: str
@@ -90,6 +90,7 @@ class Status:
     storage_version: str = ""
     db_size: int = 0
     db_in_use: int = 0
+    revision: int = 0
 
 
 class EtcdRefused(ClusterError):
@@ -150,6 +151,15 @@ class Etcd:
         except EtcdRefused as error:
             return error.message
         return ""
+
+    def count_keys(self, prefix: str, *, timeout_s: float = 10) -> int:
+        """The number of keys that begin with `prefix`, which is not empty. Raises EtcdRefused, Unreachable."""
+        begin = prefix.encode()
+        end = begin[:-1] + bytes((begin[-1] + 1,))  # the first key after all of them
+        key, range_end = (base64.b64encode(text).decode() for text in (begin, end))
+        answer = self._look("kv/range", {"key": key, "range_end": range_end, "count_only": True}, timeout_s=timeout_s)
+        told = str(answer.get("count") or 0)
+        return int(told) if told.isdecimal() and len(told) <= 20 else 0
 
     # ---- changes
 
@@ -250,8 +260,10 @@ def parse_members(answer: Mapping[str, Any]) -> tuple[Member, ...]:
 def parse_status(answer: Mapping[str, Any]) -> Status:
     """The status in an answer of the gateway. It writes 64-bit numbers as texts, and omits what is zero."""
 
-    def count(name: str) -> int:
-        text = str(answer.get(name, ""))
+    head = answer.get("header")
+
+    def count(name: str, holder: Mapping[str, Any] = answer) -> int:
+        text = str(holder.get(name, ""))
         return int(text) if text.isdecimal() and len(text) <= 20 else 0
 
     errors = answer.get("errors") or []
@@ -265,6 +277,7 @@ def parse_status(answer: Mapping[str, Any]) -> Status:
         storage_version=str(answer.get("storageVersion") or ""),
         db_size=count("dbSize"),
         db_in_use=count("dbSizeInUse"),
+        revision=count("revision", head if isinstance(head, dict) else {}),
     )
 
 

@@ -137,9 +137,15 @@ class DryRunHost:
         return self.inner.http_ask(url, body, tls=tls, headers=headers, timeout_s=timeout_s)
 
     def http_open(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
+        self,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 30,
     ) -> contextlib.AbstractContextManager[HttpStream]:
-        return self.inner.http_open(url, tls=tls, headers=headers, timeout_s=timeout_s)
+        return self.inner.http_open(url, body=body, tls=tls, headers=headers, timeout_s=timeout_s)
 
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
         return self.inner.port_holder(port, address)

@@ -260,7 +260,7 @@ def replace_file(
     kept = found if keeps else None
     temporary = temporary_name(name)
     try:
-        descriptor = _create(Place(folder, temporary))
+        descriptor = create_file(Place(folder, temporary))
         try:
             for piece in chunks:
                 write_all(descriptor, piece)
@@ -289,7 +289,8 @@ def replace_file(
             os.unlink(temporary, dir_fd=folder)
 
 
-def _create(place: Place) -> int:
+def create_file(place: Place) -> int:
+    """Create a private file that must not exist, and open it to write and read. Raises OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(place.name, flags, 0o600, dir_fd=place.folder)
 
@@ -339,7 +340,7 @@ def _write_into(place: Place, source: int) -> None:
 
 def _save(place: Place, data: bytes) -> None:
     folder, temporary = place.folder, temporary_name(saved_name(place.name))
-    descriptor = _create(Place(folder, temporary))
+    descriptor = create_file(Place(folder, temporary))
     try:
         write_all(descriptor, data)
         os.fsync(descriptor)

@@ -99,7 +99,13 @@ class Host(Protocol):
         timeout_s: float = 10,
     ) -> HttpResponse: ...
     def http_open(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
+        self,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 30,
     ) -> contextlib.AbstractContextManager[HttpStream]: ...
     def port_holder(self, port: int, address: str = "") -> Optional[str]: ...
     def resolve(self, name: str) -> list[str]: ...

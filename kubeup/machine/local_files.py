@@ -15,7 +15,7 @@ import stat as stat_module
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Optional, Union
+from typing import Any, BinaryIO, Optional, Union
 
 from kubeup.errors import HostError
 from kubeup.machine.files import (
@@ -23,6 +23,7 @@ from kubeup.machine.files import (
     Place,
     UnsafeLink,
     copy_attributes,
+    create_file,
     make_folder,
     mount_of,
     open_way,
@@ -155,6 +156,20 @@ class LocalFiles:
             return _OpenFile(self._open(path, follows=follows), path)  # type: ignore[return-value]
         except OSError as error:
             raise _file_error(path, "read", error=error) from error
+
+    def open_scratch(self, folder: Path) -> BinaryIO:
+        """A private file without a name on the disk of `folder`, to be written and read again. It is gone when it is closed, also if
+        kb is killed. Raises HostError (file-unwritable, disk-full), and so do its read, write and seek."""
+        with self._way(folder / temporary_name("scratch"), "write") as place:
+            try:
+                flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+                descriptor = os.open(".", flags, 0o600, dir_fd=place.folder)
+            except OSError as error:
+                if error.errno not in (errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.ENOENT):
+                    raise
+                descriptor = create_file(place)  # a file system that knows no such files (NFS, FAT)
+                os.unlink(place.name, dir_fd=place.folder)
+        return _OpenFile(descriptor, folder, mode="r+b")  # type: ignore[return-value]
 
     def list_dir(self, path: Path) -> list[str]:
         """The names in a folder, sorted; [] if there is no such folder."""
@@ -421,11 +436,19 @@ class LocalFiles:
 
 
 class _OpenFile(io.FileIO):
-    """An open file that raises HostError if its disk fails while it is read."""
+    """An open file that raises HostError if its disk fails, or is full."""
 
-    def __init__(self, descriptor: int, path: Path) -> None:
-        super().__init__(descriptor, "rb")
+    def __init__(self, descriptor: int, path: Path, *, mode: str = "rb") -> None:
+        super().__init__(descriptor, mode)
         self._path = path
+
+    def write(self, data: Any, /) -> int:
+        """Write all of it."""
+        try:
+            write_all(self.fileno(), data)
+        except OSError as error:
+            raise _file_error(self._path, "write", error=error) from error
+        return len(data)
 
     def read(self, size: Optional[int] = -1, /) -> bytes:
         try:

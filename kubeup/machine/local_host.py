@@ -13,11 +13,12 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Optional
 
 from kubeup.errors import HostError
+from kubeup.machine.filters import filter_through
 from kubeup.machine.host import Argv, CommandResult, shown_argv
 from kubeup.machine.local_files import LocalFiles
 from kubeup.machine.local_network import LocalNetwork
@@ -86,6 +87,11 @@ class LocalHost(LocalFiles, LocalNetwork):
             return CommandResult(shown, 0, deferred=True)
         return _execute(argv, timeout_s, env=env, stdin=stdin)
 
+    def filter(self, argv: Argv, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Pass a stream through a program that changes nothing: what it writes, in pieces. An error of `chunks` is raised here. Raises
+        ProgramFailed, a HostError (program-failed)."""
+        return filter_through(_real_argv(argv), chunks, env=_environment())
+
     @contextlib.contextmanager
     def lock(self, path: Path, holder: str) -> Iterator[None]:
         """Hold the lock file `path`, for one process at a time. A second process reports `holder` ("kb init (pid 812, ...)").
@@ -118,14 +124,27 @@ class LocalHost(LocalFiles, LocalNetwork):
             os.close(descriptor)
 
 
+def _real_argv(argv: Argv) -> list[str]:
+    return [part.reveal() if isinstance(part, Secret) else str(part) for part in argv]
+
+
+def _environment(more: Optional[Mapping[str, str]] = None) -> dict[str, str]:
+    environment = {**os.environ, "LC_ALL": "C", **(more or {})}
+    environment["PATH"] = environment.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return environment
+
+
 def _execute(argv: Argv, timeout_s: float, *, env: Optional[Mapping[str, str]], stdin: str) -> CommandResult:
     shown = shown_argv(argv)
-    real = [part.reveal() if isinstance(part, Secret) else str(part) for part in argv]
-    environment = {**os.environ, "LC_ALL": "C", **(env or {})}
-    environment["PATH"] = environment.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     try:
         done = subprocess.run(
-            real, input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_s, env=environment
+            _real_argv(argv),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=_environment(env),
         )
     except FileNotFoundError:
         return CommandResult(shown, 127, stderr=f"{shown[0]}: not found in PATH", missing=True)

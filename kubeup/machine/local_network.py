@@ -78,14 +78,30 @@ class LocalNetwork:
 
     @contextlib.contextmanager
     def http_open(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
+        self,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 30,
     ) -> Iterator[HttpStream]:
-        """GET a URL whose body is too large for memory. Raises Unreachable if there is no answer."""
+        """GET a URL whose answer is too large for memory; with a body, POST that: a read-only JSON request to an API that has no GET
+        for it. Raises Unreachable if there is no answer."""
         if not self.is_live:
             raise Unreachable(url, "other", text="--root writes a node's files, it has no running system")
         self._require_way(url, tls)
+        told = {
+            **(headers or {}),
+            **({"Content-Type": "application/json", "Content-Length": str(len(body))} if body else {}),
+        }
         with self._connections.open(
-            "GET", url, body=None, tls=tls, headers=headers or {}, timeout_s=timeout_s
+            "POST" if body else "GET",
+            url,
+            body=(body,) if body else None,
+            tls=tls,
+            headers=told,
+            timeout_s=timeout_s,
         ) as stream:
             yield stream
 

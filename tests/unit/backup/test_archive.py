@@ -151,7 +151,7 @@ def test_an_encrypted_one_says_so(begin: bytes, by: str) -> None:
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "files/../etc/passwd", "files//x", "a\0b", archive.MANIFEST, ""])
 def test_a_name_that_leads_elsewhere_is_neither_written_nor_read(name: str) -> None:
-    with pytest.raises(ValueError, match="name|twice"):
+    with pytest.raises(ValueError, match=r"name|twice"):
         written(contents=(content_of(name, b"x"),))
     row = {"name": name, "size": 1, "sha256": "x", "mode": 384, "uid": 0, "gid": 0, "link": ""}
     assert code_of(with_manifest(entries=[row])) == "backup-damaged"
