@@ -12,7 +12,7 @@ import difflib
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn, Optional
 
 from kubeup.cli.output import show
@@ -201,13 +201,16 @@ def _make_parser(command: Command, program: Program) -> _Parser:
             parser.add_argument(name.rstrip("."), nargs="*", metavar=name.rstrip(".").upper())
         else:
             parser.add_argument(name, metavar=name.upper())
+    taken: set[str] = set()
     for name in _names_of(command):
-        _add_flag(parser, BY_NAME[name])
+        _add_flag(parser, BY_NAME[name], taken=taken)
+        taken.add(BY_NAME[name].short)
     return parser
 
 
-def _add_flag(parser: argparse.ArgumentParser, flag: Flag) -> None:
-    flags = [f"-{flag.short}"] if flag.short else []
+def _add_flag(parser: argparse.ArgumentParser, flag: Flag, *, taken: Collection[str]) -> None:
+    """taken: the letters of the flags before it; of two with the same letter, the first one has it."""
+    flags = [f"-{flag.short}"] if flag.short and flag.short not in taken else []
     flags.append(f"--{flag.name}")
     text = argparse.SUPPRESS if flag.is_hidden else flag.help.replace("%", "%%")
     if flag.takes == "flag":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def members(call: Invocation) -> int:
     """List every member, and whether it serves. Queries etcd itself, so it needs no API server."""
-    client = _find_client(call, launcher.open_host(call))
+    client = find_client(call, launcher.open_host(call))
     found = client.list_members(is_sure=False)
     trouble = etcd.probe_members(client, found)
     rows = [_describe(member, trouble.get(member.member_id, "")) for member in found]
@@ -62,7 +62,7 @@ def remove(call: Invocation) -> int:
             remedy="name it by its name, number or address: kb etcd members shows them",
             code="usage",
         )
-    client = _find_client(call, local, for_change=True)
+    client = find_client(call, local, for_change=True)
     found = client.list_members(is_sure=False)
     gone = etcd.match_member(found, call.words[0])
     trouble = etcd.probe_members(client, found)
@@ -79,7 +79,7 @@ def remove(call: Invocation) -> int:
     return 0
 
 
-def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False) -> etcd.Etcd:
+def find_client(call: Invocation, local: LocalHost, *, for_change: bool = False) -> etcd.Etcd:
     """A client for the members that this node's static pod knows (its own and those it joined), else for the external
     members that its API server uses. Raises HostError (no-local-etcd), UsageError (etcd-is-external)."""
     given = call.flags.get("cert-dir")

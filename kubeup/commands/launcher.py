@@ -56,6 +56,7 @@ NEED_ROOT: Mapping[str, str] = {
     # an ordinary user cannot read keys, manifests or the runtime: half of the checks would report false errors
     "doctor": _LOOKS_AT_SECRETS,
     "support-bundle": _LOOKS_AT_SECRETS,
+    "backup": _LOOKS_AT_SECRETS,
     "kubeconfig list": "it reads the kubeconfigs of this node and of its users",
 }
 """The commands that require root, and why; the reason for `init` also applies to `init phase`."""

@@ -11,6 +11,7 @@ from kubeup.cli.program import Command, Invocation
 from kubeup.commands import (
     about,
     adopt,
+    backup,
     bundle,
     certs,
     certs_expiry,
@@ -68,6 +69,9 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("reconfigure endpoint", "Give the cluster's API servers a stable name, or another one: NAME:PORT", reconfigure.endpoint, words="endpoint...", story="reconfigure-endpoint"),
         Row("reconfigure static-pods", "Replace running static pods by the given manifests, and come back if they do not work", static_pods.static_pods, words="file...", story="reconfigure-static-pods"),
         Row("etcd remove",          "Remove a lost member from the cluster's etcd",                            etcd.remove, words="member..."),
+    ),
+    "Keep it safe": (
+        Row("backup", "Write all that another machine needs to be this control plane into one file", backup.backup),
     ),
     "Configuration files": (
         Row("config print init-defaults",    "Print InitConfiguration and ClusterConfiguration with all defaults", config.print_defaults),

@@ -43,7 +43,9 @@ JOIN = ("join", "join phase")
 # fmt: off
 FLAGS: tuple[Flag, ...] = (
     # Sources and targets
-    Flag("output-file", "File to write the bundle to", metavar="FILE", short="o", of=("bundle create",)),
+    Flag("output-file", "File to write the bundle or the backup to, - for standard output", metavar="FILE", short="o", of=("bundle create", "backup")),
+    Flag("age", "Encrypt with age to this public key, or to those in a file; may be repeated", takes="list", metavar="KEY|FILE", of=("backup",)),
+    Flag("gpg", "Encrypt with gpg to this key of root's keyring; may be repeated", takes="list", metavar="KEY", of=("backup",)),
     Flag("old-config", "File to migrate", metavar="FILE", of=("config migrate",)),
     Flag("new-config", "File to write the migrated documents to (default: standard output)", metavar="FILE", of=("config migrate",)),
     Flag("config", "File with configuration documents", metavar="FILE",
@@ -199,7 +201,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("force", "Do not ask for confirmation", takes="flag", short="f", of=("reset", "etcd remove", "kubeadm reset"),
          sets=("ResetConfiguration.force",), beside_config=True),
     Flag("dry-run", "Print what would be done, without changing anything", takes="flag",
-         of=(*INIT, *JOIN, "reconfigure endpoint", "reconfigure static-pods", "reset", "adopt", "token create", "token list", "token delete", "kubeadm reset"),
+         of=(*INIT, *JOIN, "reconfigure endpoint", "reconfigure static-pods", "reset", "adopt", "backup", "token create", "token list", "token delete", "kubeadm reset"),
          sets=("InitConfiguration.dryRun", "JoinConfiguration.dryRun", "ResetConfiguration.dryRun"), beside_config=True),
     Flag("root", "Write the node's files below DIR and leave this machine alone", metavar="DIR", added_to=INIT),
     Flag("expiring", "Renew only what has less than a fifth of its life left", takes="flag", added_to=("certs renew",)),
@@ -208,7 +210,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("list", "List the phases", takes="flag", of=("reconfigure endpoint", "reconfigure static-pods"), added_to=(*INIT, *JOIN, "reset")),
     Flag("output", "Output format: text, json, yaml (version also: short)", short="o",
          choices=("text", "json", "yaml", "short"),
-         of=("reconfigure endpoint", "reconfigure static-pods", "adopt", "status", "doctor", "config images list", "bundle verify", "bundle show", "bundle diff", "token list", "etcd members", "certs check-expiration", "kubeconfig list", "version"),
+         of=("reconfigure endpoint", "reconfigure static-pods", "adopt", "backup", "status", "doctor", "config images list", "bundle verify", "bundle show", "bundle diff", "token list", "etcd members", "certs check-expiration", "kubeconfig list", "version"),
          added_to=(*INIT, *JOIN, "reset", "token create")),
     Flag("show-managed-fields", "kubeadm's; nothing that is printed has such fields", takes="flag", is_hidden=True),
     Flag("allow-missing-template-keys", "kubeadm's, of forms that kb does not print", takes="flag", is_hidden=True),

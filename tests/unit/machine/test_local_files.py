@@ -113,3 +113,44 @@ def test_what_may_not_be_looked_at_is_not_missing(tmp_path: Path) -> None:
         host.exists(Path("/var/lib/kb/state.json"))
     assert caught.value.cause == "Permission denied" and caught.value.remedy == "run the command as root: sudo"
     assert not host.exists(Path("/var/lib/kb/state.json/x")) and not host.exists(Path("/nothing"))
+
+
+class TestOpenScratch:
+    def test_it_is_written_and_read_again_and_has_no_name(self, host: LocalHost, tmp_path: Path) -> None:
+        with host.open_scratch(Path("/")) as file:
+            file.write(b"ab" * 100_000)
+            assert os.listdir(tmp_path) == []
+            assert os.fstat(file.fileno()).st_mode & 0o777 == 0o600
+            file.seek(0)
+            assert file.read() == b"ab" * 100_000
+        assert os.listdir(tmp_path) == []
+
+    def test_where_the_file_system_has_no_such_files(
+        self, host: LocalHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = os.open
+
+        def refuse(path: str, flags: int, *rest: int, **more: int) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, "not supported")
+            return real(path, flags, *rest, **more)
+
+        monkeypatch.setattr(os, "open", refuse)
+        with host.open_scratch(Path("/")) as file:
+            file.write(b"ab")
+            assert os.listdir(tmp_path) == []
+
+    def test_a_full_disk_has_a_name(self, host: LocalHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(descriptor: int, data: object) -> int:
+            raise OSError(errno.ENOSPC, "no space")
+
+        with host.open_scratch(Path("/")) as file:
+            monkeypatch.setattr(os, "write", fail)
+            with pytest.raises(HostError) as caught:
+                file.write(b"x")
+        assert caught.value.code == "disk-full"
+
+    def test_a_folder_that_is_not_there(self, host: LocalHost) -> None:
+        with pytest.raises(HostError) as caught:
+            host.open_scratch(Path("/nowhere/at/all"))
+        assert caught.value.code == "file-unwritable"

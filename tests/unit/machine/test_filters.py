@@ -1,0 +1,58 @@
+"""kubeup/machine/filters.py: a stream through a program, and what happens if either end breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from kubeup.machine.filters import ProgramFailed
+from kubeup.machine.local_host import LocalHost
+
+HOST = LocalHost()
+BIG = [bytes([n]) * 300_000 for n in range(8)]
+"""More than fits into a pipe."""
+
+
+def test_a_stream_passes_whole() -> None:
+    assert b"".join(HOST.filter(["cat"], BIG)) == b"".join(BIG)
+
+
+def test_a_program_that_fails_says_why() -> None:
+    with pytest.raises(ProgramFailed, match="no such key") as caught:
+        list(HOST.filter(["sh", "-c", "cat >/dev/null; echo bad >&2; echo no such key >&2; exit 3"], BIG))
+    assert (caught.value.exit_status, caught.value.said) == (3, "bad\nno such key\n")
+    assert caught.value.details == ("bad", "no such key")
+
+
+def test_one_that_ends_before_it_has_read_everything() -> None:
+    with pytest.raises(ProgramFailed):
+        list(HOST.filter(["sh", "-c", "exit 1"], BIG))
+    assert b"".join(HOST.filter(["head", "-c", "3"], BIG)) == b"\0\0\0"
+
+
+def test_one_that_is_not_there() -> None:
+    with pytest.raises(ProgramFailed) as caught:
+        list(HOST.filter(["no-such-program-here"], BIG))
+    assert caught.value.exit_status == 127
+
+
+def test_an_error_of_the_source_ends_the_program_before_it_takes_a_part_for_all() -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError("etcd is gone")
+
+    came: list[bytes] = []
+    with pytest.raises(OSError, match="etcd is gone"):
+        came.extend(HOST.filter(["sh", "-c", "cat >/dev/null; echo complete"], broken()))
+    assert came == []
+
+
+def test_a_reader_that_goes_away_ends_the_program() -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b"x" * 100_000
+
+    stream = HOST.filter(["cat"], endless())
+    assert next(stream)
+    stream.close()  # type: ignore[attr-defined]
