@@ -274,8 +274,13 @@ def _find_missing(host: Host, paths: Paths, *, pods: list[Mapping[str, Any]]) ->
 
 def find_kms(host: Host, path: Path) -> list[str]:
     """The sockets of the KMS plugins that an encryption configuration names."""
+    return kms_endpoints(host.read_text(path)) if host.exists(path) else []
+
+
+def kms_endpoints(text: str) -> list[str]:
+    """The same, of the configuration's text."""
     try:
-        documents = load_all_yaml(host.read_text(path)) if host.exists(path) else []
+        documents = load_all_yaml(text)
     except YAMLError:
         return []
     found = []

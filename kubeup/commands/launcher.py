@@ -57,6 +57,7 @@ NEED_ROOT: Mapping[str, str] = {
     "doctor": _LOOKS_AT_SECRETS,
     "support-bundle": _LOOKS_AT_SECRETS,
     "backup": _LOOKS_AT_SECRETS,
+    "backup verify": "it reads keys, and boots an API server",
     "kubeconfig list": "it reads the kubeconfigs of this node and of its users",
 }
 """The commands that require root, and why; the reason for `init` also applies to `init phase`."""

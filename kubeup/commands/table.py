@@ -12,6 +12,7 @@ from kubeup.commands import (
     about,
     adopt,
     backup,
+    backup_verify,
     bundle,
     certs,
     certs_expiry,
@@ -72,6 +73,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     ),
     "Keep it safe": (
         Row("backup", "Write all that another machine needs to be this control plane into one file", backup.backup),
+        Row("backup verify", "Check every byte of a backup, and boot it where nothing else reaches it", backup_verify.verify, words="file..."),
     ),
     "Configuration files": (
         Row("config print init-defaults",    "Print InitConfiguration and ClusterConfiguration with all defaults", config.print_defaults),

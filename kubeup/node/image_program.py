@@ -147,20 +147,39 @@ _SYSTEMD_CODES = range(200, 244)
 """The exit codes with which systemd says that it could not start a program (systemd.exec(5))."""
 
 
-def run_program(host: Host, mounted: MountedImage, *, argv: Sequence[str], timeout_s: int = 20) -> ProgramResult:
-    """Run a program of a mounted image to its end, as an unprivileged user. Never raises."""
+@frozen
+class Bind:
+    """A file or folder of this machine that the program sees at `target`."""
+
+    source: Path
+    target: str
+    is_writable: bool = False
+
+    def settings(self) -> tuple[str, ...]:
+        told = f"{self.source}:{self.target}"
+        # strict makes what is bound read-only as well
+        return (
+            (f"BindPaths={told}", f"ReadWritePaths={self.target}")
+            if self.is_writable
+            else (f"BindReadOnlyPaths={told}",)
+        )
+
+
+def run_program(
+    host: Host, mounted: MountedImage, *, argv: Sequence[str], timeout_s: int = 20, binds: Sequence[Bind] = ()
+) -> ProgramResult:
+    """Run a program of a mounted image to its end, as an unprivileged user; with `binds` as root without its rights, since what is
+    bound is root's. Never raises."""
     why_not = mounted.why_not or _find_no_systemd(host)
     program = "" if why_not else _find_program(host, mounted, argv[0])
     if not why_not and not program:
         why_not = f"{mounted.image} has no program {argv[0]}"
     if why_not:
         return ProgramResult(why_not=why_not)
-    settings = (f"RootDirectory={mounted.root}", f"RuntimeMaxSec={timeout_s}", *_SANDBOX)
     unit = ["systemd-run", "--wait", "--pipe", "--quiet", "--collect"]
-    unit += [word for setting in settings for word in ("-p", setting)]
-    words = [word.replace("$", "$$") for word in argv[1:]]  # systemd replaces $NAME in a unit's command
+    unit += _settings(mounted, binds, lasts_s=timeout_s)
     begin = host.monotonic()
-    answer = host.query([*unit, "--", program, *words], timeout_s=timeout_s + 20)
+    answer = host.query([*unit, "--", program, *_words(argv)], timeout_s=timeout_s + 20)
     if answer.missing:
         return ProgramResult(why_not=last_words(answer.stderr))
     if not answer.ok and host.monotonic() - begin >= timeout_s:  # systemd-run's own code does not say so
@@ -168,6 +187,61 @@ def run_program(host: Host, mounted: MountedImage, *, argv: Sequence[str], timeo
     if answer.code in _SYSTEMD_CODES:
         return ProgramResult(why_not=f"systemd could not start it in a sandbox of its own (status {answer.code})")
     return ProgramResult(answer.code, answer.stdout, answer.stderr)
+
+
+def _settings(mounted: MountedImage, binds: Sequence[Bind], *, lasts_s: int) -> list[str]:
+    settings = [f"RootDirectory={mounted.root}", f"RuntimeMaxSec={lasts_s}", *_SANDBOX]
+    if binds:
+        settings.remove("User=65534")
+    settings += [setting for bind in binds for setting in bind.settings()]
+    return [word for setting in settings for word in ("-p", setting)]
+
+
+def _words(argv: Sequence[str]) -> list[str]:
+    return [word.replace("$", "$$") for word in argv[1:]]  # systemd replaces $NAME in a unit's command
+
+
+# ---- in the background
+
+
+def start_program(
+    host: Host,
+    mounted: MountedImage,
+    *,
+    unit: str,
+    argv: Sequence[str],
+    lasts_s: int,
+    binds: Sequence[Bind] = (),
+    joins: str = "",
+) -> str:
+    """Start a program that serves. It ends after lasts_s at the latest, also if kb was killed; end it with stop_program. unit: the
+    name of its unit. joins: the unit in whose network it runs. Returns why it does not run, in words, or "". Never raises."""
+    why_not = mounted.why_not or _find_no_systemd(host)
+    program = "" if why_not else _find_program(host, mounted, argv[0])
+    if not program:
+        return why_not or f"{mounted.image} has no program {argv[0]}"
+    words = ["systemd-run", "--quiet", "--collect", f"--unit={unit}", "-p", "Type=exec", "-p", "OOMScoreAdjust=900"]
+    words += ["-p", f"JoinsNamespaceOf={joins}"] if joins else []
+    words += _settings(mounted, binds, lasts_s=lasts_s)
+    answer = host.query([*words, "--", program, *_words(argv)], timeout_s=30)
+    return "" if answer.ok else f"systemd could not start {program}: {last_words(answer.stderr)}"
+
+
+def find_process(host: Host, unit: str) -> int:
+    """The ID of a started program's process; 0 if it has ended."""
+    told = host.query(["systemctl", "show", unit, "-p", "MainPID", "--value"]).stdout.strip()
+    return int(told) if told.isdecimal() else 0
+
+
+def read_log(host: Host, unit: str, *, since: str) -> list[str]:
+    """What a started program has logged. since: a moment, as journalctl takes it."""
+    answer = host.query(["journalctl", "-u", unit, "--since", since, "-o", "cat", "--no-pager", "-n", "200"])
+    return answer.stdout.splitlines()
+
+
+def stop_program(host: Host, unit: str) -> None:
+    """End a started program. Does nothing if it has ended."""
+    host.query(["systemctl", "stop", unit], timeout_s=30)
 
 
 def _find_no_systemd(host: Host) -> str:

@@ -267,7 +267,11 @@ def plan_images(release: Release) -> list[Image]:
     return [
         *(plan_component(release, name) for name in settings.COMPONENTS if name != "kube-proxy"),
         plan_kube_proxy(release),
-        Image(etcd, {"usr/local/bin/etcd": release.binary("etcd")}, entrypoint=("/usr/local/bin/etcd",)),
+        Image(
+            etcd,
+            {f"usr/local/bin/{name}": path for name, path in etcd_programs(release)},
+            entrypoint=("/usr/local/bin/etcd",),
+        ),
         Image((coredns,), {"coredns": release.binary("coredns")}, entrypoint=("/coredns",)),
         Image((pause,), {"pause": release.binary("pause")}, entrypoint=("/pause",)),
         plan_web(),
@@ -275,9 +279,16 @@ def plan_images(release: Release) -> list[Image]:
     ]
 
 
+def etcd_programs(release: Release) -> list[tuple[str, Path]]:
+    """etcd, and etcdutl if it is there: older images of etcd do not have it either."""
+    names = ["etcd", *(["etcdutl"] if (release.folder / "etcdutl").is_file() else [])]
+    return [(name, release.binary(name)) for name in names]
+
+
 def images_key(release: Release) -> str:
     """The hash of everything a release's images are made from (this module included)."""
-    binaries = (describe_file(release.binary(name)) for name in settings.IMAGE_BINARIES)
+    names = {*settings.IMAGE_BINARIES, *(name for name, _ in etcd_programs(release))}
+    binaries = (describe_file(release.binary(name)) for name in sorted(names))
     return hash_recipe(base_key(), haproxy_key(), Path(__file__).read_text(), release.version, release.facts, *binaries)
 
 
