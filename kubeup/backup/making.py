@@ -61,6 +61,18 @@ class Planned:
 
 
 @frozen
+class Target:
+    """Where a backup goes. folder: on whose disk it may be large meanwhile; keeps: the backup itself stays there too.
+
+    write: takes its bytes; whatever they raise, nothing of them is left."""
+
+    name: str
+    folder: Path
+    keeps: bool
+    write: Callable[[Iterable[bytes]], None]
+
+
+@frozen
 class Made:
     """A finished backup. size: in bytes, as it was written, encrypted or not; sha256: of the same."""
 
@@ -73,11 +85,11 @@ class Made:
 # ---- looking
 
 
-def plan_backup(source: Source) -> Planned:
-    """Look at everything that goes in, and read the files. Raises HostError (file-unreadable); ClusterError (no-snapshot) if this
+def plan_backup(source: Source, *, without: Iterable[Path] = ()) -> Planned:
+    """Look at everything that goes in, and read the files. without: folders and files that do not go in: former backups. Raises HostError (file-unreadable); ClusterError (no-snapshot) if this
     node's etcd does not answer."""
     host, paths = source.host, source.paths
-    found = node_content.gather_files(host, paths)
+    found = node_content.gather_files(host, paths, without=without)
     pods = dict(node_content.read_pods(host, paths))
     objects, missing = read_objects(source.api)
     flags = _flags_of(pods.get("kube-apiserver.yaml"))
@@ -183,20 +195,18 @@ def write_backup(
     source: Source,
     planned: Planned,
     *,
-    target: str,
+    target: Target,
     recipients: encryption.Recipients,
     tell: Callable[[str], None],
 ) -> Made:
-    """Take the snapshot and write the backup to a file, or to a stream (`-`). A file is there as a whole, or stays as it was.
+    """Take the snapshot and write the backup.
 
-    Raises HostError: disk-full, output-folder-missing, file-unwritable; ClusterError: no-snapshot, snapshot-cut-off, snapshot-damaged.
+    Raises HostError: disk-full, output-folder-missing, and what the target raises; ClusterError: no-snapshot, snapshot-cut-off,
+    snapshot-damaged.
     """
     local = source.host
-    folder = opening.scratch_folder(local, source.paths) if is_stream(target) else Path(target).absolute().parent
-    require_room(local, planned, target=target, folder=folder)
-    if not is_stream(target):
-        sweep(local, Path(target).absolute())
-    with local.open_scratch(folder) as scratch:
+    require_room(local, planned, target=target)
+    with local.open_scratch(target.folder) as scratch:
         about, contents = planned.about, list(planned.contents)
         if not planned.no_snapshot:
             tell(f"the snapshot of etcd's data, {planned.db_size >> 20} MiB")
@@ -211,21 +221,34 @@ def write_backup(
         tell("writing it")
         counter = _Counter()
         plain = archive.render_archive(about, contents)
-        local.write_output(target, counter.count(encryption.encrypt(local, recipients, chunks=plain)), is_secret=True)
+        target.write(counter.count(encryption.encrypt(local, recipients, chunks=plain)))
     return Made(about, tuple(content.entry for content in contents), counter.size, counter.digest.hexdigest())
 
 
-def require_room(local: LocalHost, planned: Planned, *, target: str, folder: Path) -> None:
+def find_target(local: LocalHost, paths: Paths, *, name: str) -> Target:
+    """A file, which is there as a whole or stays as it was; or a stream (`-`). What a killed kb left beside the file is removed."""
+
+    def write(chunks: Iterable[bytes]) -> None:
+        local.write_output(name, chunks, is_secret=True)
+
+    if is_stream(name):
+        return Target(name, opening.scratch_folder(local, paths), False, write)
+    sweep(local, Path(name).absolute())
+    return Target(name, Path(name).absolute().parent, True, write)
+
+
+def require_room(local: LocalHost, planned: Planned, *, target: Target) -> None:
     """Raises HostError (disk-full), (output-folder-missing)."""
+    folder = target.folder
     if not local.is_dir(folder):
         raise HostError(
-            f"cannot write {target}",
+            f"cannot write {target.name}",
             cause=f"there is no folder {folder}",
             remedy=f"make it: mkdir -p {folder}",
             code="output-folder-missing",
         )
     files = archive.size_of(planned.about, [content.entry for content in planned.contents])
-    needed = planned.db_size + _MARGIN + (0 if is_stream(target) else planned.db_size + files)
+    needed = planned.db_size + _MARGIN + (planned.db_size + files if target.keeps else 0)
     free = local.free_bytes(folder)
     if free < needed:
         raise HostError(

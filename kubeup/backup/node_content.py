@@ -8,7 +8,7 @@ memory, so that their hashes are of what is written. What is left out is said. R
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +147,10 @@ class Gathering:
         self._found[path] = content
 
 
-def gather_files(host: Host, paths: Paths) -> Gathering:
-    """Everything that goes in but etcd's data and the objects. Raises HostError (file-unreadable)."""
+def gather_files(host: Host, paths: Paths, *, without: Iterable[Path] = ()) -> Gathering:
+    """Everything that goes in but etcd's data and the objects. without: what is left out besides. Raises HostError (file-unreadable)."""
     found = Gathering(host)
-    for place in (*LEFT_OUT, paths.etcd_data):
+    for place in (*LEFT_OUT, paths.etcd_data, *without):
         found.leave_out(Path(place))
     pods = list(read_pods(host, paths))
     for _, pod in pods:

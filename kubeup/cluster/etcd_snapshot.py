@@ -111,6 +111,6 @@ def _find_message(line: bytes, otherwise: str) -> str:
     try:
         value: Any = parse_json(line, "it")
         told = value.get("error", value)
-        return str(told.get("message") or told.get("error") or otherwise)
+        return str((told if isinstance(told, str) else told.get("message")) or otherwise)
     except (ValueError, AttributeError):
         return otherwise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup.commands import etcd as etcd_command
@@ -22,6 +23,7 @@ with lazily:
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
+    from kubeup.doctor.node_files import Patient
     from kubeup.machine.local_host import LocalHost
 
 _LOCK_S = 120.0
@@ -34,13 +36,19 @@ def backup(call: Invocation) -> int:
     launch.require_root()
     target, recipients = _find_target(call), find_recipients(call)
     encryption.check_recipients(launch.local, recipients)
-    with _locked(launch):
+    with locked(launch):
         source = find_source(call, launch.local)
-        planned = making.plan_backup(source)
+        planned = making.plan_backup(source, without=() if process.is_stream(target) else (Path(target).absolute(),))
         if launch.is_dry:
             return _tell_plan(call, planned)
         begin = launch.local.monotonic()
-        made = making.write_backup(source, planned, target=target, recipients=recipients, tell=call.report.waiting)
+        made = making.write_backup(
+            source,
+            planned,
+            target=making.find_target(launch.local, source.paths, name=target),
+            recipients=recipients,
+            tell=call.report.waiting,
+        )
     _tell_made(call, made, target=target, took_s=launch.local.monotonic() - begin)
     return 0
 
@@ -67,13 +75,7 @@ def find_source(call: Invocation, local: LocalHost) -> making.Source:
     """This node, its etcd and its API server. Raises HostError (not-a-control-plane)."""
     patient = node_files.read_patient(local, Paths())
     paths = patient.paths
-    if not patient.is_control_plane:
-        raise HostError(
-            "this node is not a control plane",
-            cause=f"there is no {paths.manifest('kube-apiserver')}: a worker holds nothing of the cluster, and joins again instead",
-            remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
-            code="not-a-control-plane",
-        )
+    require_control_plane(patient)
     client = etcd_command.find_client(call, local)
     server = node_files.find_own_server(local, paths)
     has_admin = local.exists(paths.admin_conf)
@@ -88,8 +90,19 @@ def find_source(call: Invocation, local: LocalHost) -> making.Source:
     )
 
 
+def require_control_plane(patient: Patient) -> None:
+    """Raises HostError (not-a-control-plane)."""
+    if not patient.is_control_plane:
+        raise HostError(
+            "this node is not a control plane",
+            cause=f"there is no {patient.paths.manifest('kube-apiserver')}: a worker holds nothing of the cluster, and joins again instead",
+            remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
+            code="not-a-control-plane",
+        )
+
+
 @contextlib.contextmanager
-def _locked(launch: Launch) -> Iterator[None]:
+def locked(launch: Launch) -> Iterator[None]:
     """Hold kb's lock, once whoever holds it has ended. On a node that kb does not know there is none. Raises HostError (locked)."""
     local, paths = launch.local, Paths()
     with contextlib.ExitStack() as stack:
