@@ -389,9 +389,9 @@ def _parse_manifest(value: Mapping[str, Any]) -> tuple[About, tuple[Entry, ...]]
         Member(**{**row, "peer_urls": tuple(row["peer_urls"]), "client_urls": tuple(row["client_urls"])})
         for row in rows
     )
-    lists = {name: tuple(about.pop(name)) for name in ("images", "missing")}
+    images, missing = tuple(about.pop("images")), tuple(about.pop("missing"))
     entries = tuple(Entry(**_pick(row, _ENTRY)) for row in told["entries"])
-    return About(**about, **lists, members=members), entries
+    return About(**about, images=images, missing=missing, members=members), entries
 
 
 def _pick(row: Mapping[str, Any], shape: Mapping[str, Any]) -> dict[str, Any]:

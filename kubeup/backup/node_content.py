@@ -117,7 +117,8 @@ class Gathering:
         target = self._host.read_link(path)
         if target is None:
             return []
-        self._keep(path, Content(Entry(file_name(path), 0, mode=0o777, uid=found.uid, gid=found.gid, link=target)))
+        if len(self._found) < MAX_FILES:
+            self._keep(path, Content(Entry(file_name(path), 0, mode=0o777, uid=found.uid, gid=found.gid, link=target)))
         real = self._host.real_path(path)
         is_system = _is_below(real, SYSTEM_PLACES) or str(real) in _TOO_WIDE
         return [] if is_system and self._host.is_dir(real) else [real]
@@ -150,16 +151,16 @@ class Gathering:
 def gather_files(host: Host, paths: Paths, *, without: Iterable[Path] = ()) -> Gathering:
     """Everything that goes in but etcd's data and the objects. without: what is left out besides. Raises HostError (file-unreadable)."""
     found = Gathering(host)
-    for place in (*LEFT_OUT, paths.etcd_data, *without):
-        found.leave_out(Path(place))
+    for place in (*map(Path, LEFT_OUT), paths.etcd_data, *without):
+        found.leave_out(place)
     pods = list(read_pods(host, paths))
     for _, pod in pods:
         for name in sorted(_OUTPUTS):
             for flags in map(flags_of, commands_of_pod(pod)):
                 if flags.get(name, "").startswith("/"):
                     found.leave_out(_on_host(pod, Path(flags[name])))
-    for place in (*PLACES, paths.pki, paths.kubeconfigs):
-        found.add(Path(place))
+    for place in (*map(Path, PLACES), paths.pki, paths.kubeconfigs):
+        found.add(place)
     for name in host.list_dir(paths.systemd):
         if UNITS.fullmatch(name):
             found.add(paths.systemd / name)

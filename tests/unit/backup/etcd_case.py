@@ -81,7 +81,7 @@ class EtcdAnswers:
 
     @contextlib.contextmanager
     def http_open(self, url: str, *, body: bytes = b"", **_: Any) -> Iterator[HttpStream]:
-        base, _, verb = url.partition("/v3/")
+        base, _is_etcd, verb = url.partition("/v3/")
         if base not in self.answering:
             raise Unreachable(url, "refused", text="connection refused")
         assert (verb, body) == ("maintenance/snapshot", b"{}")

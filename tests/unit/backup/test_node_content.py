@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.backup import node_content
+from kubeup.backup.archive import Content
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 
@@ -96,7 +97,7 @@ def host(tmp_path: Path) -> LocalHost:
     return found
 
 
-def gather(host: LocalHost) -> dict[str, node_content.Content]:
+def gather(host: LocalHost) -> dict[str, Content]:
     return {
         f"/{content.entry.path.relative_to('/')}": content
         for content in node_content.gather_files(host, PATHS).contents

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -13,6 +14,7 @@ import pytest
 
 import kb
 from kubeup.backup import archive
+from kubeup.errors import Interrupted
 from kubeup.machine.filters import ProgramFailed
 from kubeup.machine.host import Argv, shown_argv
 from kubeup.paths import Paths
@@ -25,12 +27,12 @@ FILE = Path("/root/b.tar")
 class Node(EtcdAnswers, Machine):  # type: ignore[misc]
     """A control plane below a folder, whose etcd gives a snapshot."""
 
-    programs: tuple[str, ...] = ("age", "gpg", "crictl")
+    lacks: tuple[str, ...] = ()
     filtered: Optional[Callable[[tuple[str, ...], bytes], bytes]] = None
     free = 100 << 30
 
     def which(self, program: str) -> Optional[Path]:
-        return Path("/usr/bin") / program if program in self.programs else None
+        return None if program in self.lacks else Path("/usr/bin") / program
 
     def filter(self, argv: Argv, chunks: Iterable[bytes]) -> Iterator[bytes]:
         shown = shown_argv(argv)
@@ -119,15 +121,19 @@ def test_a_dry_run_says_what_would_be_in_it_and_writes_nothing(node: Node, capsy
     assert sorted(node.files()) == before
 
 
-def test_to_standard_output(node: Node, capfdbinary: Any) -> None:
-    assert run(node, "-o", "-") == 0
-    came = capfdbinary.readouterr()
-    assert archive.Backup(io.BytesIO(came.out), what="it").about.node == "cp1"
-    assert b"301 objects" in came.err
+def test_into_a_stream(node: Node, tmp_path: Path, capsys: Any) -> None:
+    before = sorted(node.files())
+    with (tmp_path.parent / "stream").open("w+b") as stream:
+        assert run(node, "-o", f"/dev/fd/{stream.fileno()}") == 0
+        stream.seek(0)
+        assert archive.Backup(stream, what="it").about.node == "cp1"
+    assert "301 objects" in capsys.readouterr().out
+    assert sorted(node.files()) == before
 
 
 def test_standard_output_carries_one_thing(node: Node, capsys: Any) -> None:
-    refused(node, capsys, "-o", "-", "--output", "json", code="usage")
+    assert run(node, "-o", "-", "--output", "json") == 2
+    assert '"code": "usage"' in "".join(capsys.readouterr())
 
 
 def test_no_file_is_named(node: Node, capsys: Any) -> None:
@@ -171,8 +177,8 @@ def test_an_interrupt_leaves_nothing_and_the_former_backup(node: Node, monkeypat
     made(node)
     former, before = node.read_bytes(FILE), sorted(node.files())
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stop(*_: object, **__: object) -> None:
+        raise Interrupted(signal.SIGINT)
 
     for name in ("fsync", "rename"):
         with monkeypatch.context() as patched:
@@ -253,7 +259,7 @@ def test_it_is_encrypted_by_the_field_s_tools(node: Node, words: tuple[str, ...]
 
 @pytest.mark.parametrize("program", ["age", "gpg"])
 def test_a_program_that_is_not_there(node: Node, capsys: Any, program: str) -> None:
-    node.programs = ()
+    node.lacks = (program,)
     told = refused(node, capsys, "-o", str(FILE), f"--{program}", "x", code="encryption-missing")
     assert f"there is no {program} on this machine" in told
 
