@@ -62,7 +62,7 @@ def require_program(local: LocalHost, program: str) -> None:
     if not local.which(program):
         raise HostError(
             f"there is no {program} on this machine",
-            cause=f"kb encrypts and opens backups with {program}, and has no cryptography of its own",
+            cause=f"backups are encrypted and opened with {program}: kb has no cryptography of its own",
             remedy=f"{install_command(local, _PACKAGES[program])}; or pass the backup through a program that is there: "
             "kb backup -o - | PROGRAM",
             code="encryption-missing",
