@@ -77,8 +77,9 @@ class Status:
     """What a member says of itself. trouble: what is wrong, in words, alarms included; "" if it serves.
 
     applied, index: the raft index of the last entry that it has applied, and of the last one that it knows to be committed. leader:
-    the ID of the leader that it knows, in decimal; "" if it knows none. db_size, db_in_use: in bytes. What a member does not tell is
-    0 or "": storage_version exists since etcd 3.6. revision: of the data that it serves. Source: StatusResponse in etcd's api/etcdserverpb/rpc.proto
+    the ID of the leader that it knows, in decimal; "" if it knows none. db_size, db_in_use, db_quota: in bytes. revision: of the data
+    that it serves. What a member does not tell is 0 or "": storage_version and db_quota exist since etcd 3.6. Source: StatusResponse in
+    etcd's api/etcdserverpb/rpc.proto
     """
 
     trouble: str
@@ -91,6 +92,20 @@ class Status:
     db_size: int = 0
     db_in_use: int = 0
     revision: int = 0
+    db_quota: int = 0
+
+    @property
+    def away(self) -> str:
+        """What is wrong besides alarms, which every member tells: with NOSPACE it still answers reads, and may lead."""
+        return "; ".join(text for text in self.trouble.split("; ") if "alarm:" not in text)
+
+
+@frozen
+class Alarm:
+    """An alarm that the cluster keeps until it is disarmed. kind: NOSPACE | CORRUPT. Source: AlarmType in etcd's rpc.proto"""
+
+    member_id: str
+    kind: str
 
 
 class EtcdRefused(ClusterError):
@@ -161,7 +176,32 @@ class Etcd:
         told = str(answer.get("count") or 0)
         return int(told) if told.isdecimal() and len(told) <= 20 else 0
 
+    def read_revision(self, key: str = "kb") -> tuple[int, int]:
+        """The newest revision of all keys, and the one that wrote `key`; 0 if there is no such key. Raises EtcdRefused, Unreachable."""
+        body = {"key": base64.b64encode(key.encode()).decode(), "keys_only": True}
+        answer = self._fit(self._look("kv/range", body), _REVISIONS, verb="kv/range")
+        written = [row["mod_revision"] for row in answer["kvs"]]
+        return int(answer["header"]["revision"] or 0), int(written[0] or 0) if written else 0
+
+    def list_alarms(self) -> tuple[Alarm, ...]:
+        """The alarms that are raised. Raises EtcdRefused, Unreachable."""
+        answer = self._fit(self._look("maintenance/alarm", {"action": "GET"}), _ALARMS, verb="maintenance/alarm")
+        return tuple(Alarm(row["memberID"], row["alarm"]) for row in answer["alarms"] if row["alarm"] != "NONE")
+
     # ---- changes
+
+    def disarm(self, alarm: Alarm) -> None:
+        """Raises EtcdRefused, Unreachable."""
+        self._change("maintenance/alarm", {"action": "DEACTIVATE", "memberID": alarm.member_id, "alarm": alarm.kind})
+
+    def compact(self, revision: int, *, timeout_s: float) -> None:
+        """Forget what was before this revision, on all members; wait until the member that answers has. Raises EtcdRefused,
+        Unreachable."""
+        self._change("kv/compaction", {"revision": str(revision), "physical": True}, timeout_s=timeout_s)
+
+    def defragment(self, member: Member, *, timeout_s: float) -> None:
+        """Have a member write its file anew, without the gaps in it. It answers nobody meanwhile. Raises EtcdRefused, Unreachable."""
+        self.at(member.client_urls[0])._change("maintenance/defragment", {}, timeout_s=timeout_s)
 
     def add_learner(self, peer_url: str) -> tuple[Member, ...]:
         """Add a member as a learner, without a vote; return the new member list. Raises EtcdRefused, Unreachable."""
@@ -192,6 +232,13 @@ class Etcd:
 
     # ---- plumbing
 
+    def _fit(self, answer: Mapping[str, Any], shape: Mapping[str, Any], *, verb: str) -> dict[str, Any]:
+        """Raises EtcdRefused if the answer has another shape."""
+        try:
+            return dict(fit(answer, shape, what="the answer"))
+        except ValueError as error:
+            raise EtcdRefused(verb.replace("/", " "), self.endpoints[0], message=str(error)) from error
+
     def _look(self, verb: str, body: Mapping[str, Any], *, timeout_s: float = CALL_S) -> dict[str, Any]:
         """Send a read-only request to the first endpoint that answers."""
 
@@ -200,12 +247,12 @@ class Etcd:
 
         return self._first(verb, body, request=ask)
 
-    def _change(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _change(self, verb: str, body: Mapping[str, Any], *, timeout_s: float = CALL_S) -> dict[str, Any]:
         """Send a change to the first endpoint that answers."""
         headers = {"Content-Type": "application/json"}
 
         def send(url: str, data: bytes) -> HttpResponse:
-            return self.host.http_send("POST", url, body=data, tls=self.tls, headers=headers, timeout_s=CALL_S)
+            return self.host.http_send("POST", url, body=data, tls=self.tls, headers=headers, timeout_s=timeout_s)
 
         return self._first(verb, body, request=send)
 
@@ -226,10 +273,12 @@ class Etcd:
 
 def _check_number(text: str) -> None:
     if not text.isdecimal() or len(text) > 20:
-        raise ValueError(f"{text!r} is not a member ID")
+        raise ValueError(f"{text!r} is not a number of etcd's")
 
 
 _URLS = [urllib.parse.urlsplit]
+_REVISIONS = {"header!": {"revision!": _check_number}, "kvs!": [{"mod_revision!": _check_number}]}
+_ALARMS = {"alarms!": [{"memberID!": _check_number, "alarm!": str}]}
 _ANSWER = {
     "members": [{"ID!": _check_number, "name!": str, "peerURLs!": _URLS, "clientURLs!": _URLS, "isLearner!": bool}],
 }
@@ -278,6 +327,7 @@ def parse_status(answer: Mapping[str, Any]) -> Status:
         db_size=count("dbSize"),
         db_in_use=count("dbSizeInUse"),
         revision=count("revision", head if isinstance(head, dict) else {}),
+        db_quota=count("dbSizeQuota"),
     )
 
 

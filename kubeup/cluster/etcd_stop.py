@@ -15,7 +15,6 @@ from kubeup.cluster.etcd import (
     EtcdRefused,
     Member,
     Status,
-    find_trouble,
     quorum_of,
     read_statuses,
     stops_without,
@@ -87,7 +86,7 @@ def lead_away(client: Etcd, members: Sequence[Member], *, own: Member) -> Option
         return None
     if not targets:
         raise _stays(own, "no other voting member has caught up: their disks or the network are slow")
-    return _hand_over(client, members, own=own, to=targets[0])
+    return hand_over(client, members, own=own, to=targets[0])
 
 
 def find_targets(members: Sequence[Member], own: Member, *, statuses: Mapping[str, Status]) -> list[Member]:
@@ -96,9 +95,18 @@ def find_targets(members: Sequence[Member], own: Member, *, statuses: Mapping[st
     fit = [
         member
         for member in _others(members, own)
-        if not statuses[member.member_id].trouble and newest - statuses[member.member_id].applied <= CLOSE
+        if not statuses[member.member_id].away and newest - statuses[member.member_id].applied <= CLOSE
     ]
     return sorted(fit, key=lambda member: -statuses[member.member_id].applied)
+
+
+def find_unfit(to: Member, *, statuses: Mapping[str, Status]) -> str:
+    """Why a member may not lead, in words; "" if it may."""
+    status = statuses[to.member_id]
+    if to.is_learner or not to.client_urls:
+        return "it is a learner, without a vote" if to.is_learner else "it has never started"
+    behind = max(one.index for one in statuses.values()) - status.applied
+    return status.away or (f"it is {behind} entries behind" if behind > CLOSE else "")
 
 
 def _others(members: Sequence[Member], own: Member) -> list[Member]:
@@ -111,10 +119,10 @@ def _others(members: Sequence[Member], own: Member) -> list[Member]:
 
 
 def _is_alone(members: Sequence[Member], own: Member, *, statuses: Mapping[str, Status]) -> bool:
-    return all(statuses[member.member_id].trouble for member in _others(members, own))
+    return all(statuses[member.member_id].away for member in _others(members, own))
 
 
-def _hand_over(client: Etcd, members: Sequence[Member], *, own: Member, to: Member) -> Member:
+def hand_over(client: Etcd, members: Sequence[Member], *, own: Member, to: Member) -> Member:
     """Hand the leadership over, and return who leads then: `to`, or another that was elected meanwhile."""
     cause = ""
     try:
@@ -125,8 +133,7 @@ def _hand_over(client: Etcd, members: Sequence[Member], *, own: Member, to: Memb
 
     def have_all_heard() -> bool:
         statuses = read_statuses(client, members)
-        silent = find_trouble(statuses)
-        leaders[:] = sorted({status.leader for key, status in statuses.items() if key not in silent})
+        leaders[:] = sorted({status.leader for status in statuses.values() if not status.away})
         return len(leaders) == 1 and leaders[0] not in ("", own.member_id)
 
     if not becomes_so(client.host, have_all_heard, timeout_s=PATIENCE_S, poll_s=POLL_S):

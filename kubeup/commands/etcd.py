@@ -62,7 +62,7 @@ def remove(call: Invocation) -> int:
             remedy="name it by its name, number or address: kb etcd members shows them",
             code="usage",
         )
-    client = find_client(call, local, for_change=True)
+    client = find_client(call, local, instead="member remove ID")
     found = client.list_members(is_sure=False)
     gone = etcd.match_member(found, call.words[0])
     trouble = etcd.probe_members(client, found)
@@ -79,9 +79,10 @@ def remove(call: Invocation) -> int:
     return 0
 
 
-def find_client(call: Invocation, local: LocalHost, *, for_change: bool = False) -> etcd.Etcd:
+def find_client(call: Invocation, local: LocalHost, *, instead: str = "") -> etcd.Etcd:
     """A client for the members that this node's static pod knows (its own and those it joined), else for the external
-    members that its API server uses. Raises HostError (no-local-etcd), UsageError (etcd-is-external)."""
+    members that its API server uses. instead: for a change, what the operator of an external etcd tells etcdctl.
+    Raises HostError (no-local-etcd), UsageError (etcd-is-external)."""
     given = call.flags.get("cert-dir")
     paths = Paths(pki=Path(given)) if given else node_files.find_paths(local, Paths())
     manifest = paths.manifest("etcd")
@@ -97,12 +98,12 @@ def find_client(call: Invocation, local: LocalHost, *, for_change: bool = False)
             remedy="run the command on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
             code="no-local-etcd",
         )
-    if for_change:
+    if instead:
         urls = external.endpoints
         raise UsageError(
             "the cluster's etcd is external",
-            cause=f"its API servers call {', '.join(urls)}; kb did not create these members and does not remove them",
-            remedy=f"do it as its operator: etcdctl --endpoints {','.join(urls)} member remove ID",
+            cause=f"its API servers call {', '.join(urls)}; kb did not create these members and does not change them",
+            remedy=f"do it as its operator: etcdctl --endpoints {','.join(urls)} {instead}",
             code="etcd-is-external",
         )
     return etcd.Etcd(local, external.endpoints, tls=etcd.read_external_tls(local, external))

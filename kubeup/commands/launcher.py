@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from kubeup.report import Report
 
 _CHANGES_FILES = "it changes files below /etc and /var/lib, and services"
+_CALLS_ETCD = "it calls etcd with a key that only root may read"
 _LOOKS_AT_SECRETS = "it reads keys, manifests and the runtime's state"
 NEED_ROOT: Mapping[str, str] = {
     "init": _CHANGES_FILES,
@@ -53,6 +55,10 @@ NEED_ROOT: Mapping[str, str] = {
     "adopt": _CHANGES_FILES,
     "certs renew": _CHANGES_FILES,
     "mirror add": _CHANGES_FILES,
+    "etcd defrag": _CALLS_ETCD,
+    "etcd compact": _CALLS_ETCD,
+    "etcd alarm": _CALLS_ETCD,
+    "etcd leader": _CALLS_ETCD,
     # an ordinary user cannot read keys, manifests or the runtime: half of the checks would report false errors
     "doctor": _LOOKS_AT_SECRETS,
     "support-bundle": _LOOKS_AT_SECRETS,
@@ -267,6 +273,29 @@ def required(call: Invocation, flag: str) -> str:
             code="missing-flag",
         )
     return str(call.flags[flag])
+
+
+def agree(call: Invocation, question: str) -> None:
+    """Go on only with the user's word: --yes, or an answer at the terminal. Raises UsageError (not-confirmed)."""
+    if call.flags.get("yes") or call.flags.get("dry-run"):
+        call.report.note(question)
+        return
+    command = " ".join(("kb", call.command.name, *call.words))
+    if not sys.stdin.isatty():
+        raise UsageError(
+            question,
+            cause="it asks for confirmation, and stdin is not a terminal",
+            remedy=f"{command} --yes",
+            code="not-confirmed",
+        )
+    try:
+        answer = input(f"{question}\nGo on? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise UsageError(
+            "nothing was changed", cause="the question was not answered with y", remedy=command, code="not-confirmed"
+        )
 
 
 def list_phases(call: Invocation) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -57,7 +56,7 @@ def static_pods(call: Invocation) -> int:
         ctx = static_pods_swap.SwapRun(
             **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
             texts=texts,
-            agree=lambda question: _agree(launch, question),
+            agree=lambda question: launcher.agree(call, question),
             before_stop=str(call.flags.get("before-stop") or ""),
             after_start=str(call.flags.get("after-start") or ""),
             is_undo=bool(call.flags.get("undo")),
@@ -172,24 +171,3 @@ def _no_control_plane(paths: Paths) -> HostError:
         remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
         code="not-a-control-plane",
     )
-
-
-def _agree(launch: Launch, question: str) -> None:
-    if launch.call.flags.get("yes") or launch.is_dry:
-        launch.call.report.note(question)
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(
-            question,
-            cause="it asks for confirmation, and stdin is not a terminal",
-            remedy=f"{COMMAND} {' '.join(launch.call.words)} --yes",
-            code="not-confirmed",
-        )
-    try:
-        answer = input(f"{question}\nGo on? [y/N] ")
-    except EOFError:
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise UsageError(
-            "nothing was changed", cause="the question was not answered with y", remedy=COMMAND, code="not-confirmed"
-        )

@@ -19,6 +19,7 @@ from kubeup.commands import (
     config,
     doctor,
     etcd,
+    etcd_upkeep,
     init,
     join,
     keepers,
@@ -70,6 +71,10 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("reconfigure endpoint", "Give the cluster's API servers a stable name, or another one: NAME:PORT", reconfigure.endpoint, words="endpoint...", story="reconfigure-endpoint"),
         Row("reconfigure static-pods", "Replace running static pods by the given manifests, and come back if they do not work", static_pods.static_pods, words="file...", story="reconfigure-static-pods"),
         Row("etcd remove",          "Remove a lost member from the cluster's etcd",                            etcd.remove, words="member..."),
+        Row("etcd defrag",          "Give back the space that etcd's file no longer needs, member by member",  etcd_upkeep.defrag),
+        Row("etcd compact",         "Have etcd forget its history, as far as no API server needs it",          etcd_upkeep.compact, words="revision..."),
+        Row("etcd alarm",           "List etcd's alarms, or make room and disarm them: kb etcd alarm disarm",  etcd_upkeep.alarm, words="verb..."),
+        Row("etcd leader",          "Show which member leads etcd, or have another one lead",                  etcd_upkeep.leader, words="member..."),
     ),
     "Keep it safe": (
         Row("backup", "Write all that another machine needs to be this control plane into one file", backup.backup),

@@ -38,6 +38,8 @@ class One:
     client_port: int = field(default_factory=free_port)
     peer_port: int = field(default_factory=free_port)
     process: Optional[subprocess.Popen[bytes]] = None
+    more: tuple[str, ...] = ()
+    """More flags."""
 
     @property
     def client_url(self) -> str:
@@ -61,7 +63,7 @@ class One:
             "initial-cluster-state": state,
             "log-level": "error",
         }
-        argv = [str(PROGRAM), *(f"--{name}={value}" for name, value in flags.items())]
+        argv = [str(PROGRAM), *(f"--{name}={value}" for name, value in flags.items()), *self.more]
         with self.data_dir.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
 
@@ -92,8 +94,8 @@ def _coded(text: str) -> str:
 class Cluster:
     """Members named cp1, cp2, ... that run, and serve."""
 
-    def __init__(self, folder: Path, size: int) -> None:
-        self.members = [One(f"cp{n}", folder / f"cp{n}") for n in range(1, size + 1)]
+    def __init__(self, folder: Path, size: int, *, more: tuple[str, ...] = ()) -> None:
+        self.members = [One(f"cp{n}", folder / f"cp{n}", more=more) for n in range(1, size + 1)]
         self.rows = [(one.name, one.peer_url) for one in self.members]
         for one in self.members:
             one.start(self.rows)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import urllib.error
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from kubeup.cluster import etcd, etcd_join, etcd_stop
+from kubeup.cluster import etcd, etcd_join, etcd_stop, etcd_upkeep
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import etcd_data
@@ -149,3 +150,47 @@ def test_of_two_the_other_one_alone_cannot_change_the_list(tmp_path: Path) -> No
         assert caught.value.code == "etcd-no-quorum" and "cp2" in str(caught.value.details)
     finally:
         two.stop()
+
+
+def test_upkeep_one_member_after_the_other(three: Cluster) -> None:
+    for _ in range(200):
+        three.leader().put("a", "x" * 20000)
+    client, leader = three.client(), three.leader()
+    members = client.list_members()
+    newest, written = client.read_revision("a")
+    assert newest == written == 201 and client.read_revision(etcd_upkeep.COMPACTED_BY_API_SERVER)[1] == 0
+    statuses = etcd.read_statuses(client, members)
+    assert etcd_upkeep.compact(client, newest, statuses=statuses)
+    assert not etcd_upkeep.compact(client, newest - 1, statuses=statuses), "it was compacted already"
+    order = etcd_upkeep.order_of(members, statuses)
+    assert order[-1].name == leader.name
+    for member in order:
+        done = etcd_upkeep.defragment_one(client, members, member)
+        assert done.before > 4_000_000 and done.after < 1_000_000
+    assert three.leader().name != leader.name and leader.read("a") == "x" * 20000
+    assert etcd_upkeep.move_leader(client, members, to=three.row_of(leader), tell=print) and three.leader() is leader
+
+
+def test_an_alarm_of_a_full_etcd_is_told_and_disarmed(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, 1, more=(f"--quota-backend-bytes={8 << 20}",))
+    (one,) = cluster.members
+    try:
+        with pytest.raises(urllib.error.HTTPError):
+            for _ in range(500):
+                one.put("a", "x" * 100000)
+        client = cluster.client()
+        members = client.list_members()
+        assert [alarm.kind for alarm in client.list_alarms()] == ["NOSPACE"]
+        status = client.read_status(one.client_url)
+        assert "alarm:NOSPACE" in status.trouble and status.away == "" and status.db_quota in (0, 8 << 20)
+        statuses = etcd.read_statuses(client, members)
+        assert etcd_upkeep.find_full(members, statuses, quota=8 << 20)
+        newest, _ = etcd_upkeep.find_floor(client)
+        assert etcd_upkeep.compact(client, newest, statuses=statuses)
+        etcd_upkeep.defragment_one(client, members, members[0])
+        assert not etcd_upkeep.find_full(members, etcd.read_statuses(client, members), quota=8 << 20)
+        client.disarm(client.list_alarms()[0])
+        one.put("a", "taken again")
+        assert client.list_alarms() == ()
+    finally:
+        cluster.stop()

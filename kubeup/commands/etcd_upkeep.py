@@ -1,0 +1,289 @@
+"""The commands etcd defrag, etcd alarm, etcd compact and etcd leader: the upkeep for which admins otherwise need etcdctl, in the order
+that is safe. They run on a control plane, and query etcd itself, so they need no API server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup.commands import etcd as members_command
+from kubeup.commands import launcher
+from kubeup.errors import HostError, UsageError
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
+from kubeup.paths import Paths
+
+with lazily:
+    from kubeup.cluster import etcd, etcd_upkeep
+    from kubeup.doctor import node_files
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.cluster.etcd import Etcd, Member, Status
+    from kubeup.cluster.etcd_upkeep import Defragmented
+    from kubeup.machine.local_host import LocalHost
+
+MARGIN = 64 << 20
+"""Bytes that stay free on the disk beside the file that defragmenting writes."""
+
+
+@frozen
+class _Scene:
+    """etcd as this control plane finds it. flags: of this node's etcd."""
+
+    call: Invocation
+    local: LocalHost
+    client: Etcd
+    members: tuple[Member, ...]
+    statuses: Mapping[str, Status]
+    flags: Mapping[str, str]
+
+    def look_again(self) -> Mapping[str, Status]:
+        return etcd.read_statuses(self.client, self.members)
+
+    @property
+    def quota(self) -> int:
+        """--quota-backend-bytes of this node's etcd."""
+        given = self.flags.get("quota-backend-bytes", "")
+        return int(given) if given.isdecimal() and int(given) else etcd_upkeep.DEFAULT_QUOTA
+
+
+def _look(launch: launcher.Launch, *, instead: str) -> _Scene:
+    """instead: what the operator of an external etcd tells etcdctl. Raises HostError (no-local-etcd), UsageError (etcd-is-external)."""
+    call, local = launch.call, launch.local
+    client = members_command.find_client(call, local, instead=instead)
+    found = client.list_members(is_sure=False)
+    flags = node_files.read_flags(local, Paths(), component="etcd")
+    return _Scene(call, local, client, found, etcd.read_statuses(client, found), flags)
+
+
+# ---- defrag
+
+
+def defrag(call: Invocation) -> int:
+    """Defragment every member, one after the other, and say what was freed."""
+    launch = launcher.Launch(call)
+    launch.require_root()
+    with launch.locked(Paths()):
+        scene = _look(launch, instead="defrag")
+        etcd_upkeep.check_all_serve(scene.members, scene.statuses)
+        _check_room(scene)
+        _ask_for_gap(scene)
+        done = [_tell(scene, one) for one in _defragment(scene)]
+    if call.output != "text":
+        call.print_value([_describe(one) for one in done])
+    else:
+        call.print(f"{etcd_upkeep.in_mib(sum(one.freed for one in done))} MiB were freed on {len(done)} members")
+    return 0
+
+
+def _check_room(scene: _Scene) -> None:
+    """Raises HostError (disk-full). Only this machine's disk can be seen; on another one a full disk ends the step and changes nothing."""
+    own = etcd.find_by_peer_url(scene.members, scene.flags.get("initial-advertise-peer-urls", ""))
+    others = [member for member in scene.members if member is not own]
+    if own is not None:
+        folder = Path(scene.flags.get("data-dir") or Paths().etcd_data)
+        needed = scene.statuses[own.member_id].db_in_use + MARGIN
+        free = scene.local.free_bytes(folder)
+        if free < needed:
+            raise HostError(
+                f"{folder} has {free >> 20} MiB of free space",
+                cause=f"etcd writes its file anew beside the old one, which takes {etcd_upkeep.in_mib(needed)} MiB; nothing was changed",
+                remedy=f"make space: du -xh {folder.parent} | sort -h | tail",
+                code="disk-full",
+            )
+    for member in others:
+        needed = etcd_upkeep.in_mib(scene.statuses[member.member_id].db_in_use + MARGIN)
+        scene.call.report.detail(
+            f"not proven: whether {member.name} has {needed} MiB of free space, which is seen only there"
+        )
+
+
+def _ask_for_gap(scene: _Scene) -> None:
+    why = etcd_upkeep.stop_gap(scene.members, scene.statuses)
+    if why:
+        size = etcd_upkeep.in_mib(max(status.db_size for status in scene.statuses.values()))
+        question = f"The cluster's API pauses while etcd rewrites {size} MiB, since it answers nobody meanwhile: {why}. Pods keep running."
+        launcher.agree(scene.call, question)
+
+
+def _defragment(scene: _Scene) -> Iterator[Defragmented]:
+    for member in etcd_upkeep.order_of(scene.members, scene.statuses):
+        scene.call.report.waiting(f"{member.name or member.hex_id} defragments")
+        yield etcd_upkeep.defragment_one(scene.client, scene.members, member)
+
+
+def _tell(scene: _Scene, done: Defragmented) -> Defragmented:
+    """Say it at once: the next member may take long."""
+    before, after = etcd_upkeep.in_mib(done.before), etcd_upkeep.in_mib(done.after)
+    scene.call.report.note(
+        f"{done.member.name or done.member.hex_id}: {before} MiB, now {after} MiB; {done.took_s:.1f} s"
+    )
+    return done
+
+
+def _describe(done: Defragmented) -> dict[str, Any]:
+    return {
+        "id": done.member.hex_id,
+        "name": done.member.name,
+        "sizeBefore": done.before,
+        "sizeAfter": done.after,
+        "freed": done.freed,
+        "seconds": round(done.took_s, 2),
+    }
+
+
+# ---- compact
+
+
+def compact(call: Invocation) -> int:
+    """Forget the history up to a revision; by default up to the one that the API servers compact to at their next turn."""
+    launch = launcher.Launch(call)
+    launch.require_root()
+    wanted = _read_revision(call)
+    with launch.locked(Paths()):
+        scene = _look(launch, instead="compact REVISION")
+        newest, floor = etcd_upkeep.find_floor(scene.client)
+        if wanted > newest:
+            raise UsageError(
+                f"etcd has no revision {wanted} yet",
+                cause=f"its newest is {newest}",
+                remedy="kb etcd compact, which chooses the revision itself",
+                code="etcd-revision-unknown",
+            )
+        revision = wanted or floor
+        if floor and revision > floor:
+            call.report.warn(
+                f"revisions up to {revision} are younger than what the API servers keep ({floor}): lists that clients read in pages begin anew"
+            )
+        is_done = bool(revision) and etcd_upkeep.compact(scene.client, revision, statuses=scene.statuses)
+    if call.output != "text":
+        call.print_value({"revision": newest, "compacted": revision if is_done else None})
+    elif is_done:
+        call.print(
+            f"etcd has forgotten what was before revision {revision} of {newest}; to give back the space: kb etcd defrag"
+        )
+    else:
+        why = f"revision {revision} was compacted already" if revision else "no API server has compacted this etcd yet"
+        call.print(f"nothing to compact: {why}; the newest revision is {newest}")
+    return 0
+
+
+def _read_revision(call: Invocation) -> int:
+    if not call.words:
+        return 0
+    word = call.words[0]
+    if len(call.words) > 1 or not word.isascii() or not word.isdecimal() or len(word) > 18 or not int(word):
+        raise UsageError(
+            f"{' '.join(call.words)!r} is not a revision of etcd",
+            cause="kb etcd compact takes one number, or none",
+            remedy="kb etcd compact, which chooses the revision itself",
+            code="usage",
+        )
+    return int(word)
+
+
+# ---- alarm
+
+
+def alarm(call: Invocation) -> int:
+    """List the alarms, or make room and disarm them."""
+    verb = " ".join(call.words) or "list"
+    if verb not in ("list", "disarm"):
+        raise UsageError(
+            f"kb etcd alarm {verb}",
+            cause="it takes list (the default) or disarm",
+            remedy="kb etcd alarm list",
+            code="usage",
+        )
+    launch = launcher.Launch(call)
+    launch.require_root()
+    if verb == "list":
+        scene = _look(launch, instead="alarm list")
+        return _print_alarms(scene, scene.client.list_alarms())
+    with launch.locked(Paths()):
+        scene = _look(launch, instead="alarm disarm")
+        return _disarm(scene)
+
+
+def _print_alarms(scene: _Scene, alarms: Sequence[etcd.Alarm]) -> int:
+    by_id = {member.member_id: member for member in scene.members}
+    rows = [
+        {
+            "alarm": one.kind,
+            "id": f"{int(one.member_id):x}",
+            "name": by_id[one.member_id].name if one.member_id in by_id else "",
+        }
+        for one in alarms
+    ]
+    if scene.call.output != "text":
+        scene.call.print_value(rows)
+        return 0
+    for row in rows:
+        scene.call.print(f"{row['alarm']}  {row['name'] or row['id']}")
+    scene.call.print("to make room and take writes again: kb etcd alarm disarm" if rows else "no alarm is raised")
+    return 0
+
+
+def _disarm(scene: _Scene) -> int:
+    """Compact, defragment, see that there is room, and disarm."""
+    alarms = scene.client.list_alarms()
+    etcd_upkeep.refuse_corrupt(alarms, scene.members)
+    done: list[Defragmented] = []
+    if any(one.kind == "NOSPACE" for one in alarms):
+        etcd_upkeep.check_all_serve(scene.members, scene.statuses)
+        _check_room(scene)
+        _ask_for_gap(scene)
+        newest, _ = etcd_upkeep.find_floor(scene.client)
+        # etcd takes no writes, so nobody waits for its history, and the API servers' own compaction is refused
+        if newest and etcd_upkeep.compact(scene.client, newest, statuses=scene.statuses):
+            scene.call.report.note(f"etcd has forgotten what was before revision {newest}")
+        done = [_tell(scene, one) for one in _defragment(scene)]
+        etcd_upkeep.refuse_full(etcd_upkeep.find_full(scene.members, scene.look_again(), quota=scene.quota))
+    for one in alarms:
+        scene.client.disarm(one)
+    left = scene.client.list_alarms()
+    if scene.call.output != "text":
+        scene.call.print_value(
+            {"disarmed": len(alarms) - len(left), "left": len(left), "members": [_describe(one) for one in done]}
+        )
+    elif alarms and not left:
+        scene.call.print("disarmed: etcd takes writes again")
+    else:
+        scene.call.print("no alarm is raised" if not left else "an alarm was raised again: kb etcd alarm list")
+    return 1 if left else 0
+
+
+# ---- leader
+
+
+def leader(call: Invocation) -> int:
+    """Show which member leads, or have another one lead."""
+    if len(call.words) > 1:
+        raise UsageError(
+            "kb etcd leader takes one member, or none",
+            cause=f"{len(call.words)} were named",
+            remedy="name the one that is to lead: kb etcd members",
+            code="usage",
+        )
+    launch = launcher.Launch(call)
+    launch.require_root()
+    scene = _look(launch, instead="move-leader ID" if call.words else "")
+    is_moved = False
+    if call.words:
+        to = etcd.match_member(scene.members, call.words[0])
+        with launch.locked(Paths()):
+            is_moved = etcd_upkeep.move_leader(scene.client, scene.members, to=to, tell=call.report.detail)
+    found = etcd_upkeep.find_leader(scene.members, scene.look_again())
+    if call.output != "text":
+        call.print_value({"leader": _name(found), "id": found.hex_id if found else None, "moved": is_moved})
+    elif found is None:
+        call.print("no member leads: etcd has no quorum, or elects a leader right now")
+    else:
+        call.print(f"{_name(found)} leads etcd{'' if is_moved or not call.words else ' already'}")
+    return 0 if found else 1
+
+
+def _name(member: Optional[Member]) -> Optional[str]:
+    return (member.name or member.hex_id) if member else None

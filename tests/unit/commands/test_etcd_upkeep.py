@@ -1,0 +1,178 @@
+"""kb etcd defrag, compact, alarm and leader: the order, what is refused, and what is said."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kubeup.machine.local_host import LocalHost
+from tests.fake_control_plane import MANIFESTS
+from tests.fake_etcd import MIB, EtcdPlane, make_etcd_plane
+from tests.fuzz.node import Ended, call
+
+
+def kb(host: EtcdPlane, *words: str) -> Ended:
+    def make() -> LocalHost:
+        return host  # type: ignore[return-value]
+
+    ended = call(["etcd", *words], make, limit_s=120)
+    assert not ended.bug, ended.bug
+    return ended
+
+
+def does(host: EtcdPlane, *words: str) -> Any:
+    ended = kb(host, *words, "-o", "json")
+    assert ended.status == 0, ended.err
+    return json.loads(ended.out)
+
+
+def refused(host: EtcdPlane, *words: str, code: str) -> Ended:
+    """Refused, and etcd was asked for no change."""
+    ended = kb(host, *words)
+    assert ended.status != 0 and f"code:   {code}\n" in ended.err, ended.err
+    assert host.asked == []
+    return ended
+
+
+# ---- defrag
+
+
+@pytest.mark.parametrize("leads", [1, 2, 3])
+def test_the_followers_come_first_and_the_leader_hands_over(leads: int) -> None:
+    host = make_etcd_plane(leads=leads)
+    rows = does(host, "defrag")
+    others = [f"cp{n}" for n in (1, 2, 3) if n != leads]
+    assert [row["name"] for row in rows] == [*others, f"cp{leads}"]
+    assert [row["freed"] for row in rows] == [80 * MIB] * 3
+    assert host.done() == [
+        *(f"{name} defragment" for name in others),
+        f"cp{leads} transfer-leadership",
+        f"cp{leads} defragment",
+    ]
+    assert host.leads != leads
+
+
+def test_it_says_what_was_freed() -> None:
+    ended = kb(make_etcd_plane(), "defrag")
+    assert ended.status == 0 and "240 MiB were freed on 3 members" in ended.out
+    assert "cp2: 100 MiB, now 20 MiB" in ended.err
+
+
+def test_a_single_member_asks_first() -> None:
+    host = make_etcd_plane(1)
+    ended = refused(host, "defrag", code="not-confirmed")
+    assert "API pauses while etcd rewrites 100 MiB" in ended.err and "kb etcd defrag --yes" in ended.err
+    assert does(host, "defrag", "--yes")[0]["sizeAfter"] == 20 * MIB
+
+
+def test_nothing_is_defragmented_while_a_member_is_away() -> None:
+    host = make_etcd_plane()
+    host.of_etcd[3].is_up = False
+    assert "kb etcd remove cp3" in refused(host, "defrag", code="etcd-member-away").err
+
+
+def test_a_member_that_does_not_come_back_is_the_last_that_was_touched() -> None:
+    host = make_etcd_plane()
+    host.of_etcd[2].comes_back = False
+    ended = kb(host, "defrag")
+    assert "code:   etcd-not-back\n" in ended.err and host.done() == ["cp2 defragment"]
+
+
+def test_a_full_disk_refuses_it() -> None:
+    host = make_etcd_plane(free=50 * MIB)
+    assert "84 MiB" in refused(host, "defrag", code="disk-full").err
+
+
+# ---- compact
+
+
+def test_history_goes_as_far_as_the_api_servers_need_none() -> None:
+    host = make_etcd_plane()
+    assert does(host, "compact") == {"revision": 5000, "compacted": 4000}
+    assert host.asked == [("cp1", "compaction", {"revision": "4000", "physical": True})]
+    assert does(host, "compact") == {"revision": 5000, "compacted": None}, "once more is no error"
+
+
+def test_a_revision_of_the_user_s() -> None:
+    host = make_etcd_plane()
+    assert "begin anew" in kb(host, "compact", "4500").err and host.compacted == 4500
+    host.asked.clear()
+    refused(host, "compact", "5001", code="etcd-revision-unknown")
+    for word in ("0", "-1", "x", "٣", "9" * 30):
+        refused(host, "compact", "--", word, code="usage")
+
+
+def test_an_etcd_that_no_api_server_has_compacted_is_left_alone() -> None:
+    host = make_etcd_plane(floor=0)
+    assert does(host, "compact") == {"revision": 5000, "compacted": None} and host.asked == []
+
+
+# ---- alarm
+
+
+def test_room_is_made_before_the_alarm_is_disarmed() -> None:
+    host = make_etcd_plane(alarms=[("2", "NOSPACE")], quota=110 * MIB)
+    assert does(host, "alarm") == [{"alarm": "NOSPACE", "id": "2", "name": "cp2"}] and host.asked == []
+    assert does(host, "alarm", "disarm")["disarmed"] == 1
+    done = host.done()
+    assert done[0] == "cp1 compaction" and host.compacted == host.revision
+    assert done[-1] == "cp1 alarm" and done.count("cp1 defragment") == 1 and host.alarms == []
+
+
+@pytest.mark.parametrize("told_by", ["status", "manifest"])
+def test_without_room_the_alarm_stays(told_by: str) -> None:
+    host = make_etcd_plane(alarms=[("1", "NOSPACE")])
+    if told_by == "status":
+        host.quota = 24 * MIB
+    else:
+        path = f"{MANIFESTS}/etcd.yaml"
+        host.files[path] += f"    - --quota-backend-bytes={24 * MIB}\n".encode()
+    ended = kb(host, "alarm", "disarm")
+    assert "code:   etcd-no-room\n" in ended.err and "20 of 24 MiB on cp1" in ended.err
+    assert host.alarms == [("1", "NOSPACE")]
+
+
+def test_a_corrupt_member_is_not_hidden() -> None:
+    host = make_etcd_plane(alarms=[("3", "CORRUPT")])
+    ended = refused(host, "alarm", "disarm", code="etcd-corrupt")
+    assert "cp3" in ended.err and "kb reset" in ended.err
+    del host.of_etcd[3]
+    assert does(host, "alarm", "disarm")["left"] == 0 and host.done() == ["cp1 alarm"]
+
+
+def test_no_alarm() -> None:
+    assert "no alarm is raised" in kb(make_etcd_plane(), "alarm").out
+    assert does(make_etcd_plane(), "alarm", "disarm") == {"disarmed": 0, "left": 0, "members": []}
+    refused(make_etcd_plane(), "alarm", "activate", code="usage")
+
+
+# ---- leader
+
+
+def test_the_leader_is_shown_and_moved() -> None:
+    host = make_etcd_plane()
+    assert does(host, "leader") == {"leader": "cp1", "id": "1", "moved": False} and host.asked == []
+    assert does(host, "leader", "cp3") == {"leader": "cp3", "id": "3", "moved": True}
+    assert host.asked == [("cp1", "transfer-leadership", {"targetID": "3"})]
+    host.asked.clear()
+    assert "cp3 leads etcd already" in kb(host, "leader", "cp3").out and host.asked == []
+
+
+def test_who_may_not_lead() -> None:
+    host = make_etcd_plane()
+    host.of_etcd[2].is_learner, host.of_etcd[3].is_up = True, False
+    assert "learner" in refused(host, "leader", "cp2", code="etcd-leader-unfit").err
+    assert "refused" in refused(host, "leader", "cp3", code="etcd-leader-unfit").err
+    refused(host, "leader", "cp9", code="etcd-member-unknown")
+    host.leads = 0
+    refused(host, "leader", "cp3", code="etcd-no-leader")
+
+
+def test_etcd_of_others_is_left_to_its_operator() -> None:
+    host = make_etcd_plane()
+    del host.files[f"{MANIFESTS}/etcd.yaml"]
+    for words in (("defrag",), ("compact",), ("alarm", "disarm"), ("leader", "cp2")):
+        ended = kb(host, *words)
+        assert "code:   etcd-is-external\n" in ended.err and "etcdctl --endpoints" in ended.err
