@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.machine.http import HttpResponse, Tls, Unreachable
-from tests.fake_control_plane import ControlPlane, make_control_plane
+from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
+from tests.fake_control_plane import DATA, ControlPlane, make_control_plane
 
 MIB = 1 << 20
 
@@ -107,6 +108,88 @@ class EtcdPlane(ControlPlane):
     def done(self) -> list[str]:
         """The changes, in words: `cp2 defragment`."""
         return [f"{name} {verb}" for name, verb, _ in self.asked]
+
+
+@dataclass
+class LonelyPlane(EtcdPlane):
+    """cp1 runs its etcd as a static pod, and the others are off. Started with --force-new-cluster, it forgets them."""
+
+    listens: frozenset[str] = frozenset()
+    """host:port of the other machines that take connections."""
+    has_been_restarted: bool = False
+    """Whether it answers nobody until it has a quorum."""
+    fails_when_forced: bool = False
+
+    def settle(self) -> None:
+        super().settle()
+        self.of_etcd[1].is_up = bool(self.running("etcd")) and not (self.has_been_restarted and len(self.of_etcd) > 1)
+        for one in self.running("etcd"):
+            if "--force-new-cluster" in one.argv and not self.fails_when_forced:
+                self.of_etcd = {1: self.of_etcd[1]}
+                self.files[DATA] = b"alone"
+            elif "--force-new-cluster" in one.argv:
+                one.mood = "exits"
+                one.stops_at = min(one.stops_at or 1e9, self.ticks + 0.4)
+            if self.files.get(DATA) == b"of the former etcd" and len(self.of_etcd) == 1:
+                self.of_etcd = {1: self.of_etcd[1], 2: Member("cp2", is_up=False), 3: Member("cp3", is_up=False)}
+
+    def _blame(self, what: str) -> None:
+        """Without a quorum the API server serves nobody."""
+        if len(self.of_etcd) == 1 or what != "etcd stopped under a running API server":
+            super()._blame(what)
+
+    def serves(self, name: str) -> bool:
+        if name != "etcd":
+            return super().serves(name)
+        living = sum(one.is_up for index, one in self.of_etcd.items() if index != 1) + bool(self.running("etcd"))
+        return bool(self.running("etcd")) and 2 * living > len(self.of_etcd)
+
+    def http_ask(self, url: str, body: bytes, **more: Any) -> HttpResponse:
+        if url.endswith("kv/range") and not self.serves("etcd"):
+            raise Unreachable(url, "timeout", text="timed out")
+        return super().http_ask(url, body, **more)
+
+    def http_get(self, url: str, *, tls: Optional[AnyTls] = None, **more: Any) -> HttpResponse:
+        place = url.partition("://")[2].partition("/")[0]
+        if place.startswith(("10.0.0.12:", "10.0.0.13:")):
+            raise Unreachable(url, "tls" if place in self.listens else "timeout", text="it is so")
+        return super().http_get(url, tls=tls, **more)
+
+    def move_file(self, source: Path, path: Path) -> None:
+        if not self.is_dir(source):
+            super().move_file(source, path)
+            return
+        begin = f"{source}/"
+        self.files = {
+            (f"{path}/{name[len(begin) :]}" if name.startswith(begin) else name): data
+            for name, data in self.files.items()
+        }
+        self.dirs = {str(path) if name == str(source) else name for name in self.dirs}
+        self.changes.append(f"move {path}")
+        self._changed(self.changes[-1])
+
+    def _command(self, words: tuple[str, ...], *, is_change: bool) -> Optional[str]:
+        if words[0] == "cp":
+            *sources, folder = [word for word in words[1:] if not word.startswith("-")]
+            for source in sources:
+                for name, data in list(self.files.items()):
+                    if name == source or name.startswith(f"{source}/"):
+                        self.files[f"{folder}/{source.rpartition('/')[2]}{name[len(source) :]}"] = data
+            return ""
+        return "" if words[0] == "sync" else super()._command(words, is_change=is_change)
+
+
+def make_lonely_plane(**fields: Any) -> LonelyPlane:
+    host = LonelyPlane()
+    host.__dict__.update(make_control_plane().__dict__)
+    host.files["/var/lib/etcd/member/wal/1.wal"] = b"log"
+    host.of_etcd = {1: Member("cp1"), 2: Member("cp2", is_up=False), 3: Member("cp3", is_up=False)}
+    for name, value in fields.items():
+        setattr(host, name, value)
+    host.sleep(1)
+    host.violations.clear()
+    host.changes.clear()
+    return host
 
 
 def _json(value: object) -> HttpResponse:

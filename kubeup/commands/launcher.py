@@ -30,7 +30,7 @@ with lazily:
     from kubeup.config import load_init
     from kubeup.engine import run, runner, state
     from kubeup.machine import dry_run
-    from kubeup.swap import store
+    from kubeup.swap import recovery_record, store
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -59,6 +59,7 @@ NEED_ROOT: Mapping[str, str] = {
     "etcd compact": _CALLS_ETCD,
     "etcd alarm": _CALLS_ETCD,
     "etcd leader": _CALLS_ETCD,
+    "etcd recover": _CHANGES_FILES,
     # an ordinary user cannot read keys, manifests or the runtime: half of the checks would report false errors
     "doctor": _LOOKS_AT_SECRETS,
     "support-bundle": _LOOKS_AT_SECRETS,
@@ -152,15 +153,28 @@ class Launch:
 
     def _refuse_cut_off_swap(self, paths: Paths) -> None:
         """Raises HostError (swap-cut-off): what another command changes now would be swapped with it, or back."""
-        if self.call.command.name in ("reset", "reconfigure static-pods") or not self.call.program.keeps_state:
+        if self.call.command.name == "reset" or not self.call.program.keeps_state:
             return
-        cut_off = store.load_cut_off(self.local, paths)
+        self._refuse_cut_off_recovery(paths)
+        cut_off = None if self.call.command.name == "reconfigure static-pods" else store.load_cut_off(self.local, paths)
         if cut_off is not None:
             raise HostError(
                 f"a swap of {', '.join(cut_off.names)} was cut off on this node",
                 cause="its static pods may be half swapped",
                 remedy="continue it: kb reconfigure static-pods; or take it back: kb reconfigure static-pods --undo",
                 code="swap-cut-off",
+            )
+
+    def _refuse_cut_off_recovery(self, paths: Paths) -> None:
+        """Raises HostError (recovery-cut-off): etcd and the API server may be stopped."""
+        if self.call.command.name == "etcd recover":
+            return
+        if recovery_record.load_cut_off(self.local, paths) is not None:
+            raise HostError(
+                "a recovery of etcd was cut off on this node",
+                cause="its API server and etcd may be stopped, or etcd may be about to go on alone",
+                remedy="continue it: kb etcd recover; or take it back: kb etcd recover --undo",
+                code="recovery-cut-off",
             )
 
     def _needs_lock(self, paths: Paths) -> bool:

@@ -44,6 +44,13 @@ def place_of_copy(host: Host, data_dir: Path) -> Path:
     return real.with_name(f"{real.name}.kb-former")
 
 
+def place_of_kept(host: Host, data_dir: Path, *, kind: str) -> Path:
+    """Where data are kept for longer than one change takes: `/var/lib/etcd.kb-before-recover` for the kind `recover`. A copy at
+    place_of_copy would be in the way of the next change."""
+    place = place_of_copy(host, data_dir)
+    return place.with_name(place.name.replace("kb-former", f"kb-before-{kind}"))
+
+
 def check_room(host: Host, data_dir: Path, *, copy_dir: Optional[Path] = None, wal_dir: Optional[Path] = None) -> None:
     """Check before anything is stopped that the data can be copied. wal_dir: etcd's --wal-dir.
 
@@ -156,6 +163,12 @@ def remove_copy(host: Host, data_dir: Path, *, copy_dir: Optional[Path] = None) 
 def find_copies(host: Host, data_dir: Path) -> list[Path]:
     """What remove_copy would remove."""
     return [path for path in _copies(host, data_dir, place=place_of_copy(host, data_dir)) if host.exists(path)]
+
+
+def find_kept(host: Host, data_dir: Path) -> list[Path]:
+    """The data of before a recovery that are still kept."""
+    place = place_of_kept(host, data_dir, kind="recover")
+    return [path for path in (place, _part_of(place)) if host.exists(path)]
 
 
 def _copies(host: Host, data_dir: Path, *, place: Path) -> tuple[Path, ...]:

@@ -165,12 +165,14 @@ def plan_no_etcd_data(run: BareRun) -> Plan:
     member = folder / "member"
 
     def find(ground: Ground) -> list[str]:
-        copies = etcd_data.find_copies(ground.host, folder)
+        copies = [*etcd_data.find_copies(ground.host, folder), *etcd_data.find_kept(ground.host, folder)]
         return [str(path) for path in ([member] if ground.host.exists(member) else []) + copies]
 
     def take_away(ground: Ground) -> None:
         ground.host.remove_tree(member)
         etcd_data.remove_copy(ground.host, folder)
+        for path in etcd_data.find_kept(ground.host, folder):
+            ground.host.remove_tree(path)
 
     return Plan(Gone("etcd's data", find, take_away))
 

@@ -1,0 +1,175 @@
+"""Whether this node's member of etcd may go on alone: how far its data are, and whether the others are really gone (the fence).
+
+Two members that each go on alone are two clusters with the same certificates (H40). So nothing of a control plane may listen on the
+machines of the others as seen from here, and the operator gives their word for each of them, since a network that is cut looks the same.
+"""
+
+from __future__ import annotations
+
+import datetime
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Optional
+
+from kubeup.addresses import join_host_port
+from kubeup.cluster import etcd
+from kubeup.cluster.etcd import Member
+from kubeup.engine.run import Run
+from kubeup.errors import ClusterError, HostError
+from kubeup.frozen_values import frozen
+from kubeup.machine.host import Host
+from kubeup.machine.http import Tls, Unreachable
+from kubeup.node import etcd_file
+from kubeup.swap import proof
+
+COMMAND = "kb etcd recover"
+PORTS = (10250, 6443)
+"""What else listens on a machine whose kubelet would start etcd again: the kubelet, and the API server."""
+PROBE_S = 3.0
+READ_S = 2.0
+_AWAY = ("route", "unreachable", "host is down")
+
+
+@frozen
+class LastMember:
+    """This node's member, and the others in its list. index, term: of the last entry in its data. written: when its log was last
+    written to; None if that is unknown. answers: whether it was asked, or its file was read."""
+
+    own: Member
+    others: tuple[Member, ...]
+    index: int
+    term: int
+    written: Optional[datetime.datetime]
+    answers: bool
+
+    @property
+    def voters(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.others if not member.is_learner)
+
+    def describe(self) -> str:
+        """`entry 2814 of term 4, last written to at 2026-11-29 23:25:20 UTC`"""
+        when = f", last written to at {self.written:%Y-%m-%d %H:%M:%S} UTC" if self.written else ""
+        return f"entry {self.index} of term {self.term}{when}"
+
+
+def find_last_member(run: Run) -> LastMember:
+    """From the member's own word; if it answers nobody, as one does that was started again without the others, from its file.
+
+    Raises HostError (etcd-file-unreadable), ClusterError (etcd-member-unknown).
+    """
+    client = proof.own_etcd(run)
+    own_client = client.at(client.endpoints[0])
+    index, term, answers = 0, 0, True
+    try:
+        members: Sequence[Member] = own_client.list_members(is_sure=False)
+        status = own_client.read_status(client.endpoints[0])
+        index, term = max(status.applied, status.index), status.term
+    except (Unreachable, etcd.EtcdRefused):
+        content = etcd_file.read_content(run.host, run.paths.etcd_data)
+        index, term, answers = content.index, content.term, False
+        members = [
+            Member(one.member_id, one.name, one.peer_urls, one.client_urls, one.is_learner) for one in content.members
+        ]
+    own = proof.find_own_member(run, members)
+    if own is None:
+        raise ClusterError(
+            "etcd does not list this node's member",
+            cause=f"--initial-advertise-peer-urls in {run.paths.manifest('etcd')} is none of: "
+            + "; ".join(member.describe() for member in members),
+            remedy="run the command on a control plane whose member is listed: kb etcd members",
+            code="etcd-member-unknown",
+        )
+    others = tuple(member for member in members if member is not own)
+    return LastMember(own, others, index, term, _find_last_write(run), answers)
+
+
+def _find_last_write(run: Run) -> Optional[datetime.datetime]:
+    folder = run.paths.etcd_data / "member" / "wal"
+    found = [run.host.stat(folder / name) for name in run.host.list_dir(folder) if name.endswith(".wal")]
+    newest = max((one.mtime for one in found if one is not None), default=0.0)
+    return datetime.datetime.fromtimestamp(newest, datetime.timezone.utc) if newest else None
+
+
+# ---- the fence
+
+
+def has_quorum(run: Run) -> bool:
+    client = proof.own_etcd(run)
+    return not client.probe_read(client.endpoints[0], timeout_s=READ_S)
+
+
+def check_fence(run: Run, found: LastMember, *, lost: Sequence[str]) -> None:
+    """Raises ClusterError: etcd-has-quorum, etcd-member-reachable, etcd-lost-not-named, etcd-member-unknown, etcd-member-not-lost."""
+    if found.answers and has_quorum(run):
+        raise ClusterError(
+            "etcd has its quorum, so nothing has to be recovered",
+            cause=f"{found.own.describe()} answers a read that needs it",
+            remedy="see which member does not serve: kb etcd members; to take a lost one out: kb etcd remove NAME",
+            code="etcd-has-quorum",
+        )
+    named = {etcd.match_member([found.own, *found.others], word).member_id for word in lost}
+    if found.own.member_id in named:
+        raise ClusterError(
+            f"--lost names this machine: {found.own.describe()}",
+            cause="it is the one whose data the cluster would go on with",
+            remedy=f"name the others: {_say_command(found)}",
+            code="etcd-member-not-lost",
+        )
+    for member, place in find_listeners(run.host, found.others):
+        raise ClusterError(
+            f"the machine of {member.describe()} is alive",
+            cause=f"{place} takes connections from here, and two members that each go on alone are two clusters",
+            remedy=f"let it serve again, so that etcd has its quorum: kb doctor there (this machine's data end at {found.describe()}); or "
+            "switch it off for good, or take it away from the cluster: kb reset there",
+            code="etcd-member-reachable",
+        )
+    unnamed = [member for member in found.voters if member.member_id not in named]
+    if unnamed:
+        raise ClusterError(
+            f"it is not said of every other member that it is lost: {', '.join(_name(member) for member in unnamed)}",
+            cause="from here, a machine that is off and a network that is cut look the same; if one of them goes on elsewhere, there are "
+            f"two clusters. This machine's data end at {found.describe()}; one whose data end later is the one to recover on",
+            remedy=f"make sure that they are off and stay off, then: {_say_command(found)}",
+            code="etcd-lost-not-named",
+        )
+
+
+def _say_command(found: LastMember) -> str:
+    return f"{COMMAND} " + " ".join(f"--lost {_name(member)}" for member in found.voters)
+
+
+def _name(member: Member) -> str:
+    return member.name or member.hex_id
+
+
+def find_listeners(host: Host, members: Sequence[Member]) -> list[tuple[Member, str]]:
+    """The members on whose machines something of a control plane listens, with its host:port. A machine that refuses these connections
+    runs none of it."""
+    asked = [(member, place) for member in members for place in _places_of(member)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda one: _listens(host, one[1]), asked))
+    return [one for one, listens in zip(asked, answers) if listens]
+
+
+def _places_of(member: Member) -> Iterator[str]:
+    seen = set()
+    for url in (*member.client_urls, *member.peer_urls):
+        parts = urllib.parse.urlsplit(url)
+        name = parts.hostname or ""
+        for port in (parts.port or etcd.CLIENT_PORT, *PORTS):
+            if name and (name, port) not in seen:
+                seen.add((name, port))
+                yield join_host_port(name, port)
+
+
+def _listens(host: Host, place: str) -> bool:
+    try:
+        host.http_get(f"https://{place}/", tls=Tls(), timeout_s=PROBE_S)
+    except Unreachable as error:
+        text = str(error).lower()
+        is_away = error.reason == "other" and any(word in text for word in _AWAY)
+        return error.reason in ("tls", "reset", "other") and not is_away
+    except HostError:
+        return True
+    return True

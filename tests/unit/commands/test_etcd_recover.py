@@ -1,0 +1,210 @@
+"""kb etcd recover: the fence, the one member that is left, and the way back, killed after any change."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kubeup.machine.local_host import LocalHost
+from tests.fake_control_plane import DATA, Gone, manifests_of
+from tests.fake_etcd import LonelyPlane, make_lonely_plane
+from tests.fuzz.node import Ended, call
+
+LOST = ("--lost", "cp2", "--lost", "cp3", "--yes")
+COPY = "/var/lib/etcd.kb-before-recover"
+
+
+def kb(host: LonelyPlane, *words: str) -> Ended:
+    def make() -> LocalHost:
+        return host  # type: ignore[return-value]
+
+    ended = call(["etcd", "recover", *words], make, limit_s=120)
+    assert not ended.bug, ended.bug
+    return ended
+
+
+def refused(host: LonelyPlane, *words: str, code: str) -> Ended:
+    """Refused, and nothing but kb's own state was changed."""
+    before = {path: data for path, data in host.files.items() if not path.startswith("/var/lib/kb/")}
+    made = len(host.events)
+    ended = kb(host, *words)
+    assert ended.status != 0 and f"code:   {code}\n" in ended.err, ended.err
+    assert {path: data for path, data in host.files.items() if not path.startswith("/var/lib/kb/")} == before
+    assert len(host.events) == made
+    return ended
+
+
+def expect_recovered(host: LonelyPlane) -> None:
+    host.sleep(10)
+    assert list(host.of_etcd) == [1] and host.serves("etcd") and host.serves("kube-apiserver")
+    found = manifests_of(host)
+    assert sorted(found) == sorted(
+        f"{name}.yaml" for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+    )
+    assert "--force-new-cluster" not in found["etcd.yaml"], "it would drop whoever joins"
+    assert (
+        "--initial-cluster=cp1=https://10.0.0.11:2380" in found["etcd.yaml"]
+        and "--initial-cluster-state=existing" in found["etcd.yaml"]
+    )
+    assert host.files[f"{COPY}/member/snap/db"] == b"of the former etcd" and host.files[DATA] == b"alone"
+    assert host.violations == []
+
+
+def expect_as_before(host: LonelyPlane, manifests: dict[str, str]) -> None:
+    host.sleep(10)
+    assert manifests_of(host) == manifests and host.files[DATA] == b"of the former etcd"
+    assert not [path for path in host.files if path.startswith(COPY)]
+    assert host.violations == []
+
+
+# ---- the fence
+
+
+def test_a_quorum_needs_no_recovery() -> None:
+    host = make_lonely_plane()
+    host.of_etcd[2].is_up = True
+    refused(host, *LOST, code="etcd-has-quorum")
+
+
+@pytest.mark.parametrize("place", ["10.0.0.12:2379", "10.0.0.13:2380", "10.0.0.13:10250", "10.0.0.12:6443"])
+def test_a_machine_that_is_alive_is_not_lost(place: str) -> None:
+    ended = refused(make_lonely_plane(listens=frozenset({place})), *LOST, code="etcd-member-reachable")
+    assert place in ended.err and "kb reset there" in ended.err
+
+
+@pytest.mark.parametrize(("words", "missing"), [((), "cp2, cp3"), (("--lost", "cp2"), ": cp3")])
+def test_the_operator_gives_their_word_for_each(words: tuple[str, ...], missing: str) -> None:
+    ended = refused(make_lonely_plane(), *words, "--yes", code="etcd-lost-not-named")
+    assert missing in ended.err and "kb etcd recover --lost cp2 --lost cp3" in ended.err and "entry 900" in ended.err
+
+
+def test_words_that_name_no_other_member() -> None:
+    refused(make_lonely_plane(), "--lost", "cp9", code="etcd-member-unknown")
+    refused(make_lonely_plane(), "--lost", "cp1", code="etcd-member-not-lost")
+    refused(make_lonely_plane(), "--lost", "cp2", "--lost", "10.0.0.13", code="not-confirmed")
+
+
+def test_the_copy_must_fit_and_none_must_be_there() -> None:
+    refused(make_lonely_plane(free=1 << 20), *LOST, code="etcd-copy-no-room")
+    host = make_lonely_plane()
+    host.files[f"{COPY}/member/snap/db"] = b"kept"
+    refused(host, *LOST, code="etcd-copy-exists")
+
+
+# ---- the recovery
+
+
+@pytest.mark.parametrize("has_been_restarted", [False, True])
+def test_the_one_that_is_left_goes_on_alone(has_been_restarted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_lonely_plane(has_been_restarted=has_been_restarted)
+    if has_been_restarted:
+        give_file(monkeypatch)
+    ended = kb(host, *LOST, "-o", "json")
+    assert ended.status == 0, ended.err
+    told = json.loads(ended.out)
+    assert (told["status"], told["member"], told["lost"], told["index"]) == ("recovered", "cp1", ["cp2", "cp3"], 900)
+    expect_recovered(host)
+    assert "kb reset" in kb(make_lonely_plane(), *LOST).out
+    again = kb(host, *LOST)
+    assert again.status == 0 and "nothing to recover" in again.out
+
+
+def give_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """etcd's file, which a member that answers nobody is read from."""
+    from kubeup.node import etcd_file
+    from kubeup.swap import last_member
+
+    rows = tuple(
+        etcd_file.FileMember(str(n), f"cp{n}", (f"https://10.0.0.1{n}:2380",), (f"https://10.0.0.1{n}:2379",), False)
+        for n in (1, 2, 3)
+    )
+    monkeypatch.setattr(last_member.etcd_file, "read_content", lambda host, folder: etcd_file.Content(rows, 900, 7))
+
+
+def test_a_dry_run_says_it_and_does_nothing() -> None:
+    host = make_lonely_plane()
+    before = dict(host.files)
+    ended = kb(host, *LOST[:-1], "--dry-run")
+    assert ended.status == 0 and "nothing was changed" in ended.out, ended.err
+    assert host.files == before and host.events == []
+
+
+def test_what_does_not_start_alone_is_taken_back() -> None:
+    host = make_lonely_plane(fails_when_forced=True)
+    before = manifests_of(host)
+    ended = kb(host, *LOST)
+    assert ended.status != 0 and "Bringing the former data and manifests back" in ended.err
+    expect_as_before(host, before)
+
+
+def test_undo_brings_the_former_data_back() -> None:
+    host = make_lonely_plane()
+    before = manifests_of(host)
+    assert kb(host, *LOST).status == 0
+    assert "code:   not-confirmed\n" in kb(host, "--undo").err
+    assert kb(host, "--undo", "--yes").status == 0
+    expect_as_before(host, before)
+    assert "code:   nothing-to-undo\n" in kb(host, "--undo", "--yes").err
+
+
+def count_changes() -> int:
+    host = make_lonely_plane()
+    assert kb(host, *LOST).status == 0
+    return len(host.changes)
+
+
+@pytest.mark.parametrize("undoes", [False, True])
+def test_killed_after_any_change_it_ends_the_same(undoes: bool) -> None:
+    for number in range(1, count_changes() + 1):
+        host = make_lonely_plane()
+        before = manifests_of(host)
+        host.dies_after = number
+        with pytest.raises(Gone):
+            kb(host, *LOST)
+        host.revive()
+        record = json.loads(host.files.get("/var/lib/kb/swap/recovery.json", b"{}"))
+        if undoes and record.get("status") == "running":
+            ended = kb(host, "--undo", "--yes")
+            assert ended.status == 0, f"{number}: {ended.err}"
+            expect_as_before(host, before)
+        else:
+            ended = kb(host, *LOST)
+            assert ended.status == 0, f"{number}: {ended.err}"
+            expect_recovered(host)
+
+
+def test_killed_on_the_way_back_it_goes_on_back() -> None:
+    done = make_lonely_plane()
+    assert kb(done, *LOST).status == 0
+    made = len(done.changes)
+    assert kb(done, "--undo", "--yes").status == 0
+    for number in range(made + 1, len(done.changes) + 1):
+        host = make_lonely_plane()
+        before = manifests_of(host)
+        assert kb(host, *LOST).status == 0
+        host.dies_after = number
+        with pytest.raises(Gone):
+            kb(host, "--undo", "--yes")
+        host.revive()
+        ended = (
+            kb(host, *LOST)
+            if json.loads(host.files["/var/lib/kb/swap/recovery.json"])["status"] == "going back"
+            else kb(host, "--undo", "--yes")
+        )
+        assert ended.status == 0 or "nothing-to-undo" in ended.err, f"{number}: {ended.err}"
+        expect_as_before(host, before)
+
+
+def test_other_commands_wait_for_one_that_was_cut_off() -> None:
+    host = make_lonely_plane()
+    host.dies_after = 8
+    with pytest.raises(Gone):
+        kb(host, *LOST)
+    host.revive()
+
+    def make() -> LocalHost:
+        return host  # type: ignore[return-value]
+
+    ended = call(["etcd", "defrag", "--yes"], make, limit_s=60)
+    assert "code:   recovery-cut-off\n" in ended.err
