@@ -174,7 +174,7 @@ def refuse_corrupt(alarms: Iterable[Alarm], members: Sequence[Member]) -> None:
     remedy = (
         f"on that machine: kb reset; then here: kb etcd alarm disarm; then join it again, and it copies the data of the others: {word}"
         if len(members) > 1
-        else "restore a backup: kb restore"
+        else "restore a snapshot of before: etcdutl snapshot restore"
     )
     raise ClusterError(
         f"etcd's alarm CORRUPT stays: the data of {bad.describe()} differ from those of the others",
