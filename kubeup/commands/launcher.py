@@ -59,6 +59,7 @@ NEED_ROOT: Mapping[str, str] = {
     "etcd compact": _CALLS_ETCD,
     "etcd alarm": _CALLS_ETCD,
     "etcd leader": _CALLS_ETCD,
+    "etcd snapshot": _CALLS_ETCD,
     "etcd recover": _CHANGES_FILES,
     # an ordinary user cannot read keys, manifests or the runtime: half of the checks would report false errors
     "doctor": _LOOKS_AT_SECRETS,

@@ -80,6 +80,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     ),
     "Keep it safe": (
         Row("backup", "Write all that another machine needs to be this control plane into one file", backup.backup),
+        Row("etcd snapshot", "Save etcd's data alone into one file, as etcdctl does", etcd_upkeep.snapshot, words="file..."),
         Row("backup verify", "Check every byte of a backup, and boot it where nothing else reaches it", backup_verify.verify, words="file..."),
     ),
     "Configuration files": (

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kubeup.machine.http import HttpStream
 from kubeup.machine.local_host import LocalHost
 from tests.fake_control_plane import MANIFESTS
 from tests.fake_etcd import MIB, EtcdPlane, make_etcd_plane
 from tests.fuzz.node import Ended, call
+from tests.unit.backup.etcd_case import SNAPSHOT, Stream, messages
 
 
 def kb(host: EtcdPlane, *words: str) -> Ended:
@@ -176,3 +182,41 @@ def test_etcd_of_others_is_left_to_its_operator() -> None:
     for words in (("defrag",), ("compact",), ("alarm", "disarm"), ("leader", "cp2")):
         ended = kb(host, *words)
         assert "code:   etcd-is-external\n" in ended.err and "etcdctl --endpoints" in ended.err
+
+
+# ---- snapshot
+
+
+class Streaming(EtcdPlane):
+    pieces: tuple[bytes, ...] = (messages(SNAPSHOT),)
+
+    @contextlib.contextmanager
+    def http_open(self, url: str, **_: Any) -> Iterator[HttpStream]:
+        yield Stream(url, self.pieces)
+
+    def write_output(self, target: str, chunks: Iterable[bytes], *, is_secret: bool = False) -> None:
+        assert is_secret
+        self.write_file(Path(target), b"".join(chunks), mode=0o600)
+
+
+def streaming(**fields: Any) -> Streaming:
+    host = Streaming()
+    host.__dict__.update(make_etcd_plane(1, **fields).__dict__)
+    host.dirs.add("/b")
+    return host
+
+
+def test_a_snapshot_is_saved_with_its_hash() -> None:
+    host = streaming()
+    told = does(host, "snapshot", "/b/s.db")
+    assert host.files["/b/s.db"] == SNAPSHOT and len(SNAPSHOT) % 512 == 32
+    assert told == {"file": "/b/s.db", "size": len(SNAPSHOT), "sha256": hashlib.sha256(SNAPSHOT).hexdigest()}
+
+
+def test_a_snapshot_that_ends_early_is_none() -> None:
+    host = streaming()
+    host.pieces = (messages(SNAPSHOT[:-600]),)
+    ended = kb(host, "snapshot", "/b/s.db")
+    assert ended.status != 0 and "snapshot-" in ended.err and "/b/s.db" not in host.files
+    refused(streaming(free=1 << 20), "snapshot", "/b/s.db", code="disk-full")
+    refused(streaming(), "snapshot", code="usage")
