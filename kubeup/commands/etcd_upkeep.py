@@ -296,6 +296,8 @@ def _name(member: Optional[Member]) -> Optional[str]:
 
 def snapshot(call: Invocation) -> int:
     """Save etcd's data as `etcdctl snapshot save` does, their hash checked: as a whole, or not at all."""
+    launch = launcher.Launch(call)
+    launch.require_root()
     if len(call.words) != 1:
         raise UsageError(
             "kb etcd snapshot takes one file",
@@ -311,8 +313,6 @@ def snapshot(call: Invocation) -> int:
             remedy="leave --output out, or name a file",
             code="usage",
         )
-    launch = launcher.Launch(call)
-    launch.require_root()
     client = members_command.find_client(call, launch.local)
     measured = _Measured(etcd_snapshot.stream_snapshot(client))
     _check_room_for(launch.local, client, target=target)
