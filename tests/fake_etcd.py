@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
+from kubeup.machine.http import AnyTls, HttpResponse, Unreachable
 from tests.fake_control_plane import DATA, ControlPlane, make_control_plane
 
 MIB = 1 << 20
@@ -81,12 +80,9 @@ class EtcdPlane(ControlPlane):
         rows = [{"mod_revision": str(self.floor)}] if self.floor else []
         return {"header": {"revision": str(self.revision)}, "kvs": rows}
 
-    def http_send(
-        self, method: str, url: str, *, body: bytes = b"", tls: Optional[Tls] = None,
-        headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10,
-    ) -> HttpResponse:  # fmt: skip
+    def http_send(self, method: str, url: str, *, body: bytes = b"", **more: Any) -> HttpResponse:
         if "/v3/" not in url:
-            return super().http_send(method, url, body=body, tls=tls, headers=headers, timeout_s=timeout_s)
+            return super().http_send(method, url, body=body, **more)
         index, verb = self._at(url)
         if index not in self.of_etcd or not self.of_etcd[index].is_up:
             raise Unreachable(url, "refused", text="connection refused")

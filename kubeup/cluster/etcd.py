@@ -96,8 +96,8 @@ class Status:
 
     @property
     def away(self) -> str:
-        """What is wrong besides alarms, which every member tells: with NOSPACE it still answers reads, and may lead."""
-        return "; ".join(text for text in self.trouble.split("; ") if "alarm:" not in text)
+        """What is wrong besides the alarm NOSPACE, which every member tells: with it, it still answers reads, and may lead."""
+        return "; ".join(text for text in self.trouble.split("; ") if "alarm:NOSPACE" not in text)
 
 
 @frozen

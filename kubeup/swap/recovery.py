@@ -65,11 +65,12 @@ class Recovery:
         self._take_out()
         if self.record.stage != BEGUN and etcd_data.has_copy(self.run.host, self.run.paths.etcd_data, copy_dir=copy):
             etcd_data.restore_data(self.run.host, self.run.paths.etcd_data, copy_dir=copy)
+        self._write_down(stage=BEGUN)  # from here on the copy is no way back: etcd may write, and the copy is removed
         manifests.put_in(self.run, "etcd", text=self.record.etcd)
         if self.record.server:
             manifests.put_in(self.run, SERVER, text=self.record.server)
-        self._end(TAKEN_BACK)
         etcd_data.remove_copy(self.run.host, self.run.paths.etcd_data, copy_dir=copy)
+        self._end(TAKEN_BACK)
 
     def _names(self) -> list[str]:
         return [SERVER, "etcd"] if self.record.server else ["etcd"]
@@ -80,8 +81,8 @@ class Recovery:
             manifests.take_out(self.run, [SERVER])  # it serves, and would answer 5xx without its etcd
         manifests.take_out(self.run, self._names())
 
-    def _write_down(self, **change: str) -> None:
-        self.record = replace(self.record, **change)
+    def _write_down(self, *, stage: str = "", status: str = "") -> None:
+        self.record = replace(self.record, stage=stage or self.record.stage, status=status or self.record.status)
         recovery_record.save(self.run.host, self.run.paths, record=self.record)
 
     def _end(self, status: str) -> None:

@@ -193,4 +193,8 @@ def test_targets_are_sorted_by_what_they_have_applied() -> None:
     statuses = {"1": Status("", 1000, 1000), "2": Status("", 990, 1000), "3": Status("", 995, 1000)}
     assert etcd_stop.find_targets((CP1, CP2, CP3), CP1, statuses=statuses) == [CP3, CP2]
     statuses["3"] = replace(statuses["3"], trouble="memberID:3 alarm:NOSPACE ")
+    assert etcd_stop.find_targets((CP1, CP2, CP3), CP1, statuses=statuses) == [CP3, CP2], (
+        "every member tells it, and leads all the same"
+    )
+    statuses["3"] = replace(statuses["3"], trouble="memberID:3 alarm:CORRUPT ")
     assert etcd_stop.find_targets((CP1, CP2, CP3), CP1, statuses=statuses) == [CP2]

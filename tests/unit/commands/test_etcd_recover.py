@@ -113,13 +113,12 @@ def test_the_one_that_is_left_goes_on_alone(has_been_restarted: bool, monkeypatc
 def give_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """etcd's file, which a member that answers nobody is read from."""
     from kubeup.node import etcd_file
-    from kubeup.swap import last_member
 
     rows = tuple(
         etcd_file.FileMember(str(n), f"cp{n}", (f"https://10.0.0.1{n}:2380",), (f"https://10.0.0.1{n}:2379",), False)
         for n in (1, 2, 3)
     )
-    monkeypatch.setattr(last_member.etcd_file, "read_content", lambda host, folder: etcd_file.Content(rows, 900, 7))
+    monkeypatch.setattr(etcd_file, "read_content", lambda host, folder: etcd_file.Content(rows, 900, 7))
 
 
 def test_a_dry_run_says_it_and_does_nothing() -> None:
