@@ -69,6 +69,8 @@ class Paths:
     """The state of each item of this node after it was last applied."""
     former_certs = Path("/var/lib/kb/former-certs")
     """What renewals of certificates replaced."""
+    recovery = Path("/var/lib/kb/recovery.json")
+    """While expired certificates are replaced: which, so that what was cut off goes on."""
     installed_kb = Path("/usr/local/lib/kb/kb.pyz")
     """The copy of kb that systemd units run."""
     spare_installed_kb = Path("/opt/kb/kb.pyz")

@@ -84,6 +84,11 @@ def is_signed(cert_pem: str, ca_pem: str) -> bool:
 
 
 @functools.cache
+def end_of(cert_pem: str) -> datetime.datetime:
+    return certificates.parse_certs(cert_pem)[0].not_valid_after_utc
+
+
+@functools.cache
 def names_of(cert_pem: str) -> cert_specs.Sans:
     return certificates.sans_of(certificates.parse_certs(cert_pem)[0])
 
@@ -145,6 +150,7 @@ class Site:
             other = Machine(root, found, name=machine.name, address=machine.address)
             other.pods, other.images, other.units = dict(machine.pods), set(machine.images), set(machine.units)
             other.kubelet_since, other.request = machine.kubelet_since, machine.request
+            other._asks_again, other.lists_containers = machine._asks_again, machine.lists_containers
         return found
 
     def machine(self, name: str) -> Machine:
@@ -206,6 +212,8 @@ class Site:
         if token:
             return self._holder_of(token)
         if isinstance(tls, Tls) and tls.cert_pem:
+            if end_of(tls.cert_pem) < self.clock:
+                return None
             return user_of(tls.cert_pem) if is_signed(tls.cert_pem, server.text("/etc/kubernetes/pki/ca.crt")) else None
         return ANONYMOUS
 
@@ -456,6 +464,10 @@ class Machine(ClusterHost):
         self.images: set[str] = set()
         self.units: set[str] = set()
         self.request: Optional[tuple[str, private_keys.Key]] = None
+        self._asks_again = False
+        """Whether its present request was made after its certificate had ended."""
+        self.lists_containers = False
+        """Whether the runtime tells of the static pods' containers: most runs need not know."""
         super().__init__(root, site.cluster, name=name)
         self.answers = {}
         for path, text in FILES.items():
@@ -493,6 +505,8 @@ class Machine(ClusterHost):
         shown = self.text(f"/etc/kubernetes/pki/{'apiserver' if port == API_PORT else 'etcd/server'}.crt")
         if tls.ca is None or not is_signed(shown, tls.ca.pem):
             raise Unreachable(url, "tls", text="certificate verify failed: unable to get local issuer certificate")
+        if end_of(shown) < self.now():
+            raise Unreachable(url, "tls", text="certificate verify failed: certificate has expired")
         if not names_of(shown).covers(tls.server_name or name):
             raise Unreachable(url, "tls", text=f"certificate verify failed: Hostname mismatch, not valid for '{name}'")
 
@@ -520,7 +534,10 @@ class Machine(ClusterHost):
             held = parse_conf(self.text(KUBELET_CONF), source="kubelet.conf")
             if held.client_cert_pem and not self.has(CURRENT_PEM):
                 self._keep(held.client_cert_pem, held.client_key_pem.reveal())
-            return
+            if not self._is_over():
+                return
+            self.request = self.request if self._asks_again else None
+            self._asks_again = True
         if not self.has(BOOTSTRAP_CONF):
             return
         found = parse_conf(self.text(BOOTSTRAP_CONF), source="bootstrap-kubelet.conf")
@@ -532,6 +549,10 @@ class Machine(ClusterHost):
             assert self.request is not None
             self._keep(cert, private_keys.key_to_pem(self.request[1]).reveal())
             self.put(KUBELET_CONF, _kubelet_conf(found.server, found.ca_pem), 0o600)
+
+    def _is_over(self) -> bool:
+        """Whether its client certificate has ended. A kubelet in that state asks for another, if it may bootstrap."""
+        return self.has(CURRENT_PEM) and end_of(self.text(CURRENT_PEM)) < self.now()
 
     def _ask_for_certificate(self, user: User) -> str:
         """The certificate; "" while it is not signed."""
@@ -566,7 +587,7 @@ class Machine(ClusterHost):
         return found if found and "kube-apiserver" in found.pods else None
 
     def _is_member(self) -> bool:
-        if not self.has(KUBELET_CONF) or not self.has(CURRENT_PEM):
+        if not self.has(KUBELET_CONF) or not self.has(CURRENT_PEM) or self._is_over():
             return False
         server = self._server(parse_conf(self.text(KUBELET_CONF), source="kubelet.conf").server)
         return server is not None and is_signed(self.text(CURRENT_PEM), server.text("/etc/kubernetes/pki/ca.crt"))
@@ -645,6 +666,11 @@ class Machine(ClusterHost):
         meta = {**pod["metadata"], "name": f"{component}-{self.name}"}
         return _running({**pod, "metadata": meta}, self.name, self.address, since=self.pods[component])
 
+    def _container(self, name: str) -> Object:
+        labels = {"io.kubernetes.pod.namespace": "kube-system", "io.kubernetes.pod.name": f"{name}-{self.name}"}
+        since = f"{self.pods[name].timestamp() * 1e9:.0f}"
+        return {"id": f"{name}.{since}", "metadata": {"name": name}, "state": "CONTAINER_RUNNING", "createdAt": since, "labels": labels}  # fmt: skip
+
     def _dns_pod(self) -> Object:
         meta = {"name": "coredns-1", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [{"name": "coredns"}]}}
@@ -689,6 +715,10 @@ class Machine(ClusterHost):
             return CommandResult(words, 0, f"LoadState=loaded\n{state}\nNRestarts=0\nExecMainStatus=0\nMainPID=42\n")
         if words[:3] == ("journalctl", "-u", "kubelet"):
             return CommandResult(words, 0, "I0101 00:00:00.0 1 server.go:1] started\n")
+        if self.lists_containers and line == "crictl ps -a -o json":
+            return CommandResult(
+                words, 0, json.dumps({"containers": [self._container(name) for name in sorted(self.pods)]})
+            )
         if line in (
             "crictl ps -a -o json",
             r"crictl ps -a -o json --name ^kb\-load\-balancer$",
@@ -710,6 +740,9 @@ class Machine(ClusterHost):
         plain = _plain(words)
         if plain[:2] == ("crictl", "pull"):
             self.images.add(plain[2])
+        elif plain[:2] == ("crictl", "stop"):
+            ended = [name for name in self.pods if self._container(name)["id"] in plain]
+            self.pods = {name: since for name, since in self.pods.items() if name not in ended}
         elif plain[:2] == ("crictl", "stopp"):
             self.pods.pop(plain[2], None)
         elif words[:2] == ("sysctl", "-w"):

@@ -17,7 +17,7 @@ from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.node.kubeconfig import read_kubeconfig, render_kubeconfig
+from kubeup.node.kubeconfig import parse_kubeconfig, read_kubeconfig, render_kubeconfig
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 
@@ -112,6 +112,21 @@ def read_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
         client_cert_pem=found.client_cert_pem,
         client_key_pem=found.client_key_pem,
         is_member=True,
+        tls_server_name=found.tls_server_name,
+        proxy_url=found.proxy_url,
+    )
+
+
+def read_way(host: Host, kubelet_conf: Path, *, token: Secret) -> Access:
+    """The server and the CA that kubelet.conf names, and a token instead of its identity, whose certificate may be dead or gone. Raises
+    HostError (kubeconfig-unreadable, file-unreadable)."""
+    found = parse_kubeconfig(host.read_text(kubelet_conf), source=str(kubelet_conf))
+    ca_file = kubelet_conf.parent / found.ca_file
+    ca_pem = host.read_text(ca_file) if found.ca_file else found.ca_pem
+    return Access(
+        found.server,
+        Anchors.given(ca_pem) if ca_pem else None,
+        token,
         tls_server_name=found.tls_server_name,
         proxy_url=found.proxy_url,
     )

@@ -16,6 +16,7 @@ from kubeup.commands import (
     bundle,
     certs,
     certs_expiry,
+    certs_recover,
     config,
     doctor,
     etcd,
@@ -105,6 +106,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("certs certificate-key",  "Print a random key for --certificate-key",                              certs.certificate_key),
         Row("certs check-expiration", "Show when each certificate of this node expires",                       certs_expiry.check_expiration),
         Row("certs renew",            "Renew one certificate of this node, or all of them: kb certs renew all", certs.renew, words="certificate..."),
+        Row("certs recover",          "Bring this node back after its certificates have expired, the kubelet's too", certs_recover.recover),
         Row("certs generate-csr",     "Create keys and signing requests for an external CA",                   certs.generate_csr),
     ),
     "Without a network": (

@@ -15,12 +15,18 @@ from typing import Optional
 
 from kubeup.diagnosis.checks.facts import read_or_empty
 from kubeup.diagnosis.log_lines import clean_log_line
-from kubeup.errors import ClusterError
+from kubeup.errors import ClusterError, KbError
 from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import crictl
 from kubeup.trouble import Trouble
+
+with lazily:
+    from kubeup.node import certificates, kubeconfig
+
+_KUBELET_CONF = Path("/etc/kubernetes/kubelet.conf")
 
 SETTLED_S = 15
 """A kubelet that has run for this long has overcome the errors of its earlier starts."""
@@ -116,7 +122,21 @@ def _look_up_etcd_servers(host: Host, groups: Mapping[str, str]) -> Mapping[str,
 
 
 def _look_up_identity(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
-    return {"new_identity": say_new_identity(host)}
+    if _has_expired(host):
+        return {"lack": "the kubelet's client certificate has expired", "new_identity": "kb certs recover"}
+    lack = "there is neither a valid /etc/kubernetes/kubelet.conf nor a bootstrap-kubelet.conf: the kubelet has no identity"
+    return {"lack": lack, "new_identity": say_new_identity(host)}
+
+
+def _has_expired(host: Host) -> bool:
+    """Whether the client certificate that kubelet.conf names is over."""
+    try:
+        text = read_or_empty(host, str(_KUBELET_CONF))
+        found = kubeconfig.read_kubeconfig(text, host=host, path=_KUBELET_CONF) if text else None
+    except KbError:
+        return False
+    certs = certificates.parse_shown(found.client_cert_pem) if found else ()
+    return bool(certs) and certificates.is_expired(certs[0], host.now())
 
 
 def say_new_identity(host: Host) -> str:
@@ -244,15 +264,14 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
         remedy="make space: df -h /var/lib/kubelet, " + THEN,
     ),
     Sign(
-        r"(?:bootstrap-kubelet\.conf: no such file|unable to load bootstrap kubeconfig)",
-        cause="there is neither a valid /etc/kubernetes/kubelet.conf nor a bootstrap-kubelet.conf: the kubelet has no identity",
-        remedy="{new_identity}",
-        explain=_look_up_identity,
-    ),
-    Sign(
         r"part of the existing bootstrap client certificate .* is expired|client certificate.*expired",
         cause="the kubelet's client certificate has expired",
-        remedy="{new_identity}, then: {restart_kubelet}",
+        remedy="kb certs recover",
+    ),
+    Sign(
+        r"(?:bootstrap-kubelet\.conf: no such file|unable to load bootstrap kubeconfig)",
+        cause="{lack}",
+        remedy="{new_identity}",
         explain=_look_up_identity,
     ),
     Sign(

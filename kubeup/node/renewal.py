@@ -104,7 +104,7 @@ class Expiry:
 
 def read_expiry(host: Host, paths: Paths, *, row: Row) -> Expiry:
     """When a row's certificate expires. Raises HostError if the file exists but has no usable certificate."""
-    cert = _read_cert(host, paths, row=row)
+    cert = read_cert(host, paths, row=row)
     if cert is None:
         return Expiry(row.name)
     return Expiry(row.name, cert.not_valid_after_utc, row.ca, pki.is_external_ca(host, paths, name=row.ca))
@@ -124,7 +124,7 @@ DUE_LEFT = 0.2
 
 def is_due(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) -> bool:
     """Whether less than a fifth of a row's certificate's life is left. Raises HostError if the file has no usable certificate."""
-    cert = _read_cert(host, paths, row=row)
+    cert = read_cert(host, paths, row=row)
     return cert is not None and is_cert_due(cert, host.now(), period_s=cluster.certificate_validity_period_s)
 
 
@@ -135,7 +135,7 @@ def is_cert_due(cert: x509.Certificate, now: datetime.datetime, *, period_s: int
     return cert.not_valid_after_utc - now < DUE_LEFT * life
 
 
-def _read_cert(host: Host, paths: Paths, *, row: Row) -> Optional[x509.Certificate]:
+def read_cert(host: Host, paths: Paths, *, row: Row) -> Optional[x509.Certificate]:
     path = _path(paths, row)
     if not host.exists(path):
         return None
@@ -184,7 +184,7 @@ def renew(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) 
 
     The key is written right before its certificate. Programs that loaded the old pair keep using it until they are restarted.
     """
-    cert = _read_cert(host, paths, row=row)
+    cert = read_cert(host, paths, row=row)
     if cert is None:
         return "missing"
     ca = pki.read_ca(host, paths, name=row.ca)

@@ -171,7 +171,7 @@ def wait_for_bootstrap(ctx: Run) -> Outputs:
     if ctx.config.is_control_plane and _is_member(ctx):
         host.remove(_bootstrap_conf(ctx))
         return None  # its certificate was signed here; it can be tried only once its API server runs
-    _wait_for_identity(ctx)
+    wait_for_identity(ctx)
     host.remove(_bootstrap_conf(ctx))
     # from here on, kb uses the node's own credentials
     ctx.caller.become("admin" if join_control_plane.has_admin(ctx) else "kubelet")
@@ -180,7 +180,11 @@ def wait_for_bootstrap(ctx: Run) -> Outputs:
     return None
 
 
-def _wait_for_identity(ctx: Run) -> None:
+def wait_for_identity(ctx: Run) -> None:
+    """Wait until the API server accepts the kubelet as the node's. The run calls as whoever may read signing requests.
+
+    Raises ClusterError: csr-not-sent, csr-pending, csr-denied, csr-failed, csr-not-signed, csr-unknown, kubelet-conf-missing, not-healthy.
+    """
     seen, last, told, looked = "the kubelet starts", "", "", 0.0
 
     def meanwhile(_: str, elapsed: float) -> None:

@@ -42,6 +42,16 @@ class Restarted:
 
 def find_obstacle(ctx: Run, component: str) -> str:
     """Why the static pod cannot be restarted through the runtime here, in words; "" if it can."""
+    obstacle = find_obstacle_to_stop(ctx, component)
+    if obstacle:
+        return obstacle
+    if services.find(ctx.host) is not None and not services.is_active(ctx.host, "kubelet"):
+        return "the kubelet does not run"
+    return ""
+
+
+def find_obstacle_to_stop(ctx: Run, component: str) -> str:
+    """Why the containers of the static pod cannot be stopped here, in words; "" if they can."""
     if not ctx.host.is_live:
         return "this is not the running node"
     if not ctx.host.exists(ctx.paths.manifest(component)):
@@ -51,8 +61,6 @@ def find_obstacle(ctx: Run, component: str) -> str:
     status = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket)
     if not status.is_ready:
         return f"the container runtime does not answer: {status.cause}"
-    if services.find(ctx.host) is not None and not services.is_active(ctx.host, "kubelet"):
-        return "the kubelet does not run"
     return ""
 
 
@@ -74,7 +82,7 @@ def restart_static_pods(
     """
     if not components:
         return []
-    restart = _Restart(ctx, components)
+    restart = Restart(ctx, components)
     before_stop()
     restart.stop()
     restart.wait_until_healthy()
@@ -83,8 +91,8 @@ def restart_static_pods(
     return [Restarted(name, restart.away_s[name]) for name in components]
 
 
-class _Restart:
-    """One restart, and what has been seen of it."""
+class Restart:
+    """One restart, and what has been seen of it. It is made before anything stops: what runs then is what has to go."""
 
     def __init__(self, ctx: Run, components: Sequence[str]) -> None:
         self.ctx = ctx
@@ -106,16 +114,19 @@ class _Restart:
 
     # ---- the stop
 
-    def stop(self) -> None:
-        """A component without a running container is in the kubelet's back-off, or about to start: nothing to stop."""
+    def stop(self, *, grace_s: int = GRACE_S) -> None:
+        """A component without a running container is in the kubelet's back-off, or about to start: nothing to stop. grace_s: how long
+        a container may take to end.
+
+        Raises HostError (container-not-stopped)."""
         host = self.ctx.host
         ids = [item.id for item in self._list() if item.state == "running"]
         self._stopped_at = host.monotonic()
         if not ids:
             return
         self.ctx.report.waiting(f"stopping {', '.join(self.components)}")
-        argv = crictl.crictl_argv(self.ctx.config.node.cri_socket, "stop", "--timeout", str(GRACE_S), *ids)
-        answer = host.run(argv, timeout_s=(GRACE_S + 30) * len(ids))
+        argv = crictl.crictl_argv(self.ctx.config.node.cri_socket, "stop", "--timeout", str(grace_s), *ids)
+        answer = host.run(argv, timeout_s=(grace_s + 30) * len(ids))
         still = sorted(item.name for item in self._list() if item.id in ids and item.state == "running")
         if still:
             raise HostError(

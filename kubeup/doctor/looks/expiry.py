@@ -12,11 +12,13 @@ from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.certs_in_use import find_serving_file
-from kubeup.doctor.node_files import Patient, parse_first, read_flags
+from kubeup.doctor.node_files import Patient, find_own_server, parse_first, read_flags
 from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.machine.host import Host
+from kubeup.machine.http import Tls, Unreachable
 from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki
+from kubeup.trust import Anchors
 
 EXPIRES_SOON = datetime.timedelta(days=30)
 
@@ -35,7 +37,7 @@ def look_at_certs(patient: Patient) -> Findings:
         left = cert.not_valid_after_utc - host.now()
         if left < datetime.timedelta(0):
             text = f"{path} expired {_days(-left)} ago ({cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
-            yield Finding("certificates", ERROR, text, _renewal(host, path))
+            yield Finding("certificates", ERROR, text, _way_back(patient, path))
         elif left < EXPIRES_SOON and not _renews_itself(path):
             yield Finding("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
 
@@ -90,6 +92,31 @@ def _renewal(host: Host, path: Path) -> str:
     return "kb certs renew all"
 
 
+def _way_back(patient: Patient, path: Path) -> str:
+    """What to do about a certificate that has expired. A renewal tries what it issues at the API server; without one, and for the
+    kubelet's own client certificate, everything comes from this node's files."""
+    is_authority = path.name == "ca.crt" or path.name.endswith("-ca.crt")
+    is_kubelets = _renews_itself(path) or path.name == "kubelet.conf"
+    if is_authority or (not is_kubelets and _answers(patient)):
+        return _renewal(patient.host, path)
+    if patient.is_control_plane:
+        return "kb certs recover"
+    return "on a control plane: kb certs recover, which prints the line for this node"
+
+
+def _answers(patient: Patient) -> bool:
+    """Whether this node's API server proves itself to its clients."""
+    ca = facts.read_or_empty(patient.host, str(patient.paths.pki / "ca.crt"))
+    server = find_own_server(patient.host, patient.paths)
+    if not (ca and server):
+        return False
+    try:
+        patient.host.http_get(f"{server}/livez", tls=Tls(Anchors.given(ca)), timeout_s=3)
+    except Unreachable:
+        return False
+    return True
+
+
 def _days(span: datetime.timedelta) -> str:
     return f"{span.days} days" if span.days else f"{span.seconds // 3600} h {span.seconds % 3600 // 60:02d} min"
 
@@ -117,9 +144,7 @@ def look_at_served_certs(patient: Patient) -> Findings:
         cert = shown[0]
         if certificates.is_expired(cert, host.now()):
             text = f"{name} presents a certificate that expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-            yield Finding(
-                "served-certificates", ERROR, text, f"{_renewal(host, path)}; {signs.say_restart(host, name)}"
-            )
+            yield Finding("served-certificates", ERROR, text, _way_back(patient, path))
         elif certificates.is_in_future(cert, host.now()):
             text = f"{name} presents a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
             yield Finding("served-certificates", ERROR, text, "set this machine's clock: timedatectl")

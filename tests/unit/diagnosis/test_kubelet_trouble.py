@@ -6,6 +6,7 @@ import pytest
 
 from kubeup.diagnosis import kubelet_trouble
 from kubeup.machine.http import HttpResponse
+from tests.fake_node import finished_node
 from tests.unit.diagnosis.signs_case import find, make_host, make_openrc_host
 
 # ---- the kubelet
@@ -40,6 +41,15 @@ def test_who_gives_a_kubelet_a_new_identity_depends_on_the_node() -> None:
     worker.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = b""
     link = kubelet_trouble.find_kubelet_trouble(worker)
     assert link and link.remedy == "kb init phase kubeconfig kubelet"
+
+
+def test_a_kubelet_whose_certificate_has_expired_comes_back_by_one_command() -> None:
+    log = "unable to load bootstrap kubeconfig: stat /etc/kubernetes/bootstrap-kubelet.conf: no such file"
+    host = make_host(active="activating", sub="auto-restart", restarts=3, code=1, kubelet_log=log)
+    host.files["/etc/kubernetes/kubelet.conf"] = finished_node().files["/etc/kubernetes/kubelet.conf"]
+    host.clock = host.clock.replace(year=2028)
+    link = kubelet_trouble.find_kubelet_trouble(host)
+    assert link and (link.cause, link.remedy) == ("the kubelet's client certificate has expired", "kb certs recover")
 
 
 KUBELET_ENDS = [

