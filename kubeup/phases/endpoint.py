@@ -8,6 +8,7 @@ left to do on other nodes. With kubeadm, all of this is done by hand.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -23,7 +24,7 @@ from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.machine.waiting import becomes_so
-from kubeup.phases import certs, kubelet_start, load_balancer, static_pods_swap
+from kubeup.phases import certs, kubelet_start, load_balancer, served_cert, stored_cluster
 from kubeup.trust import Anchors
 
 with lazily:
@@ -35,9 +36,6 @@ with lazily:
 
 SYSTEM = "kube-system"
 COMMAND = "kb reconfigure endpoint"
-CERT_TIMEOUT_S = 90.0
-"""The API server reloads its certificate when the file changes, and checks it once a minute."""
-RESTARTED_S = 10.0
 END_S = 45.0
 """The grace period of a pod is 30 s, and the kubelet reads its manifests every 20 s."""
 END_POLL_S = 0.5
@@ -195,7 +193,9 @@ def plan_apiserver_cert(run: EndpointRun) -> Plan:
     cert = certs.issued_cert(run, "apiserver")
 
     def judge(ground: Ground) -> str:
-        return cert.judge(ground) or ("" if _shows_name(run, _own_server(run)) else "the API server does not show it")
+        return cert.judge(ground) or (
+            "" if _shows_name(run, served_cert.own_server(run)) else "the API server does not show it"
+        )
 
     def issue(ground: Ground) -> None:
         cert.issue(ground)
@@ -205,46 +205,24 @@ def plan_apiserver_cert(run: EndpointRun) -> Plan:
     return Plan(dataclasses.replace(cert, judge=judge, issue=issue))
 
 
-def _own_server(ctx: EndpointRun) -> str:
-    return kubeconfig.local_url(ctx.config).partition("://")[2]
-
-
 def _shows_name(ctx: EndpointRun, server: str) -> Optional[bool]:
     """Whether the serving certificate of the API server at `host:port` contains the name. None if no server answers."""
-    pem = ctx.host.served_cert(host_of(server), port_of(server))
-    shown = certificates.parse_shown(pem or "")
-    return certificates.sans_of(shown[0]).covers(_name(ctx)) if shown else None if pem is None else False
+    found = served_cert.read_served_names(ctx, server)
+    return None if found is None else found.covers(_name(ctx))
 
 
 def _wait_until_shown(ctx: EndpointRun) -> None:
-    """Wait until the API server shows the new certificate. One that has not read it again by then is restarted, once."""
-    if becomes_so(ctx.host, lambda: _says_it_shows(ctx), timeout_s=CERT_TIMEOUT_S):
-        return
-    ctx.report.note(f"the API server has not read its new certificate for {CERT_TIMEOUT_S:.0f} s: restarting it")
-    static_pods_swap.restart_server(ctx)
-    if becomes_so(ctx.host, lambda: _says_it_shows(ctx), timeout_s=RESTARTED_S):
-        return
-    raise ClusterError(
-        f"the API server at {_own_server(ctx)} does not show its new certificate",
-        cause=f"the certificate with {_name(ctx)} is in {ctx.paths.pki}, and a restart did not help: --tls-cert-file of its manifest "
-        "may name another file",
-        remedy=f"look at it: grep tls-cert-file {ctx.paths.manifest('kube-apiserver')}; then: {COMMAND}",
-        code="apiserver-keeps-certificate",
-    )
+    def is_shown() -> bool:
+        return bool(_shows_name(ctx, served_cert.own_server(ctx)))
 
-
-def _says_it_shows(ctx: EndpointRun) -> bool:
-    is_shown = bool(_shows_name(ctx, _own_server(ctx)))
-    if not is_shown:
-        ctx.report.waiting("waiting for the API server to show its new certificate")
-    return is_shown
+    served_cert.wait_until_served(ctx, is_shown, names=f"with {_name(ctx)}", command=COMMAND)
 
 
 def find_lagging(ctx: EndpointRun) -> list[str]:
     """`host:port` of the other API servers that do not answer, or whose certificate does not contain the name yet."""
     if ctx.change.is_undo:
         return []  # the former address belongs to one server only
-    own = _own_server(ctx)
+    own = served_cert.own_server(ctx)
     return [server for server in objects.read_api_servers(ctx.api) if server != own and not _shows_name(ctx, server)]
 
 
@@ -252,36 +230,18 @@ def find_lagging(ctx: EndpointRun) -> list[str]:
 
 
 def plan_stored(run: EndpointRun) -> Plan:
-    """The endpoint in ConfigMap kubeadm-config, where joining nodes and this command on other nodes read it. On an adopted
-    node also in its stored configuration: otherwise `kb init` would revert the change."""
-    text = _adopted_text(run)
-    adopted = [File(run.paths.adopted("init"), text, mode=0o600)] if text else []
-    return Plan(*(Object(wanted) for wanted in _stored(run)), *adopted)
-
-
-def _adopted_text(ctx: EndpointRun) -> str:
-    """The stored documents of an adopted first control plane node, with the endpoint; "" if none exist or none changes."""
-    path = ctx.paths.adopted("init")
-    documents = list(yaml_files.load_all_yaml(ctx.host.read_text(path))) if ctx.host.exists(path) else []
-    wanted = [_with_endpoint(ctx, one) if one.get("kind") == "ClusterConfiguration" else one for one in documents]
-    return "" if wanted == documents else "---\n".join(map(yaml_files.dump_yaml, wanted))
+    """The endpoint in ConfigMap kubeadm-config, where joining nodes and this command on other nodes read it."""
+    return stored_cluster.plan_stored(run, functools.partial(_with_endpoint, run))
 
 
 def _with_endpoint(ctx: EndpointRun, document: Mapping[str, Any]) -> dict[str, Any]:
     """A ClusterConfiguration with the endpoint, or without the field if there is no endpoint any more."""
+    if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
+        return dict(document)
     wanted = {**document, "controlPlaneEndpoint": _endpoint(ctx)}
     if not _endpoint(ctx):
         del wanted["controlPlaneEndpoint"]
     return wanted
-
-
-def _stored(ctx: EndpointRun) -> list[api.Object]:
-    """The ConfigMap with the endpoint; [] if it is up to date. Fields that a newer tool wrote are kept."""
-    text = objects.read_config_key(ctx.api, "kubeadm-config", key="ClusterConfiguration")
-    document = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
-    if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
-        return []
-    return [objects.render_kubeadm_config(_with_endpoint(ctx, document))]
 
 
 # ---- load-balancer
