@@ -45,9 +45,9 @@ from kubeup.engine.story import act, control_planes_only, step, story
 # isort: off
 # fmt: off
 from kubeup.phases import (
-    addons, bootstrap_tokens, certs, control_plane, install_programs, join_command, join_control_plane, join_worker,
-    kernel, kubeconfigs, kubelet_start, load_balancer, local_bundle, mark_control_plane, node_network, preflight,
-    reset, runtime_registries, serve_mirror, upload_certs, upload_config, verify_node, wait_control_plane,
+    addons, auto_renewal, bootstrap_tokens, certs, control_plane, install_programs, join_command, join_control_plane,
+    join_worker, kernel, kubeconfigs, kubelet_start, load_balancer, local_bundle, mark_control_plane, node_network,
+    preflight, reset, runtime_registries, serve_mirror, upload_certs, upload_config, verify_node, wait_control_plane,
 )
 # isort: on
 
@@ -59,6 +59,7 @@ PROGRAMS = act("install/packages",      "Install the runtime, the kubelet and th
 REGISTRIES = step("install/registries", "Point the runtime to the mirror, and check that it uses it", runtime_registries.plan_registries, live="node", when=runtime_registries.wants_registries)
 FORWARDING = step("install/sysctls",    "Let this node forward packets between pods, now and after a reboot", kernel.plan_forwarding)
 BALANCER = day_two.BALANCER           # "load-balancer/local": Run a load balancer for the API servers on this node, if configured
+RENEWAL = step("auto-renewal",          "Renew this node's certificates before they end, by a timer", auto_renewal.plan_default, live="node")
 
 # kb init: the first node of a cluster.
 INIT = story(
@@ -100,6 +101,7 @@ INIT = story(
     # 5. Static pods: files in a folder that the kubelet watches. It runs them without asking an API server.
     step("etcd/local",                       "Write the static pod of this node's etcd",              control_plane.plan_etcd),
     step("control-plane/apiserver",          "Write the static pod of the API server",                control_plane.plan_apiserver),
+    RENEWAL,
     act("wait-control-plane",                "Wait until the kubelet and the API server are healthy", wait_control_plane.APISERVER),
 
     # 6. Store the configuration in the cluster: other nodes and later upgrades read it from there.
@@ -153,6 +155,7 @@ JOIN = story(
     control_planes_only(
         act("etcd-join",                            "Join etcd: first as a learner, as a voter once it has caught up", join_control_plane.ETCD_MEMBER),
         step("control-plane-prepare/control-plane", "Write the static pods of the API server, the controller-manager and the scheduler", control_plane.plan_components),
+        RENEWAL,
     ),
     act("kubelet-wait-bootstrap", "Wait until the cluster has signed the kubelet's own certificate", join_worker.BOOTSTRAP),
     control_planes_only(

@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import endpoint, load_balancer, static_pods_swap
+from kubeup.phases import auto_renewal, endpoint, load_balancer, static_pods_swap
 # isort: on
 
 # A step shared with init and join.
@@ -44,10 +44,14 @@ RECONFIGURE_STATIC_PODS = story(
     act("gate",      "Check the whole cluster: may the next control plane follow?",                                                          static_pods_swap.GATE),
 )
 
+# kb certs auto on: the timer of init and join, on a node that another tool made, or where it was switched off.
+CERTS_AUTO = story(step("auto-renewal", "Renew what is due of this node's certificates, once a day", auto_renewal.plan_timer, live="node"))
+
 # fmt: on
 
 STORIES: Mapping[str, Story] = {
     "reconfigure-endpoint": RECONFIGURE_ENDPOINT,
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
+    "certs-auto": CERTS_AUTO,
 }
 """Each by its name in a node's state."""

@@ -237,6 +237,11 @@ NODE_CHANGES = KUBELET_STARTS | {
     "systemctl enable kb-routes.service",
     "systemctl restart kb-routes.service",
     "systemctl disable --now kb-routes.service",
+    "systemctl enable kb-certs.timer",
+    "systemctl restart kb-certs.timer",
+    "systemctl disable --now kb-certs.timer",
+    "systemctl disable --now kb-certs.service",
+    "systemctl clean --what=state kb-certs.timer",
     "ip netns add kb-probe",
     "ip netns delete kb-probe",
     "/opt/cni/bin/bridge",
@@ -259,6 +264,7 @@ class ClusterHost(LocalHost):
             "ip": "",
             "bridge": "",
             "systemctl is-active kb-routes.service": self._keeper_state,
+            "systemctl is-active kb-certs.timer": self._keeper_state,
         }
         self.accepts = set(NODE_CHANGES)
         if self.cluster.is_up:
@@ -273,7 +279,8 @@ class ClusterHost(LocalHost):
         (root / "var/run/containerd").mkdir(parents=True, exist_ok=True)
         (root / "var/run/containerd/containerd.sock").touch()
         (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
-        (root / WANTS).mkdir(parents=True, exist_ok=True)
+        for folder in (WANTS, WANTS.replace("multi-user", "timers")):
+            (root / folder).mkdir(parents=True, exist_ok=True)
 
     def which(self, program: str) -> Optional[Path]:
         return Path("/usr/bin") / program
@@ -304,13 +311,14 @@ class ClusterHost(LocalHost):
         return found or CommandResult(argv, 0)
 
     def _keeper_state(self, argv: tuple[str, ...]) -> CommandResult:
-        runs = "systemctl restart kb-routes.service" in self.commands
+        runs = f"systemctl restart {argv[-1]}" in self.commands
         return CommandResult(argv, 0 if runs else 3, "active\n" if runs else "inactive\n")
 
     def _systemctl(self, verb: str, *words: str) -> None:
         """Enabling is a link, as systemd has it."""
         unit = words[-1] if words else ""
-        link = Path("/") / WANTS / (unit if "." in unit else f"{unit}.service")
+        folder = WANTS.replace("multi-user", "timers") if unit.endswith(".timer") else WANTS
+        link = Path("/") / folder / (unit if "." in unit else f"{unit}.service")
         if verb == "enable" and not self.exists(link):
             self.at(link).symlink_to(f"/etc/systemd/system/{link.name}")
         if verb == "disable" and self.exists(link):

@@ -774,9 +774,11 @@ class Machine(ClusterHost):
         """systemd: what is enabled is a link, what is started runs."""
         names = [name.removesuffix(".service") for name in names]
         for name in names:
-            link = self.at(Path(f"/{WANTS}/{name}.service"))
+            folder = WANTS.replace("multi-user", "timers") if name.endswith(".timer") else WANTS
+            unit = name if name.endswith(".timer") else f"{name}.service"
+            link = self.at(Path(f"/{folder}/{unit}"))
             if verb == "enable" and not link.is_symlink():
-                link.symlink_to(f"/etc/systemd/system/{name}.service")
+                link.symlink_to(f"/etc/systemd/system/{unit}")
             if verb == "disable":
                 link.unlink(missing_ok=True)
             if verb in ("start", "restart"):
@@ -785,7 +787,7 @@ class Machine(ClusterHost):
                 self.units.discard(name)
             if name == "kubelet" and verb in ("start", "restart", "stop"):
                 self.kubelet_since = self.now() if verb != "stop" else None
-        return verb in ("enable", "disable", "start", "restart", "stop", "daemon-reload")
+        return verb in ("enable", "disable", "start", "restart", "stop", "daemon-reload", "clean")
 
     def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
         found = self.site.machines.get(self.site.names.get(address, address))

@@ -21,6 +21,7 @@ _TABLES = {
     "JOIN": "## kb join",
     "RECONFIGURE_ENDPOINT": "## kb reconfigure endpoint",
     "RECONFIGURE_STATIC_PODS": "## kb reconfigure static-pods",
+    "CERTS_AUTO": "## kb certs auto on",
     "RESET": "## kb reset",
 }
 """A story of kb.py or kubeup/day_two.py, and the heading of its table."""

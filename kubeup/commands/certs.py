@@ -4,8 +4,8 @@ including the form of the output."""
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -29,7 +29,7 @@ with lazily:
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.config.types import ClusterConfiguration
-    from kubeup.engine.run import Run
+    from kubeup.engine.run import Run, Who
     from kubeup.machine.host import Host
     from kubeup.node.renewal import Expiry, Row
 
@@ -186,13 +186,26 @@ def renew(call: Invocation) -> int:
     rows = renewal.wanted_rows(cluster) if name == "all" else (renewal.find_row(name, cluster),)
     paths = _paths(call, cluster)
     if call.flags.get("expiring"):
-        rows = tuple(row for row in rows if renewal.is_due(local, paths, row=row, cluster=cluster))
-        return _renew_expiring(launch, rows, cluster=cluster, paths=paths, name=name)
-    return _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name)
+        _renew_expiring(launch, rows, cluster=cluster, paths=paths, name=name)
+    else:
+        _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name)
+    return 0
 
 
-def _renew_rows(launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, name: str) -> int:
-    """Renew these rows, as kb or as kubeadm. name: what the user named."""
+def renew_due(launch: Launch) -> Due:
+    """What `kb certs renew all --expiring` does, for the timer. If the cluster does not answer, this node's files tell its configuration.
+    Raises KbError."""
+    patient = node_files.read_patient(launch.local, Paths())
+    own = replace(patient.config.cluster, certificates_dir=str(patient.paths.pki))
+    cluster = read_cluster(launch.call, launch.local, verb="renew", fallback=own)
+    paths = _paths(launch.call, cluster)
+    return _renew_expiring(launch, renewal.wanted_rows(cluster), cluster=cluster, paths=paths, name="all")
+
+
+def _renew_rows(
+    launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, name: str
+) -> Mapping[str, str]:
+    """Renew these rows, as kb or as kubeadm, and return what became of each. name: what the user named."""
     call, local = launch.call, launch.local
     for ca in {row.ca: None for row in rows}:
         for warning in renewal.find_warnings(local, paths, ca=ca, cluster=cluster):
@@ -200,32 +213,44 @@ def _renew_rows(launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfigur
     if call.program.does_more:
         is_of_this_node = paths.pki == Path(cluster.certificates_dir) and local.is_root_user()
         renew_here = _renew_and_restart if is_of_this_node else _renew_elsewhere
-        renew_here(launch, rows, cluster=cluster, paths=paths)
-        return 0
+        return renew_here(launch, rows, cluster=cluster, paths=paths)
+    outcomes: dict[str, str] = {}
     for row in rows:
-        _tell_outcome(call, row, outcome=renewal.renew(local, paths, row=row, cluster=cluster))
+        outcomes[row.name] = renewal.renew(local, paths, row=row, cluster=cluster)
+        _tell_outcome(call, row, outcome=outcomes[row.name])
     if name == "all":
         call.print(_AFTER_RENEWAL)
-    return 0
+    return outcomes
+
+
+@dataclass
+class Due:
+    """The certificates that had less than a fifth of their life left, by name: those that were renewed, and those that were not, because
+    the key of their authority is kept elsewhere."""
+
+    renewed: list[str]
+    left: list[str]
 
 
 def _renew_expiring(
     launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, name: str
-) -> int:
-    """Renew these, which are due, and with `all` the kubelet's serving certificate if that is due and its own. What an authority signs
-    elsewhere stays, and is warned of, so that a timer's log says it."""
+) -> Due:
+    """Renew those of these that are due, and with `all` the kubelet's serving certificate if that is due and its own. What an authority
+    signs elsewhere stays, and is warned of, so that a timer's log says it."""
     call, local = launch.call, launch.local
-    if rows:
-        _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name)
+    rows = tuple(row for row in rows if renewal.is_due(local, paths, row=row, cluster=cluster))
+    outcomes = _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name) if rows else {}
+    done = Due([one for one, what in outcomes.items() if what == "renewed"], [])
     for row in rows:
         if renewal.is_due(local, paths, row=row, cluster=cluster):
+            done.left.append(row.name)
             call.report.warn(f"{row.name} has less than a fifth of its life left, and was not renewed")
-    is_kubelet_due = name == "all" and _is_kubelet_due(launch)
-    if is_kubelet_due:
+    if name == "all" and _is_kubelet_due(launch):
         _renew_kubelet_s(launch)
-    if not rows and not is_kubelet_due:
+        done.renewed.append(KUBELET_SERVER)
+    if not done.renewed and not done.left:
         call.print("nothing to renew: every certificate has more than a fifth of its life left")
-    return 0
+    return done
 
 
 def _is_kubelet_due(launch: Launch) -> bool:
@@ -274,25 +299,36 @@ _AFTER_RENEWAL = """
 Done renewing certificates. You must restart the kube-apiserver, kube-controller-manager, kube-scheduler and etcd, so that they use them."""
 
 
-def _renew_elsewhere(launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths) -> None:
+def _renew_elsewhere(
+    launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths
+) -> Mapping[str, str]:
     """Renew in a folder that this node's components do not use, or without the rights to restart them."""
-    readers = []
+    outcomes: dict[str, str] = {}
     for row in rows:
-        outcome = renewal.renew(launch.local, paths, row=row, cluster=cluster)
-        _tell_outcome(launch.call, row, outcome=outcome)
-        readers += [row.reader] if row.reader and outcome == "renewed" else []
-    _tell_end(launch.call, left=readers)
+        outcomes[row.name] = renewal.renew(launch.local, paths, row=row, cluster=cluster)
+        _tell_outcome(launch.call, row, outcome=outcomes[row.name])
+    _tell_end(launch.call, left=[row.reader for row in rows if row.reader and outcomes[row.name] == "renewed"])
+    return outcomes
 
 
-def _renew_and_restart(launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths) -> None:
+def _renew_and_restart(
+    launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths
+) -> Mapping[str, str]:
     call, local = launch.call, launch.local
     patient = node_files.read_patient(local, paths)
+
+    def make_api(_: Who) -> kubeapi.Api:
+        # this node's own API server: the name in admin.conf may not lead to one at this moment
+        server = node_files.find_own_server(local, paths)
+        return kubeapi.Api(local, kubeapi.read_identity(local, paths.admin_conf, server=server), retry_s=0)
+
     ctx = run.Run(
         host=local,
         paths=paths,
         config=replace(patient.config, cluster=cluster),
         release=patient.release,
         report=call.report,
+        caller=run.Caller(make_api),
     )
     with local.lock(paths.lock, f"kb {call.command.name}"):
         done = renewed_certs.renew_and_restart(
@@ -305,6 +341,7 @@ def _renew_and_restart(launch: Launch, rows: Sequence[Row], *, cluster: ClusterC
     _tell_end(call, left=list(done.left))
     if "renewed" in done.outcomes.values():
         call.print(f"The former files are in {done.former.folder}")
+    return done.outcomes
 
 
 def _renew_kubelet_s(launch: Launch) -> int:

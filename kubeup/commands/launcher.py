@@ -54,6 +54,7 @@ NEED_ROOT: Mapping[str, str] = {
     "reconfigure static-pods": _CHANGES_FILES,
     "adopt": _CHANGES_FILES,
     "certs renew": _CHANGES_FILES,
+    "certs auto": _CHANGES_FILES,
     "certs recover": _CHANGES_FILES,
     "mirror add": _CHANGES_FILES,
     "etcd defrag": _CALLS_ETCD,

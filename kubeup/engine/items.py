@@ -417,10 +417,12 @@ class Unit:
     """A systemd unit of kb's own. It reads its files when it starts, and need not be stopped before they change."""
 
     name: str
+    wanted_by: str = "multi-user.target"
+    """The target that starts it at boot."""
 
     @property
     def places(self) -> tuple[Path, ...]:
-        return (Path("/etc/systemd/system/multi-user.target.wants") / self.name,)
+        return (Path(f"/etc/systemd/system/{self.wanted_by}.wants") / self.name,)
 
     def is_running(self, run: Ground) -> bool:
         return services.read_state(run.host, self.name) == "active"

@@ -173,6 +173,8 @@ def start_own_unit(host: Host, unit: str) -> None:
 def stop_own_unit(host: Host, unit: str) -> None:
     """Stop and disable one of kb's units. The caller removes its file, and then calls forget_removed_units."""
     host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
+    if unit.endswith(".timer"):
+        host.run(["systemctl", "clean", "--what=state", unit])  # the file that says when it last ran
 
 
 def forget_removed_units(host: Host) -> None:

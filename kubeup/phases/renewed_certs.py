@@ -6,24 +6,29 @@ kubeadm renews the files alone (cmd/kubeadm/app/phases/certs/renewal/manager.go)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
-from kubeup.machine.waiting import watch
+from kubeup.machine.waiting import say_round, watch
 from kubeup.phases.restart_pods import Restarted, find_obstacle, restart_static_pods
 
 with lazily:
     from kubeup.cluster import api
     from kubeup.node import certificates, former_certs, kubeconfig, renewal
+    from kubeup.swap import store, turn
 
 TRIAL_S = 10.0
 """How long the API server may take to show its own new certificate, and to accept a new client's: a second, as measured."""
+TURN_S = 300.0
+"""How long another control plane may take with its own static pods before this one gives up: a renewal takes less than a minute there, a
+swap a few."""
 
 
 @dataclass
@@ -45,9 +50,16 @@ def renew_and_restart(
     tell: called after each certificate with its outcome. If the API server refuses a new client certificate, or a component does not
     come back with it, the former kubeconfig comes back and the component runs with it.
 
-    Raises ClusterError (renewal-taken-back), HostError from the files, and what restart_static_pods raises if there was nothing to go
-    back to.
+    No two control planes restart theirs at once: this one waits for its turn before it renews anything.
+
+    Raises ClusterError (renewal-taken-back, swap-elsewhere), HostError from the files, and what restart_static_pods raises if there was
+    nothing to go back to.
     """
+    with _turn(ctx, rows):
+        return _renew_and_restart(ctx, rows, tell=tell)
+
+
+def _renew_and_restart(ctx: Run, rows: Sequence[renewal.Row], *, tell: Callable[[renewal.Row, str], None]) -> Renewed:
     files = [path for row in rows for path in _files(ctx, row)]
     done = Renewed(former_certs.keep_former(ctx.host, ctx.paths, files=files))
     for row in rows:
@@ -62,6 +74,65 @@ def renew_and_restart(
     except (ClusterError, HostError) as error:
         _go_back(ctx, readers, former=done.former, error=error)
     return done
+
+
+# ---- one control plane at a time
+
+
+@contextlib.contextmanager
+def _turn(ctx: Run, rows: Sequence[renewal.Row]) -> Iterator[None]:
+    """Hold the Lease of the static pods, if one of this node's is going to be restarted. An API that is away hinders nothing: certificates
+    that have ended must not keep others from their renewal. Raises ClusterError (swap-elsewhere)."""
+    if not any(row.reader and _is_renewable(ctx, row) for row in rows):
+        yield
+        return
+    _wait_for_turn(ctx)
+    try:
+        yield
+    finally:
+        _end_turn(ctx)
+
+
+def _is_renewable(ctx: Run, row: renewal.Row) -> bool:
+    found = renewal.read_expiry(ctx.host, ctx.paths, row=row)
+    return found.expires is not None and not found.is_external
+
+
+def _wait_for_turn(ctx: Run) -> None:
+    held: Optional[turn.Held] = None
+
+    def look() -> str:
+        nonlocal held
+        try:
+            held = turn.take(ctx, patience_s=0)
+        except KbError as error:
+            held = None
+            ctx.report.detail(f"other control planes are not kept from restarting theirs meanwhile: {error}")
+        return f"control plane {held.node} works on its static pods" if held else ""
+
+    def tell(missing: str, elapsed: float) -> bool:
+        if missing:
+            ctx.report.waiting(say_round("this node's turn", missing, elapsed=elapsed, timeout_s=TURN_S))
+        return False
+
+    missing, _ = watch(ctx.host, look, timeout_s=TURN_S, is_over=tell, poll_s=2.0)
+    if missing and held is not None:
+        raise ClusterError(
+            f"control plane {held.node} works on its static pods",
+            cause=f"it has held Lease kube-system/{turn.NAME} for {held.for_s:.0f} s; nothing was renewed here",
+            remedy=f"wait until it has finished; if nothing is under way there: kubectl -n kube-system delete lease {turn.NAME}",
+            code="swap-elsewhere",
+        )
+
+
+def _end_turn(ctx: Run) -> None:
+    """Give the turn back, unless a swap was cut off on this node: whoever ends that gives it back."""
+    if store.load_cut_off(ctx.host, ctx.paths) is not None:
+        return
+    try:
+        turn.give_back(ctx)
+    except KbError as error:
+        ctx.report.detail(f"Lease kube-system/{turn.NAME} was not given back, and lapses in {turn.LASTS_S} s: {error}")
 
 
 # ---- before the restart: would the API server accept it?

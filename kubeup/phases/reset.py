@@ -153,7 +153,11 @@ def plan_no_services(run: BareRun) -> Plan:
 def _find_units(ctx: BareRun, made: frozenset[str]) -> list[Unit]:
     """The units whose files are in the journal and still exist. The kubelet is not among them: it was stopped first, and the link
     that starts it at boot may belong to somebody else."""
-    paths = [path for path in sorted(map(Path, made)) if path.parent == ctx.paths.systemd and path.suffix == ".service"]
+    paths = [
+        path
+        for path in sorted(map(Path, made))
+        if path.parent == ctx.paths.systemd and path.suffix in (".service", ".timer")
+    ]
     return [Unit(path.name) for path in paths if path.name != "kubelet.service" and ctx.host.exists(path)]
 
 

@@ -46,10 +46,11 @@ ALLOWED = (
     Allowed(r"file /etc/sysctl\.d/90-kb\.conf ", "forwarding that outlives a reboot; kubeadm leaves it to the operator"),
     Allowed(r"object ConfigMap kube-system/kb-config ", "KbConfiguration, for nodes that join, beside kubeadm-config"),
     Allowed(r"object Role(Binding)?\.\S+ kube-system/kb:nodes-kb-config ", "their right to read it"),
+    Allowed(r"file /etc/systemd/system/(timers\.target\.wants(/kb-certs\.timer)?|kb-certs\.(service|timer)) ", "renews certificates before they end"),
+    Allowed(r"file /usr/local(/lib(/kb(/kb\.pyz)?)?)? ", "the program of that service"),
     # the rest is what kubeadm's operator does by hand, and kb by itself on a plain node
     Allowed(r"file /etc/cni/net\.d/", "the pod network's configuration: the harness' own, or kb's", ("bridge",)),
     Allowed(r"file /etc/systemd/system/(multi-user\.target\.wants/)?kb-routes\.service ", "keeps the routes", ("bridge",)),
-    Allowed(r"file /usr/local(/lib(/kb(/kb\.pyz)?)?)? ", "the program of that service", ("bridge",)),
     Allowed(r"object ClusterRole(Binding)?\.\S+ -/kb:node-routes ", "its right to see all nodes' addresses", ("bridge",)),
     Allowed(r"file /(etc|usr/lib)/systemd/system/(\S+/)?kubelet\.service", "kb's unit, or the package's", ("bridge",)),
     Allowed(r"file /usr/lib/systemd(/system)? ", "the package's unit lies there", ("bridge",)),

@@ -219,3 +219,76 @@ def read_client(node: Node) -> list[tuple[float, str, str]]:
     """(when, method, ok or why not) of each call so far."""
     rows = [line.split(" ", 2) for line in node.read("/root/client.log").splitlines()]
     return [(float(row[0]), row[1], row[2]) for row in rows if len(row) == 3]
+
+
+# ---- the timer
+
+
+SHORT = "1m40s"
+"""The life of certificates that are due at once: they begin five minutes before they are issued, so that 100 of 400 s are left of them,
+and 80 s, a fifth, 20 s later."""
+
+
+def list_events(node: Node) -> dict[str, tuple[str, str]]:
+    """reason -> (type, message) of kb's own Events."""
+    rows = json.loads(node.kubectl("get events -n default -o json"))["items"]
+    return {row["reason"]: (row["type"], row["message"]) for row in rows if row["source"].get("component") == "kb"}
+
+
+def make_due(node: Node) -> None:
+    renew(node, "all --config short.yaml")
+    node.run("sleep 20")
+
+
+def read_serial(node: Node) -> str:
+    shown = f"openssl s_client -connect {node.address}:6443 </dev/null 2>/dev/null | openssl x509 -noout -serial"
+    return node.run(shown).stdout.strip()
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_the_timer_renews_and_says_so(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_node("cp1", version=k8s_version)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    node.write("/root/init.yaml", lab_config(k8s_version, address=node.address))
+    period = {"certificateValidityPeriod": SHORT}
+    node.write("/root/short.yaml", lab_config(k8s_version, address=node.address, cluster=period))
+    node.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
+    assert node.run("systemctl is-active kb-certs.timer").stdout == "active\n"
+    node.run("systemctl start kb-certs")
+    assert "nothing to renew" in node.journal("kb-certs") and list_events(node) == {}
+
+    # served anew, and told
+    make_due(node)
+    before = read_serial(node)
+    node.run("systemctl start kb-certs", timeout=180)
+    wait_until(lambda: read_serial(node) != before, what="a new certificate to be served", timeout_s=20)
+    kind, message = list_events(node)["CertificatesRenewed"]
+    assert kind == "Normal" and "apiserver" in message and "scheduler.conf" in message
+    shown = json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)
+    assert all(row["residualTime"] > 300 * 86400 for row in shown["certificates"])
+    assert "kb-static-pods" not in node.kubectl("get lease -n kube-system -o name")
+
+    # the authorities' keys are kept elsewhere: warned of, nothing touched, no failed unit; with a wrong key: a failed unit
+    make_due(node)
+    node.run(f"cd {PKI} && tar cf /root/keys.tar ca.key front-proxy-ca.key etcd/ca.key --remove-files")
+    before = read_serial(node)
+    node.run("systemctl start kb-certs", timeout=180)
+    assert read_serial(node) == before and list_events(node)["CertificatesExpiring"][0] == "Warning"
+    node.run(f"openssl ecparam -name prime256v1 -genkey -noout -out {PKI}/ca.key && chmod 600 {PKI}/ca.key")
+    assert node.run("systemctl start kb-certs", check=False, timeout=180).code != 0
+    assert "kb-certs.service" in node.run("systemctl --failed --no-legend").stdout
+    assert list_events(node)["CertificateRenewalFailed"][0] == "Warning"
+    found = json.loads(node.run(f"{KB} doctor -o json", check=False).stdout)
+    assert any("the renewal of certificates failed" in row["text"] for row in found["notes"]), found
+    node.run(f"tar xf /root/keys.tar -C {PKI}")
+    renew(node, "all")
+
+    # off, on, and gone with the node
+    node.run(f"{KB} certs auto off")
+    assert not node.exists("/etc/systemd/system/kb-certs.timer")
+    assert node.run(f"{KB} certs auto status").stdout == "automatic renewal is off\n"
+    node.run(f"{KB} certs auto on")
+    assert json.loads(node.run(f"{KB} certs auto status -o json").stdout)["on"] is True
+    node.run(f"{KB} reset --force", timeout=300)
+    assert node.run("systemctl list-unit-files 'kb-*' --no-legend", check=False).stdout == ""
+    assert not node.exists("/var/lib/systemd/timers/stamp-kb-certs.timer")

@@ -27,7 +27,7 @@ MakeNode = Callable[..., Node]
 Snapshot = dict[str, str]
 ARGV = ["python3", "kb.pyz", "init", "--config", "init.yaml", "-v", "1", "--ignore-preflight-errors=" + ",".join(list_ignored_checks())]  # fmt: skip
 INIT = shlex.join(ARGV)
-PHASES = 38
+PHASES = 39
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 MANIFESTS = "/etc/kubernetes/manifests"
 

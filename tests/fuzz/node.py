@@ -367,7 +367,7 @@ class Node(ClusterHost):
         self.sleep(0.05)
         if "pods" in words and self.has_no_pods:
             return CommandResult(words, 0, '{"items": []}' if "-o" in words else "")
-        if words[:3] == ("systemctl", "is-active", "kb-routes.service"):
+        if words[:2] == ("systemctl", "is-active") and words[2:] in (("kb-routes.service",), ("kb-certs.timer",)):
             return self._keeper_state(words)
         if words[:3] == ("systemctl", "is-active", "kubelet") and not self.kubelet_runs:
             return CommandResult(words, 3, "inactive\n")

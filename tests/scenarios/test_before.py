@@ -19,7 +19,7 @@ from kubeup.paths import Paths
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.fixtures.trees import Tree, load_tree
 
-from .scenario import run_init, run_reset, snapshot
+from .scenario import SKIPPED, run_init, run_reset, snapshot
 
 CONFIG_FILE = Path("/root/init.yaml")
 UNFINISHED = ("init-running", "init-running-late", "init-failed")
@@ -41,7 +41,8 @@ def lay(folder: Path, tree: Tree) -> ClusterHost:
 
 
 def init(host: ClusterHost, *, config_file: Path = CONFIG_FILE, log: Optional[io.StringIO] = None) -> RunResult:
-    return run_init(host, flags={}, config_file=config_file, log=log)
+    """Without the timer that renews certificates, which no kb of before has: a node gets it with its next init."""
+    return run_init(host, flags={}, config_file=config_file, log=log, skip=(*SKIPPED, "auto-renewal"))
 
 
 def paths_below(host: ClusterHost) -> set[str]:
@@ -88,6 +89,14 @@ def test_a_done_node_stays_as_it_is(tmp_path: Path) -> None:
     assert {name: phase["status"] for name, phase in after["phases"].items()} == {
         name: phase["status"] for name, phase in before["phases"].items()
     }
+
+
+def test_a_done_node_gets_the_timer_and_nothing_else(tmp_path: Path) -> None:
+    host = lay(tmp_path, load_tree("init-done"))
+    files = snapshot(host)
+    result = run_init(host, flags={}, config_file=CONFIG_FILE)
+    assert [one.name for one in result.phases if one.status == "done"] == ["auto-renewal"]
+    assert {path: content for path, content in snapshot(host).items() if "kb-certs" not in path} == files
 
 
 @pytest.mark.parametrize("name", UNFINISHED)

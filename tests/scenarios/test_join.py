@@ -35,6 +35,7 @@ from .scenario import (
 )
 
 WANTS = "/etc/systemd/system/multi-user.target.wants"
+TIMERS = "/etc/systemd/system/timers.target.wants"
 WORKER_FILES = {
     "/etc/kubernetes/kubelet.conf", "/etc/kubernetes/pki/ca.crt", "/etc/sysctl.d/90-kb.conf", "/etc/cni/net.d/99-kb-bridge.conflist",
     "/etc/systemd/system/kb-routes.service", "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf", f"{WANTS}/kb-routes.service",
@@ -49,6 +50,7 @@ CONTROL_PLANE_FILES = {
     "/etc/kubernetes/pki/sa.key", "/etc/kubernetes/pki/sa.pub",
     *(f"/etc/kubernetes/{name}.conf" for name in ("admin", "controller-manager", "scheduler")),
     *(f"/etc/kubernetes/manifests/{name}.yaml" for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")),
+    "/etc/systemd/system/kb-certs.service", "/etc/systemd/system/kb-certs.timer", f"{TIMERS}/kb-certs.timer",
 }  # fmt: skip
 MASKED = ("/var/lib/kb/", "/var/lib/kubelet/pki/", "/var/lib/etcd/member/")
 

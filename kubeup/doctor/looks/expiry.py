@@ -17,10 +17,12 @@ from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki
+from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki, renewal
+from kubeup.phases import auto_renewal
 from kubeup.trust import Anchors
 
 EXPIRES_SOON = datetime.timedelta(days=30)
+_LOG_LINES = 30
 
 
 def look_at_certs(patient: Patient) -> Findings:
@@ -33,6 +35,7 @@ def look_at_certs(patient: Patient) -> Findings:
         bundle = _describe_bundle(patient)
         if bundle:
             yield Finding("certificates", WARNING, bundle, "then: kb init phase control-plane controller-manager")
+        yield from _find_early_ends(patient)
     for path, cert in _find_certs(patient):
         left = cert.not_valid_after_utc - host.now()
         if left < datetime.timedelta(0):
@@ -40,6 +43,38 @@ def look_at_certs(patient: Patient) -> Findings:
             yield Finding("certificates", ERROR, text, _way_back(patient, path))
         elif left < EXPIRES_SOON and not _renews_itself(path):
             yield Finding("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
+
+
+def _find_early_ends(patient: Patient) -> Findings:
+    """Authorities that end before a certificate that they sign today. Nothing that they signed is accepted from then on."""
+    host, paths = patient.host, patient.paths
+    period = datetime.timedelta(seconds=patient.config.cluster.certificate_validity_period_s)
+    for name in renewal.wanted_cas(patient.config.cluster):
+        path = cert_specs.CERTS[name].cert_path(paths)
+        for _, cert in parse_first(path, facts.read_or_empty(host, str(path))):
+            left = cert.not_valid_after_utc - host.now()
+            if EXPIRES_SOON <= left < period:
+                text = f"{path} ends in {_days(left)}, before a certificate that it signs today"
+                yield Finding("certificates", WARNING, text, _renewal(host, path))
+
+
+def look_at_auto_renewal(patient: Patient) -> Findings:
+    """The timer that renews certificates, on a node that has one: whether it runs, and how its last run ended."""
+    host = patient.host
+    if not host.exists(patient.paths.systemd / auto_renewal.TIMER):
+        return
+    timer = auto_renewal.read_timer(host, patient.paths)
+    if not timer.is_on:
+        text = f"{auto_renewal.TIMER} does not run, so nothing renews this node's certificates"
+        yield Finding("auto-renewal", WARNING, text, "kb certs auto on; or, if that is meant: kb certs auto off")
+    if timer.result not in ("", "success"):
+        lines = services.read_log(host, auto_renewal.SERVICE, lines=_LOG_LINES)
+        said = [line for line in lines if line.startswith("error: ")]
+        text = f"the renewal of certificates failed at {timer.last} ({timer.result})" + (
+            f": {said[-1]}" if said else ""
+        )
+        log = services.say_log(host, auto_renewal.SERVICE)
+        yield Finding("auto-renewal", WARNING, text, f"see why: {log}; then: kb certs renew all --expiring")
 
 
 def _describe_bundle(patient: Patient) -> str:

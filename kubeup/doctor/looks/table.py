@@ -13,7 +13,7 @@ from collections.abc import Callable
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks.facts import ERROR, OK, Finding, Findings
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
-from kubeup.doctor.looks.expiry import look_at_certs, look_at_served_certs
+from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
 from kubeup.doctor.looks.registered_node import look_at_node
 from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_static_pods
 from kubeup.doctor.looks.skew import look_at_clock
@@ -41,6 +41,7 @@ LOOKS: tuple[Look, ...] = (
     Look("node", "the cluster has this node, and it is Ready", look_at_node),
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
     Look("served-certificates", "servers present the certificates that are on disk", look_at_served_certs),
+    Look("auto-renewal", "the timer that renews certificates runs, and did not fail last time", look_at_auto_renewal),
     Look("clock", "this clock and the API server's agree", look_at_clock),
     Look("etcd", "every member of etcd serves", look_at_etcd),
     Look(

@@ -92,7 +92,10 @@ def test_what_needs_root_says_so_before_anything_is_changed(machine: Machine, na
     before = {path: machine.read_bytes(path) for path in machine.files()}
     capsys.readouterr()
     machine.is_root = False
-    words = {"init": INIT, "join": JOIN, "certs renew": ("certs", "renew", "all"), "mirror add": ("mirror", "add", "x")}
+    words = {
+        "init": INIT, "join": JOIN, "certs renew": ("certs", "renew", "all"), "certs auto": ("certs", "auto", "on"),
+        "mirror add": ("mirror", "add", "x"),
+    }  # fmt: skip
     assert run(machine, *words.get(name, tuple(name.split()))) == 4
     told = capsys.readouterr().err
     assert "not-root" in told and f"sudo kb {name}" in told and launcher.NEED_ROOT[name] in told

@@ -111,3 +111,31 @@ def test_a_certificate_that_the_kubelet_does_not_present_any_more() -> None:
     host.files["/var/lib/kubelet/pki/kubelet-server-current.pem"] = own.encode()
     host.served["127.0.0.1:10250"] = own
     assert notes(host, "certificates") == [] and notes(host, "served-certificates") == []
+
+
+def test_the_timer_that_renews_certificates() -> None:
+    host = make_host()
+    assert notes(host, "auto-renewal") == []  # a node without one
+    host.files["/etc/systemd/system/kb-certs.timer"] = b""
+    host.answers["systemctl show kb-certs.timer"] = "ActiveState=active\nNextElapseUSecRealtime=Mon\n"
+    host.answers["systemctl show kb-certs.service"] = "Result=success\nExecMainExitTimestamp=\n"
+    assert notes(host, "auto-renewal") == []
+    host.answers["systemctl show kb-certs.service"] = "Result=exit-code\nExecMainExitTimestamp=Sun 03:17\n"
+    host.answers["journalctl -u kb-certs.service"] = (
+        "Started it\nerror: kube-scheduler did not come back\n  cause:  x\n"
+    )
+    ((level, text),) = notes(host, "auto-renewal")
+    assert level == "warning" and "failed at Sun 03:17 (exit-code): error: kube-scheduler did not come back" in text
+    host.answers["systemctl show kb-certs.timer"] = "ActiveState=inactive\n"
+    assert len(notes(host, "auto-renewal")) == 2
+
+
+def test_an_authority_that_ends_before_what_it_signs_is_said_a_year_ahead() -> None:
+    host = make_host()
+    authority = host.files["/etc/kubernetes/pki/ca.crt"]
+    end = certificates.parse_certs(authority.decode())[0].not_valid_after_utc
+    for days, is_told in ((400, False), (300, True), (20, False)):
+        host.clock = end - datetime.timedelta(days=days)
+        early = [text for _, text in notes(host, "certificates") if "before a certificate that it signs today" in text]
+        assert bool(early) == is_told, days
+        assert not is_told or early[0].startswith("/etc/kubernetes/pki/ca.crt ends in 300 days")

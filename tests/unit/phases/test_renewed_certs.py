@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any, Callable, Optional
 
 import pytest
 
-from kubeup.engine.run import Run
+from kubeup.cluster import api as kubeapi
+from kubeup.engine.run import Caller, Run
 from kubeup.errors import ClusterError, KbError
 from kubeup.machine.http import HttpResponse
 from kubeup.node import renewal
@@ -17,7 +20,9 @@ from tests.fake_node import PATHS, finished_node, make_context
 
 MANAGER, SCHEDULER = "kube-controller-manager", "kube-scheduler"
 ALL = tuple(renewal.ROWS.values())
-VERSION = "https://10.77.0.11:6443/version"
+SERVER = "https://10.77.0.11:6443"
+VERSION = f"{SERVER}/version"
+LEASE = f"{SERVER}/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kb-static-pods"
 CONFS = {name: str(PATHS.kubeconfig(name)) for name in ("controller-manager.conf", "scheduler.conf", "admin.conf")}
 FAILED = ClusterError("kube-scheduler exited 3 times (code 1)", cause="no such key", remedy="look", code="not-healthy")
 
@@ -26,7 +31,8 @@ FAILED = ClusterError("kube-scheduler exited 3 times (code 1)", cause="no such k
 def ctx() -> Run:
     host = finished_node()
     host.urls[VERSION] = HttpResponse(200, b"{}")
-    return make_context(host)
+    api = kubeapi.Api(host, kubeapi.read_identity(host, PATHS.admin_conf, server=SERVER), retry_s=0)
+    return dataclasses.replace(make_context(host), caller=Caller.by(api))
 
 
 @pytest.fixture
@@ -154,3 +160,48 @@ def test_the_table_names_two_components() -> None:
         "controller-manager.conf": MANAGER,
         "scheduler.conf": SCHEDULER,
     }
+
+
+# ---- one control plane at a time
+
+
+def with_lease(ctx: Run, holder: str) -> FakeHost:
+    """A cluster whose Lease of the static pods somebody holds; `holder` is "" for nobody."""
+    host = host_of(ctx)
+    found = {
+        "metadata": {"name": "kb-static-pods", "resourceVersion": "1"},
+        "spec": {
+            "holderIdentity": holder,
+            "leaseDurationSeconds": 600,
+            "renewTime": f"{host.clock:%Y-%m-%dT%H:%M:%S.%fZ}",
+        },
+    }
+    host.urls[LEASE] = HttpResponse(200, json.dumps(found).encode())
+    host.urls[f"{SERVER}/livez"] = HttpResponse(200, b"ok")
+    return host
+
+
+def test_it_waits_for_another_control_plane_and_gives_up_before_anything_is_written(
+    ctx: Run, calls: list[tuple[str, ...]]
+) -> None:
+    before, host = content(ctx), with_lease(ctx, "cp2")
+    began = host.monotonic()
+    with pytest.raises(ClusterError, match="control plane cp2 works on its static pods") as caught:
+        renewed_certs.renew_and_restart(ctx, ALL)
+    assert caught.value.code == "swap-elsewhere" and "kubectl -n kube-system delete lease" in caught.value.remedy
+    assert host.monotonic() - began >= renewed_certs.TURN_S
+    assert content(ctx) == before and calls == [] and not host.exists(PATHS.former_certs)
+
+
+def test_what_restarts_nothing_needs_no_turn(ctx: Run, calls: list[tuple[str, ...]]) -> None:
+    host = with_lease(ctx, "cp2")
+    renewed_certs.renew_and_restart(ctx, (renewal.ROWS["apiserver"],))
+    host.remove(PATHS.pki / "ca.key")
+    renewed_certs.renew_and_restart(ctx, ALL)
+    assert calls == [(), ()]
+
+
+def test_an_api_that_refuses_hinders_nothing(ctx: Run, calls: list[tuple[str, ...]]) -> None:
+    host_of(ctx).urls[LEASE] = HttpResponse(401, b"Unauthorized")
+    renewed_certs.renew_and_restart(ctx, ALL)
+    assert calls == [(MANAGER, SCHEDULER)]
