@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, endpoint, load_balancer, static_pods_swap
+from kubeup.phases import auto_renewal, cert_names, endpoint, load_balancer, static_pods_swap
 # isort: on
 
 # A step shared with init and join.
@@ -47,11 +47,21 @@ RECONFIGURE_STATIC_PODS = story(
 # kb certs auto on: the timer of init and join, on a node that another tool made, or where it was switched off.
 CERTS_AUTO = story(step("auto-renewal", "Renew what is due of this node's certificates, once a day", auto_renewal.plan_timer, live="node"))
 
+# kb certs add-san: names and addresses in the API server's certificate, or with --remove out of it. On each other control plane the same
+# command issues that node's certificate.
+CERTS_ADD_SAN = story(
+    act("preflight",              "Check that the certificate can be issued here, and that no name is needed that is to go",    cert_names.CHECKS),
+    step("certs/apiserver",       "Issue the API server's certificate with these names, for the same key",                     cert_names.plan_apiserver_cert),
+    step("upload-config/kubeadm", "Store the names in the cluster's configuration, for nodes that join and later renewals",    cert_names.plan_stored),
+    act("verify",                 "Verify TLS with this API server under each name, and list the control planes that are left", cert_names.HANDSHAKE),
+)
+
 # fmt: on
 
 STORIES: Mapping[str, Story] = {
     "reconfigure-endpoint": RECONFIGURE_ENDPOINT,
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
     "certs-auto": CERTS_AUTO,
+    "certs-add-san": CERTS_ADD_SAN,
 }
 """Each by its name in a node's state."""

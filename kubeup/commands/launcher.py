@@ -55,6 +55,7 @@ NEED_ROOT: Mapping[str, str] = {
     "adopt": _CHANGES_FILES,
     "certs renew": _CHANGES_FILES,
     "certs auto": _CHANGES_FILES,
+    "certs add-san": _CHANGES_FILES,
     "certs recover": _CHANGES_FILES,
     "mirror add": _CHANGES_FILES,
     "etcd defrag": _CALLS_ETCD,
@@ -224,6 +225,8 @@ class Launch:
             value["plan"] = [dataclasses.asdict(step) for step in plan]
             value["server"] = result.results.server or ""
             value["caCertHashes"] = list(result.results.ca_cert_hashes or ())
+            if result.results.remaining is not None:
+                value["remaining"] = list(result.results.remaining)
             call.print_value(value)
         elif target.mode == "dry-run":
             print_plan(call, plan)

@@ -52,6 +52,9 @@ class Results:
     before_balancer: Optional[str] = None
     before_is_begun_here: Optional[bool] = None
     """The values before the endpoint was changed, which undoing the change restores."""
+    before_cert_sans: Optional[Sequence[str]] = None
+    """Those of the names of the last change of apiServer.certSANs that were there before it."""
+    changed_cert_sans: Optional[Sequence[str]] = None
     closing_text: Optional[Secret] = None
     """The closing message of init. It contains the join command with its token."""
     join_text: Optional[str] = None
@@ -81,6 +84,8 @@ STORED: Mapping[str, type] = {
     "before_server": str,
     "before_balancer": str,
     "before_is_begun_here": bool,
+    "before_cert_sans": list,
+    "changed_cert_sans": list,
 }
 """The results that a later run reads back from a phase's entry in state.json, and their types there."""
 

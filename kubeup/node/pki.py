@@ -326,6 +326,24 @@ def ensure_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str, make
     return finding
 
 
+def reissue_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str, drops: Sequence[str]) -> None:
+    """Issue an existing leaf certificate again for its key: with the names that it has and those of the configuration, without `drops`.
+
+    Raises HostError (certificate-unreadable, key-unreadable, key-mismatch, external-ca-incomplete), and the errors of read_ca.
+    """
+    spec = CERTS[name]
+    path, key_path = spec.cert_path(paths), spec.key_path(paths)
+    ca, cert, key = read_ca(host, paths, name=spec.signer), read_certs(host, path)[0], read_key(host, key_path)
+    if ca.key is None:
+        raise _external_ca_incomplete(ca, [path])
+    if not is_key_of(key, cert):
+        raise _key_mismatch(path, key_path)
+    found = sans_of(cert)
+    kept = make_sans(one for one in (*found.dns, *found.ips) if one not in drops)
+    new = _issue_for(config, spec, key=key, ca=ca, now=host.now(), found=kept)
+    write_keeping_mode(host, path, text=cert_to_pem(new), mode=0o644)
+
+
 def _issue_for(
     config: NodeConfig, spec: CertSpec, *, key: Key, ca: Ca, now: datetime.datetime, found: Sans = NO_SANS
 ) -> x509.Certificate:

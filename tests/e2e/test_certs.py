@@ -292,3 +292,53 @@ def test_the_timer_renews_and_says_so(make_node: MakeNode, kb_pyz: Path, k8s_ver
     node.run(f"{KB} reset --force", timeout=300)
     assert node.run("systemctl list-unit-files 'kb-*' --no-legend", check=False).stdout == ""
     assert not node.exists("/var/lib/systemd/timers/stamp-kb-certs.timer")
+
+
+# ---- names in the API server's certificate
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_name_is_added_on_two_control_planes_and_taken_out(
+    make_node: MakeNode, kb_pyz: Path, k8s_version: str
+) -> None:
+    first, second = (make_node(name, version=k8s_version) for name in ("cp1", "cp2"))
+    for node in (first, second):
+        node.scp(kb_pyz, "/root/kb.pyz")
+    config = lab_config(k8s_version, address=first.address, kb={"loadBalancer": {"mode": "local"}})
+    first.write("/root/init.yaml", config)
+    first.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
+    key = first.run(f"{KB} certs certificate-key").stdout.strip()
+    line = first.run(f"{KB} token create --print-join-command --certificate-key {key}").stdout.strip()
+    second.run(f"{line} {IGNORE}", timeout=600)
+    keys = [node.read(f"{PKI}/apiserver.key") for node in (first, second)]
+    names = ("k8s.example.net", "*.k8s.example.net", "192.0.2.7")
+    words = " ".join(f"'{name}'" for name in names)
+    before = read_containers(first)
+
+    done = first.run(f"{KB} certs add-san {words}", timeout=180)
+    assert f"on the control plane at {second.address}:6443:" in done.stdout and read_containers(first) == before
+    for name in ("k8s.example.net", "x.k8s.example.net", "192.0.2.7"):
+        assert can_call(first, first.address, name) and not can_call(first, second.address, name)
+    done = second.run(f"{KB} certs add-san {words}", timeout=180)
+    assert "all API servers of the cluster have" in done.stdout and can_call(first, second.address, "k8s.example.net")
+    assert "nothing to do" in first.run(f"{KB} certs add-san {words}").output
+
+    # a later renewal keeps them
+    renew(first, "apiserver")
+    wait_until(lambda: is_shown(first, f"{first.address}:6443", "apiserver"), what="the renewed one", timeout_s=20)
+    assert can_call(first, first.address, "k8s.example.net")
+    refused = first.run(f"{KB} certs add-san --remove kb-api.cluster.local", check=False)
+    assert refused.code == 2 and "code:   name-needed" in refused.stderr
+    for node in (first, second):
+        node.run(f"{KB} certs add-san --remove {words}", timeout=180)
+        assert not can_call(first, node.address, "k8s.example.net")
+    assert [node.read(f"{PKI}/apiserver.key") for node in (first, second)] == keys
+    first.run(f"mv {PKI}/ca.key /root/")
+    refused = first.run(f"{KB} certs add-san k8s.example.net", check=False)
+    assert refused.code == 4 and "code:   external-ca-signs" in refused.stderr
+
+
+def can_call(node: Node, address: str, name: str) -> bool:
+    """Whether a client that verifies accepts the API server at that address under that name."""
+    call = f"curl -s -o /dev/null --cacert {PKI}/ca.crt --connect-to ::{address}:6443 https://{name}:6443/version"
+    return node.run(call, check=False).code == 0

@@ -60,6 +60,7 @@ BASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "token delete": ("control-plane", ("abcdef",)),
     "etcd remove": ("control-plane", ("1", "--force")),
     "certs renew": ("control-plane", ("all",)),
+    "certs add-san": ("control-plane", ("api.example.org", "--dry-run")),
     "certs auto": ("control-plane", ("on",)),
     "certs generate-csr": ("control-plane", ("--kubeconfig-dir=/csr", "--cert-dir=/csr")),
     "completion": ("control-plane", ("bash",)),

@@ -25,6 +25,7 @@ def test_what_is_stored_is_read_back_and_no_secret_is_among_it() -> None:
         certificate_key=Secret("k"), tokens=[Secret("t")], closing_text=Secret("c"), join_text="j",
         token_ids=("abcdef",), server="s", ca_cert_hashes=["sha256:1"], etcd_members=["cp1"], node_ready=False,
         remaining=[], before_endpoint="", before_server="https://s", before_balancer="none", before_is_begun_here=True,
+        before_cert_sans=[], changed_cert_sans=["x.test"],
     )  # fmt: skip
     assert all(getattr(results, item.name) is not None for item in dataclasses.fields(results))
     stored = results.stored()

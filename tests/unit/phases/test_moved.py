@@ -40,6 +40,10 @@ ACTS = {
         "swap",
         "gate",
     },
+    "certs add-san": {
+        "preflight",
+        "verify",
+    },
     "reset": {
         "remove-etcd-member",
         "cleanup-node/take-back-files",
@@ -51,6 +55,7 @@ WORKFLOWS = {
     "join": kb.JOIN,
     "reconfigure endpoint": day_two.RECONFIGURE_ENDPOINT,
     "reconfigure static-pods": day_two.RECONFIGURE_STATIC_PODS,
+    "certs add-san": day_two.CERTS_ADD_SAN,
     "reset": kb.RESET,
 }
 
