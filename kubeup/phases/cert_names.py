@@ -74,11 +74,14 @@ def check_names(ctx: NamesRun) -> Outputs:
 
 def _refuse_needed(ctx: NamesRun) -> None:
     needed = find_needed(ctx) if ctx.drops else {}
+    kept = cert_specs.apiserver_sans(ctx.config)
     for name in ctx.drops:
-        if name in needed:
+        uncovered = [one for one in needed if cert_specs.make_sans((name,)).covers(one) and not kept.covers(one)]
+        if name in needed or uncovered:
+            one = name if name in needed else uncovered[0]
             raise UsageError(
                 f"{name} stays in the API server's certificate",
-                cause=needed[name],
+                cause=needed[one] if one == name else f"it covers {one}: {needed[one]}",
                 remedy="leave it out; the names that the certificate has: openssl x509 -noout -ext subjectAltName -in "
                 f"{cert_specs.CERTS['apiserver'].cert_path(ctx.paths)}",
                 code="name-needed",

@@ -123,6 +123,19 @@ def test_a_name_by_which_a_kubeconfig_calls_stays(site: Site) -> None:
     assert "/etc/kubernetes/admin.conf calls the API server by it" in ended.err
 
 
+def test_a_wildcard_that_covers_such_a_name_stays(site: Site) -> None:
+    first = site.machine("cp1")
+    assert run_kb(first, "certs", "add-san", "*.lb.test", "*.other.test").status == 0
+    text = first.text("/etc/kubernetes/admin.conf")
+    first.put("/etc/kubernetes/admin.conf", text.replace("api.example.org:6443", "a.lb.test:6443"), 0o600)
+    ended = run_kb(first, "certs", "add-san", "--remove", "*.lb.test")
+    expect_refusal(ended, "name-needed", 2)
+    assert "it covers a.lb.test: /etc/kubernetes/admin.conf calls" in ended.err
+    assert run_kb(first, "certs", "add-san", "--remove", "*.other.test").status == 0
+    assert run_kb(first, "certs", "add-san", "a.lb.test").status == 0
+    assert run_kb(first, "certs", "add-san", "--remove", "*.lb.test").status == 0  # it has a name of its own now
+
+
 @pytest.mark.parametrize("word", ["https://x.test", "x.test:6443", "UPPER.test", "*", "a.*.test", "-x", ""])
 def test_what_is_no_name_is_refused(site: Site, word: str) -> None:
     ended = run_kb(site.machine("cp1"), "certs", "add-san", "good.test", *([word] if word != "-x" else ["--", word]))
