@@ -109,6 +109,9 @@ def _find_pair_troubles(files: _Files) -> Iterator[Trouble]:
         else:
             cause = _judge_pair(pair, cert, key=key, files=files)
             remedy = f"put a valid pair there: {shown(cert_path)} and {shown(key_path)}"
+            if " is valid only from " in cause:  # rather this machine's clock is behind
+                now = f"{files.host.now():%Y-%m-%d %H:%M} UTC"
+                remedy = f"set this machine's clock, which says {now}, if it is wrong: timedatectl; otherwise {remedy}"
         if cause:
             yield Trouble(f"{pod.component} cannot use the certificate of --{pair.cert}", cause, remedy)
 

@@ -77,15 +77,16 @@ def test_the_node_is_reset(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     swap_until(node, words, is_out("etcd"))
     node.run("systemctl kill -s SIGKILL swap")
     told(node.run(f"{KB} reset --force", timeout=300))
-    left = node.run(f"ls -A {MANIFESTS} /var/lib/etcd /var/lib/kb 2>/dev/null; crictl ps -aq; true").stdout
-    assert not left.replace(f"{MANIFESTS}:", "").strip(), left
+    left = node.run(f"find {MANIFESTS} /var/lib/etcd /var/lib/kb ! -type d 2>/dev/null; crictl ps -aq; true").stdout
+    assert not left, left
     told(node.run(f"{KB} init --config init.yaml --soak 0 {IGNORE}", timeout=600))
     node.wait_node_ready()
 
 
-@pytest.mark.parametrize("off_s", [-900, 900])
+@pytest.mark.parametrize("off_s", [-200, 900])
 def test_the_clock_is_off(make_node: MakeNode, kb_pyz: Path, k8s_version: str, off_s: int) -> None:
-    """By a quarter of an hour. A swap goes through, and whether another node swaps is told by the API server's clock."""
+    """A swap goes through, and whether another node swaps is told by the API server's clock. By one that is a quarter of an hour
+    behind, the certificates are not valid yet: that is refused with the clock as the cause."""
     node = make_control_plane(make_node, kb_pyz, k8s_version)
     stored, former = read_stored(node), read_manifests(node)
     node.write("/root/shifted.py", SHIFTED)
@@ -100,6 +101,9 @@ def test_the_clock_is_off(make_node: MakeNode, kb_pyz: Path, k8s_version: str, o
     assert not refused.ok and "control plane cp2 swaps its static pods" in told(refused)
     assert read_manifests(node) == former
     node.kubectl(shlex.split("-n kube-system delete lease kb-static-pods"))
+    behind = node.run(f"python3 shifted.py -86400 reconfigure static-pods {words} --yes", check=False, timeout=300)
+    assert not behind.ok and "set this machine's clock, which says" in told(behind)
+    assert read_manifests(node) == former
     told(node.run(f"{shifted} {words} --yes", timeout=600))
     check_runs(node, {**former, **wanted})
     wait_until(lambda: read_stored(node) == stored, what="the same objects", timeout_s=60)

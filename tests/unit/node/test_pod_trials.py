@@ -410,6 +410,18 @@ def test_an_expired_certificate() -> None:
     assert all("expired" in cause for cause in names)
 
 
+def test_a_clock_that_is_behind() -> None:
+    """Certificates that are not valid yet speak against the clock, not against themselves."""
+    host = make_node()
+    host.clock = host.clock.replace(year=host.clock.year - 2)
+    found = [trial for trial in try_on(host, render("kube-apiserver")) if trial.trouble]
+    assert found
+    for trial in found:
+        assert trial.trouble is not None
+        assert "is valid only from" in trial.trouble.cause
+        assert f"set this machine's clock, which says {host.clock:%Y-%m-%d %H:%M} UTC" in trial.trouble.remedy
+
+
 def test_a_signer_is_one_certificate() -> None:
     host = make_node()
     host.files[f"{PKI}/two.crt"] = host.files[f"{PKI}/ca.crt"] + host.files[f"{PKI}/front-proxy-ca.crt"]
