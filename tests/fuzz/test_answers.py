@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "etcd leader": ("control-plane", ("etcd", "leader", "1")),
     "certs check-expiration": ("control-plane", ("certs", "check-expiration")),
     "certs renew": ("control-plane", ("certs", "renew", "all")),
+    "certs recover": ("control-plane", ("certs", "recover")),
+    "certs recover of a worker": ("worker", ("certs", "recover", "--token=abcdef.0123456789abcdef")),
     "certs generate-csr": ("control-plane", ("certs", "generate-csr", "--cert-dir=/csr", "--kubeconfig-dir=/csr")),
     "adopt": ("control-plane of kubeadm's", ("adopt",)),
     "adopt a worker": ("worker of kubeadm's", ("adopt",)),

@@ -16,7 +16,7 @@ from tests.fuzz import alter_bytes, cases
 from tests.fuzz.node import Node, Site, call
 from tests.fuzz.test_answers import COMMANDS
 
-WHAT = ("doctor", "status", "adopt", "certs check-expiration", "certs renew", "certs generate-csr", "token create", "etcd members", "init again", "join again",
+WHAT = ("doctor", "status", "adopt", "certs check-expiration", "certs renew", "certs recover", "certs generate-csr", "token create", "etcd members", "init again", "join again",
         "reset", "reconfigure with a balancer", "kubeconfig user", "routes", "load-balancer", "config images pull", "reset as kubeadm", "support-bundle")  # fmt: skip
 
 
