@@ -283,6 +283,9 @@ _ANSWER = {
     "members": [{"ID!": _check_number, "name!": str, "peerURLs!": _URLS, "clientURLs!": _URLS, "isLearner!": bool}],
 }
 
+_PEERS = [{"id": object, "name!": str, "peerURLs!": _URLS, "clientURLs!": _URLS, "isLearner!": bool}]
+"""What a member tells its peers. Its IDs are numbers there, with up to 64 bits."""
+
 
 def _read_answer(verb: str, endpoint: str, *, status: int, text: bytes) -> dict[str, Any]:
     try:
@@ -338,6 +341,28 @@ def read_client_tls(host: Host, paths: Paths) -> Tls:
         Anchors.given(host.read_text(folder / "ca.crt")),
         cert_pem=host.read_text(folder / "healthcheck-client.crt"),
         key_pem=Secret(host.read_text(folder / "healthcheck-client.key")),
+    )
+
+
+def read_peer_members(host: Host, peer_url: str, *, tls: Tls) -> tuple[Member, ...]:
+    """The member list as the member at `peer_url` tells its peers: also before it has a leader, when a member that was just started
+    serves no client yet. Raises Unreachable, EtcdRefused. Source: peerMembersHandler in server/etcdserver/api/etcdhttp/peer.go"""
+    answer = host.http_get(f"{peer_url}/members", tls=tls, timeout_s=CALL_S)
+    try:
+        rows = fit(parse_json(answer.body, "the answer"), _PEERS, what="the answer") if answer.status == 200 else None
+    except ValueError:
+        rows = None
+    if not rows or not all(isinstance(row.get("id"), int) for row in rows):
+        raise EtcdRefused("members", peer_url, message=f"HTTP {answer.status}, and no list of members")
+    return tuple(
+        Member(
+            str(row["id"]),
+            row["name"],
+            tuple(row["peerURLs"]),
+            tuple(row["clientURLs"]),
+            row["isLearner"],
+        )
+        for row in rows
     )
 
 

@@ -6,7 +6,6 @@ which a recovered control plane prints. kubeadm has no counterpart.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from kubeup.node.expired_certs import Expired, KubeletFiles
 
 COMMAND = "kb certs recover"
-SILENT_S = 40
-"""A kubelet renews its lease every 10 s; after 40 s the cluster takes its node for lost."""
 
 TOKEN_S = 2 * 3600
 """How long a token lives that is printed for other nodes. It may only ask for a kubelet's certificate."""
@@ -85,6 +82,10 @@ def recover(call: Invocation) -> int:
     cluster = patient.config.cluster if patient.is_control_plane else None
     expired = expired_certs.find_expired(launch.local, patient.paths, cluster=cluster, kubelet_files=files)
     cut_off = recovered_certs.read_cut_off(ctx)
+    if cut_off and not expired and recovered_certs.has_come_back(ctx):
+        cut_off = ()
+        if not launch.is_dry:
+            recovered_certs.end(ctx)
     outcome = Outcome(patient.config.node.name, expired)
     _check_clock(launch, patient, expired=expired, files=files)
     _check(launch, patient, expired=expired)
@@ -281,8 +282,7 @@ def _find_waiting(ctx: Run, call: Invocation) -> Iterator[Waiting]:
 def _is_silent(ctx: Run, node: dict[str, Any], *, lease: Optional[dict[str, Any]]) -> bool:
     if node["metadata"]["name"] == ctx.config.node.name:
         return False
-    since = ctx.host.now() - datetime.timedelta(seconds=SILENT_S)
-    has_reported = lease is None or recovered_certs.is_renewed(lease, since)
+    has_reported = lease is None or recovered_certs.is_renewed(lease, ctx.host.now() - recovered_certs.RECENT)
     return not has_reported or probes.node_condition(node)[0] == "Unknown"
 
 

@@ -41,6 +41,8 @@ STUCK_S = 8.0
 (grpc's back-off)."""
 LOOK_EVERY_S = 2.0
 CALL_S = 3
+RECENT = datetime.timedelta(seconds=40)
+"""A kubelet renews its lease every 10 s; after 40 s the cluster takes its node for lost."""
 _LEASES = "kube-node-lease"
 
 
@@ -90,10 +92,21 @@ def read_cut_off(run: Run) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def begin(run: Run, names: Sequence[str]) -> None:
-    """Note what is about to be replaced, before anything is."""
+def begin(run: Run, names: Sequence[str], *, waits: bool = False) -> None:
+    """Note what is about to be replaced, before anything is. waits: it has been, and other nodes have to follow."""
     run.host.make_dir(run.paths.state_dir, mode=0o700)
-    run.host.write_file(run.paths.recovery, json.dumps({"names": list(names)}) + "\n", mode=0o600)
+    noted = json.dumps({"names": list(names), "waits": waits})
+    run.host.write_file(run.paths.recovery, f"{noted}\n", mode=0o600)
+
+
+def has_come_back(run: Run) -> bool:
+    """Whether the node that only waited for others works by now, so that nothing is left to do."""
+    try:
+        waits = parse_json_object(run.host.read_bytes(run.paths.recovery), "it").get("waits") is True
+        client = api.Api(run.host, run.api.identity, retry_s=0)
+        return waits and not _find_silence(client, run, since=run.host.now() - RECENT)
+    except (KbError, ValueError):
+        return False
 
 
 def end(run: Run) -> None:
@@ -131,6 +144,9 @@ def recover(
         if restart is not None:
             restart.wait_until_healthy()
         wait_for_report(run, since=began)
+    if done.gap is not None:
+        begin(run, names, waits=True)
+        return done
     if is_cut_off:
         run.host.remove(run.paths.kubernetes / "bootstrap-kubelet.conf")
     end(run)
@@ -254,10 +270,7 @@ def _etcd_flags(run: Run) -> dict[str, str]:
 def find_gap(run: Run, client: etcd.Etcd) -> Optional[Gap]:
     """Who is missing, if etcd cannot have a quorum now: members whose certificate has expired, or that do not answer. None if it can,
     or if this node's member does not tell."""
-    try:
-        members = client.list_members(is_sure=False)
-    except (Unreachable, etcd.EtcdRefused):
-        return None
+    members = _list_members(run, client)
     own = _etcd_flags(run).get("name", "")
     voters = [member for member in members if not member.is_learner]
     silent = [
@@ -267,6 +280,19 @@ def find_gap(run: Run, client: etcd.Etcd) -> Optional[Gap]:
     ]
     needed = etcd.quorum_of(len(voters))
     return Gap(len(voters), needed, tuple(silent)) if len(voters) - len(silent) < needed else None
+
+
+def _list_members(run: Run, client: etcd.Etcd) -> tuple[etcd.Member, ...]:
+    """This node's own view of the members; () if it does not tell."""
+    peers = _etcd_flags(run).get("initial-advertise-peer-urls", "").split(",")
+    try:
+        return client.list_members(is_sure=False)
+    except (Unreachable, etcd.EtcdRefused):
+        pass
+    try:
+        return etcd.read_peer_members(run.host, peers[0].rstrip("/"), tls=client.tls) if peers[0] else ()
+    except (Unreachable, etcd.EtcdRefused):
+        return ()
 
 
 def _place_of(member: etcd.Member) -> str:
@@ -289,20 +315,25 @@ def _why_silent(run: Run, place: str) -> str:
 def wait_for_report(run: Run, *, since: datetime.datetime) -> None:
     """Wait until the node is Ready by a report that its kubelet made after `since`: what the API server knew before may be stale.
     Raises ClusterError (not-healthy)."""
-    name = run.config.node.name
 
     def look() -> str:
         client = api.Api(run.host, run.api.identity, retry_s=0)
         try:
-            status, message = probes.node_condition(client.get(node_path(run)))
-            lease = client.get(api.path_of("Lease", name, namespace=_LEASES))
+            return _find_silence(client, run, since=since)
         except KbError as error:
-            return f"node {name} cannot be read: {error.cause}"
-        if status != "True":
-            return f"node {name} is not Ready: {message}"
-        return "" if lease is None or is_renewed(lease, since) else f"the kubelet of {name} has not reported yet"
+            return f"node {run.config.node.name} cannot be read: {error.cause}"
 
     Wait(run, READY_S, "node Ready").until(look)
+
+
+def _find_silence(client: api.Api, run: Run, *, since: datetime.datetime) -> str:
+    """What is missing to a node that is Ready by a report since then; "" if nothing is. Raises KbError."""
+    name = run.config.node.name
+    status, message = probes.node_condition(client.get(node_path(run)))
+    if status != "True":
+        return f"node {name} is not Ready: {message}"
+    lease = client.get(api.path_of("Lease", name, namespace=_LEASES))
+    return "" if lease is None or is_renewed(lease, since) else f"the kubelet of {name} has not reported yet"
 
 
 def is_renewed(lease: api.Object, since: datetime.datetime) -> bool:
