@@ -278,6 +278,8 @@ def find_gap(run: Run, client: etcd.Etcd) -> Optional[Gap]:
         for member in voters
         if member.name != own and (why := _why_silent(run, _place_of(member)))
     ]
+    if not voters:
+        return None
     needed = etcd.quorum_of(len(voters))
     return Gap(len(voters), needed, tuple(silent)) if len(voters) - len(silent) < needed else None
 
