@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, cert_names, endpoint, load_balancer, static_pods_swap
+from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, static_pods_swap
 # isort: on
 
 # A step shared with init and join.
@@ -56,6 +56,9 @@ CERTS_ADD_SAN = story(
     act("verify",                 "Verify TLS with this API server under each name, and list the control planes that are left", cert_names.HANDSHAKE),
 )
 
+# kb backup schedule daily: what is made is in kubeup/backup/.
+BACKUP_SCHEDULE = story(step("backup-timer", "Back up this control plane as scheduled, by a timer", backup_timer.plan_timer, live="node"))
+
 # fmt: on
 
 STORIES: Mapping[str, Story] = {
@@ -63,5 +66,6 @@ STORIES: Mapping[str, Story] = {
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
     "certs-auto": CERTS_AUTO,
     "certs-add-san": CERTS_ADD_SAN,
+    "backup-schedule": BACKUP_SCHEDULE,
 }
 """Each by its name in a node's state."""

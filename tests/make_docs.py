@@ -23,6 +23,7 @@ _TABLES = {
     "RECONFIGURE_STATIC_PODS": "## kb reconfigure static-pods",
     "CERTS_AUTO": "## kb certs auto on",
     "CERTS_ADD_SAN": "## kb certs add-san",
+    "BACKUP_SCHEDULE": "## kb backup schedule",
     "RESET": "## kb reset",
 }
 """A story of kb.py or kubeup/day_two.py, and the heading of its table."""

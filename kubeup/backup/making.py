@@ -33,6 +33,9 @@ OBJECTS = ("kubeadm-config", "kubelet-config", "kube-proxy", "kb-config")
 _MARGIN = 32 << 20
 """Bytes by which etcd's data may grow between the look at the room and the snapshot."""
 _CHUNK = 1 << 20
+_SLOWEST, _FASTEST = float(8 << 20), float(32 << 20)
+"""Bytes a second."""
+_TAKES_S, _PAUSE_S = 2.5, 0.02
 
 
 @frozen
@@ -211,7 +214,7 @@ def write_backup(
         if not planned.no_snapshot:
             tell(f"the snapshot of etcd's data, {planned.db_size >> 20} MiB")
             try:
-                entry = _save_snapshot(source.client, scratch)
+                entry = _save_snapshot(source, scratch, db_size=planned.db_size)
             except (Unreachable, etcd.EtcdRefused) as error:
                 if source.etcd_kind != "external":
                     raise _no_snapshot(error) from error
@@ -229,11 +232,11 @@ def find_target(local: LocalHost, paths: Paths, *, name: str) -> Target:
     """A file, which is there as a whole or stays as it was; or a stream (`-`). What a killed kb left beside the file is removed."""
 
     def write(chunks: Iterable[bytes]) -> None:
-        local.write_output(name, chunks, is_secret=True)
+        local.write_output(name, chunks, is_secret=True, is_steady=True)
 
     if is_stream(name):
         return Target(name, opening.scratch_folder(local, paths), False, write)
-    sweep(local, Path(name).absolute())
+    sweep(local, Path(name).absolute().parent, names=re.escape(Path(name).name[:200]))
     return Target(name, Path(name).absolute().parent, True, write)
 
 
@@ -259,20 +262,27 @@ def require_room(local: LocalHost, planned: Planned, *, target: Target) -> None:
         )
 
 
-def sweep(local: LocalHost, path: Path) -> None:
-    """Remove what a killed kb left beside the file that it was writing."""
-    for name in local.list_dir(path.parent):
-        found = re.fullmatch(rf"\.{re.escape(path.name[:200])}\.kb-(\d+)-[0-9a-f]+", name)
+def sweep(local: LocalHost, folder: Path, *, names: str) -> None:
+    """Remove what a killed kb left of files that it was writing in a folder. names: a pattern of the files' names."""
+    for name in local.list_dir(folder):
+        found = re.fullmatch(rf"\.(?:{names})\.kb-(\d+)-[0-9a-f]+", name)
         if found and not local.exists(Path("/proc") / found[1]):
-            local.remove(path.parent / name)
+            local.remove(folder / name)
 
 
-def _save_snapshot(client: etcd.Etcd, scratch: BinaryIO) -> Entry:
-    digest, size = hashlib.sha256(), 0
-    for piece in etcd_snapshot.stream_snapshot(client):
+def _save_snapshot(source: Source, scratch: BinaryIO, *, db_size: int) -> Entry:
+    """Read the snapshot, and take time: to send it costs etcd processor time that its other callers lack.
+
+    db_size: how large it will be. Small ones take 2.5 s; large ones come at 32 MiB a second."""
+    rate = max(_SLOWEST, min(_FASTEST, db_size / _TAKES_S))
+    digest, size, began = hashlib.sha256(), 0, source.host.monotonic()
+    for piece in etcd_snapshot.stream_snapshot(source.client):
         scratch.write(piece)
         digest.update(piece)
         size += len(piece)
+        early_s = size / rate - (source.host.monotonic() - began)
+        if early_s > _PAUSE_S:
+            source.host.sleep(early_s)
     return Entry(archive.SNAPSHOT, size, digest.hexdigest())
 
 

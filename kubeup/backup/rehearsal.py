@@ -9,6 +9,7 @@ killed kb leaves ends by itself, and is removed by the next rehearsal. No peer o
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from kubeup.backup.rehearsal_objects import Counted
 from kubeup.cluster.etcd import Etcd
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.json_text import as_table
 from kubeup.machine import namespaces, waiting
 from kubeup.machine.http import Tls
 from kubeup.machine.local_host import LocalHost
@@ -35,6 +37,7 @@ _LOCK = Path("/run/kb/rehearsal.lock")
 _FOLDER = "rehearsal"
 _LASTS_S = 240
 """After which the programs end, whatever became of kb."""
+_MAX_CAUSE = 400
 _ETCD_S, _APISERVER_S = 30.0, 90.0
 _MEMORY = 700 << 20
 """Bytes that an API server and an etcd need besides the data."""
@@ -83,7 +86,13 @@ def rehearse(
         local.make_dir(folder, mode=0o700)
         tell("restoring etcd's data")
         local.write_stream(folder / "snapshot.db", backup.chunks(SNAPSHOT), mode=0o600)
-        etcdutl.restore_snapshot(local, etcd_image, snapshot=folder / "snapshot.db", data_dir=folder / "etcd")
+        etcdutl.restore_snapshot(
+            local,
+            etcd_image,
+            snapshot=folder / "snapshot.db",
+            data_dir=folder / "etcd",
+            words=rehearsal_pod.MEMBER,
+        )
         local.remove(folder / "snapshot.db")
         return _boot(local, backup, folder=folder, images=(etcd_image, apiserver_image), tell=tell)
 
@@ -245,11 +254,22 @@ def _wait(local: LocalHost, unit: str, *, look: Callable[[], str], timeout_s: fl
 def _failed(local: LocalHost, unit: str, *, cause: str, since: str) -> HostError:
     name = "etcd" if unit == ETCD else "the API server"
     lines = image_program.read_log(local, unit, since=since)
-    errors = [line for line in lines if line.startswith(("E", "F")) or "error" in line.lower()]
+    errors = list(filter(None, map(find_error, lines)))
     return HostError(
         f"{name} does not start with what is in the backup",
-        cause=errors[-1][:500] if errors else cause,
+        cause=errors[-1] if errors else cause,
         remedy=f"see what it logged: journalctl -u {unit}",
         code="rehearsal-failed",
         details=[cause, *lines[-15:]],
     )
+
+
+def find_error(line: str) -> str:
+    """The error in a line of the log: of etcd's JSON, or of klog (E1129 23:14:07.123456 7 main.go:1] text); "" if there is none."""
+    told = as_table(line) if line.startswith("{") else {}
+    if told:
+        words = [str(told[name]) for name in ("msg", "error") if told.get(name)]
+        return ": ".join(words)[:_MAX_CAUSE] if told.get("level") in ("error", "fatal", "panic") else ""
+    klog = re.match(r"[EF]\d{4} [\d:.]+ +\d+ [^\]]+\] (.*)", line)
+    found = klog[1] if klog else line if line.lower().startswith("error: ") else ""
+    return found[:_MAX_CAUSE]

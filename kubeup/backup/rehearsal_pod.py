@@ -20,15 +20,16 @@ from kubeup.yaml_files import YAMLError, commands_of_pod, load_yaml
 
 DATA, CERTS, TOKENS = "/kb-etcd", "/kb-certs", "/kb-tokens.csv"
 ETCD_URL, APISERVER_URL = "http://127.0.0.1:2379", "https://127.0.0.1:6443"
+PEER_URL = "http://127.0.0.1:2380"
+MEMBER = ("--name=kb", f"--initial-cluster=kb={PEER_URL}", f"--initial-advertise-peer-urls={PEER_URL}")
+"""The one member that etcdutl makes of the snapshot. Addresses, since nothing resolves names there."""
 ETCD_ARGV = (
     "etcd",
     f"--data-dir={DATA}",
-    "--name=default",
+    *MEMBER,
     f"--listen-client-urls={ETCD_URL}",
     f"--advertise-client-urls={ETCD_URL}",
-    "--listen-peer-urls=http://localhost:2380",
-    "--initial-advertise-peer-urls=http://localhost:2380",
-    "--initial-cluster=default=http://localhost:2380",
+    f"--listen-peer-urls={PEER_URL}",
     "--unsafe-no-fsync",
     "--log-level=warn",
 )

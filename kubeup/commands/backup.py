@@ -41,6 +41,7 @@ def backup(call: Invocation) -> int:
         planned = making.plan_backup(source, without=() if process.is_stream(target) else (Path(target).absolute(),))
         if launch.is_dry:
             return _tell_plan(call, planned)
+        launch.local.give_way()
         begin = launch.local.monotonic()
         made = making.write_backup(
             source,

@@ -68,6 +68,7 @@ NEED_ROOT: Mapping[str, str] = {
     "doctor": _LOOKS_AT_SECRETS,
     "support-bundle": _LOOKS_AT_SECRETS,
     "backup": _LOOKS_AT_SECRETS,
+    "backup schedule": _CHANGES_FILES,
     "backup verify": "it reads keys, and boots an API server",
     "kubeconfig list": "it reads the kubeconfigs of this node and of its users",
 }

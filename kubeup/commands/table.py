@@ -12,6 +12,7 @@ from kubeup.commands import (
     about,
     adopt,
     backup,
+    backup_schedule,
     backup_verify,
     bundle,
     certs,
@@ -85,6 +86,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("backup", "Write all that another machine needs to be this control plane into one file", backup.backup),
         Row("etcd snapshot", "Save etcd's data alone into one file, as etcdctl does", etcd_upkeep.snapshot, words="file..."),
         Row("backup verify", "Check every byte of a backup, and boot it where nothing else reaches it", backup_verify.verify, words="file..."),
+        Row("backup schedule", "Make backups by a timer: daily, a line of cron's, off or status", backup_schedule.backup_schedule, words="when...", story="backup-schedule"),
     ),
     "Configuration files": (
         Row("config print init-defaults",    "Print InitConfiguration and ClusterConfiguration with all defaults", config.print_defaults),

@@ -30,6 +30,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_CONTENT = ("security.capability", "security.ima", "security.evm")
 """Extended attributes that describe a file's content, and so are not copied to new content."""
+_STEADY_BYTES = 2 << 20
 CHUNK = 1 << 20
 """The size, in bytes, of the pieces in which streams are read."""
 
@@ -245,25 +246,27 @@ def make_folder(place: Place, mode: int) -> None:
 
 
 def replace_file(
-    place: Place, chunks: Iterable[bytes], *, mode: int, owner: Optional[tuple[int, int]] = None, keeps: bool = False
+    place: Place,
+    chunks: Iterable[bytes],
+    *,
+    mode: int,
+    owner: Optional[tuple[int, int]] = None,
+    keeps: bool = False,
+    is_steady: bool = False,
 ) -> None:
     """Write the chunks to `place`, which must not be a link. The new content is completely on disk, and private from its first
     byte, before it gets the name. Extended attributes of an existing file (SELinux label, ACL) stay.
 
+    is_steady: bring it to the disk bit by bit, so that other writers never wait for all of it.
     keeps: an existing file keeps its mode and owner too, and `mode` is only for a new file. If a rename is impossible because
     `place` is a mount point, or would separate it from its other hard links, the content is written in place. Raises OSError."""
     folder, name = place
-    try:
-        found = os.lstat(name, dir_fd=folder)
-    except FileNotFoundError:
-        found = None
+    found, temporary = _stat_if_there(place), temporary_name(name)
     kept = found if keeps else None
-    temporary = temporary_name(name)
     try:
         descriptor = create_file(Place(folder, temporary))
         try:
-            for piece in chunks:
-                write_all(descriptor, piece)
+            _write_chunks(descriptor, chunks, is_steady=is_steady)
             wanted = (kept.st_uid, kept.st_gid) if kept else owner
             if wanted is not None:
                 os.fchown(descriptor, *wanted)
@@ -287,6 +290,23 @@ def replace_file(
         # still there if it was not renamed: the file was written in place, the disk is full, or a signal came
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
+
+
+def _stat_if_there(place: Place) -> Optional[os.stat_result]:
+    try:
+        return os.lstat(place.name, dir_fd=place.folder)
+    except FileNotFoundError:
+        return None
+
+
+def _write_chunks(descriptor: int, chunks: Iterable[bytes], *, is_steady: bool) -> None:
+    fresh = 0
+    for piece in chunks:
+        write_all(descriptor, piece)
+        fresh += len(piece)
+        if is_steady and fresh >= _STEADY_BYTES:
+            os.fdatasync(descriptor)
+            fresh = 0
 
 
 def create_file(place: Place) -> int:

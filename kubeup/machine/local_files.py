@@ -281,28 +281,26 @@ class LocalFiles:
         with self._way(path, "write") as place:
             return put_back(place)
 
-    def write_output(self, target: str, chunks: Iterable[bytes], *, mode: int = 0o644, is_secret: bool = False) -> None:
+    def write_output(
+        self,
+        target: str,
+        chunks: Iterable[bytes],
+        *,
+        mode: int = 0o644,
+        is_secret: bool = False,
+        is_steady: bool = False,
+    ) -> None:
         """Write output to the target that the user named: "-" is standard output; a device, pipe or socket is written to; a file is
         replaced, and keeps its mode and owner. The folder must exist.
 
-        is_secret: make the file private, whatever its mode was. Raises HostError (output-folder-missing, file-unwritable,
-        disk-full, link-not-followed)."""
+        is_secret: make the file private, whatever its mode was. is_steady: as for replace_file. Raises HostError
+        (output-folder-missing, file-unwritable, disk-full, link-not-followed)."""
         number = given_descriptor(target)
         path = Path(target).absolute()
         if number is not None:
             _write_to(number, chunks)
             return
-        try:
-            has_folder = self.is_dir(path.parent)
-        except HostError:
-            has_folder = True  # the write below reports why the folder cannot be looked at
-        if not has_folder:
-            raise HostError(
-                f"cannot write {path}",
-                cause=f"there is no folder {path.parent}",
-                remedy=f"make it: mkdir -p {path.parent}",
-                code="output-folder-missing",
-            )
+        self._require_output_folder(path)
         with self._way(path, "write", follows_last=True) as place:
             require_unplanted(place)
             try:
@@ -314,8 +312,23 @@ class LocalFiles:
             if found is not None and not stat_module.S_ISREG(found.st_mode):
                 _write_through(place, found.st_mode, chunks=chunks)
                 return
+            wanted = 0o600 if is_secret else mode
             owner = (found.st_uid, found.st_gid) if found and is_secret else None
-            replace_file(place, chunks, mode=0o600 if is_secret else mode, owner=owner, keeps=not is_secret)
+            replace_file(place, chunks, mode=wanted, owner=owner, keeps=not is_secret, is_steady=is_steady)
+
+    def _require_output_folder(self, path: Path) -> None:
+        """Raises HostError (output-folder-missing)."""
+        try:
+            has_folder = self.is_dir(path.parent)
+        except HostError:
+            has_folder = True  # the write below reports why the folder cannot be looked at
+        if not has_folder:
+            raise HostError(
+                f"cannot write {path}",
+                cause=f"there is no folder {path.parent}",
+                remedy=f"make it: mkdir -p {path.parent}",
+                code="output-folder-missing",
+            )
 
     def make_private_dir(self, path: Path) -> None:
         """Create a private folder for files that grow. Raises HostError (spool-not-private) if the folder exists and another user

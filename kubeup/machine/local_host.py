@@ -87,6 +87,10 @@ class LocalHost(LocalFiles, LocalNetwork):
             return CommandResult(shown, 0, deferred=True)
         return _execute(argv, timeout_s, env=env, stdin=stdin)
 
+    def give_way(self) -> None:
+        """Have this process, and the programs that it starts from here on, give way to others on this machine."""
+        os.nice(10)
+
     def filter(self, argv: Argv, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Pass a stream through a program that changes nothing: what it writes, in pieces. An error of `chunks` is raised here. Raises
         ProgramFailed, a HostError (program-failed)."""

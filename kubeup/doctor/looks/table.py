@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks.facts import ERROR, OK, Finding, Findings
+from kubeup.doctor.looks.backups import look_at_backups
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
 from kubeup.doctor.looks.registered_node import look_at_node
@@ -48,6 +49,7 @@ LOOKS: tuple[Look, ...] = (
         "cluster", "other nodes, API servers, controllers and admission, as a control plane sees them", look_at_cluster
     ),
     Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
+    Look("backups", "scheduled backups are made, and are there", look_at_backups),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look("pod-network", "no pod is attached to a previous network", look_at_pod_network),
     Look("dns", "node and pods reach the cluster's DNS and API through their Services", look_at_dns),

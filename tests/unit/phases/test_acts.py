@@ -80,6 +80,7 @@ CHANGING = {
     "node_network.py:_apply_manifest": "AppliedManifest",
     "reset.py:plan_no_etcd_data": "Gone: etcd's data",
     "auto_renewal.py:plan_no_timer": "Gone: the timer that renews certificates",
+    "backup_timer.py:plan_no_timer": "Gone: the timer that makes backups",
     "renewed_kubelet_cert.py:make_again": "the command certs renew: kubelet.crt",
     "recovered_certs.py:begin": "the command certs recover: what is noted first",
     "recovered_certs.py:end": "the command certs recover: what is noted first",

@@ -46,6 +46,7 @@ TAKEN_BACK = {
     "cleanup-node/stop-services": (
         "engine/items.py:Unit",
         "phases/auto_renewal.py:plan_no_timer",
+        "phases/backup_timer.py:plan_no_timer",
         "phases/install_programs.py:_ensure_runtime_runs",
     ),
     "cleanup-node/remove-runtime-data": ("node/image_pulls.py:pull_image",),  # a runtime of others keeps its images

@@ -1,0 +1,182 @@
+"""The command backup schedule: switches the timer that makes backups on or off, says how it stands, and is what the timer runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup.commands import backup, launcher
+from kubeup.commands.launcher import Launch
+from kubeup.engine.step import Phase
+from kubeup.errors import HostError, KbError, UsageError
+from kubeup.lazy_modules import lazily
+from kubeup.paths import Paths
+
+with lazily:
+    from kubeup.backup import destination, encryption, making, opening, schedule
+    from kubeup.doctor import node_files
+    from kubeup.machine import own_copy, services
+    from kubeup.phases import backup_timer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kubeup.cli.program import Invocation
+
+_COMMAND = "kb backup schedule"
+
+
+def backup_schedule(call: Invocation) -> int:
+    """Run `kb backup schedule WHEN|off|status`, or `run` for the timer."""
+    word = " ".join(call.words)
+    if not word:
+        raise UsageError(
+            _COMMAND,
+            cause="it takes when to make backups, off, or status",
+            remedy=f"for example: {_COMMAND} daily --to /backup; how it stands: {_COMMAND} status",
+            code="usage",
+        )
+    launch = Launch(call)
+    launch.require_root()
+    if word == "run":
+        return _run_now(launch)
+    if word == "status":
+        return _show(launch)
+    return _switch(launch, None if word == "off" else _read_wishes(call, word, launch=launch))
+
+
+def _read_wishes(call: Invocation, when: str, *, launch: Launch) -> schedule.Schedule:
+    schedule.parse_when(when)
+    recipients = backup.find_recipients(call)
+    keep = int(call.flags.get("keep", schedule.KEEP))
+    if keep < 1:
+        raise UsageError(f"--keep {keep}", cause="no backup would be kept", remedy="give at least 1", code="usage")
+    to = str(launcher.required(call, "to"))
+    wanted = schedule.Schedule(when, to, keep, recipients.age, recipients.gpg)
+    if services.find(launch.local) is not services.SYSTEMD:
+        raise _no_timers(wanted)
+    destination.find_destination(launch.local, to)
+    encryption.check_recipients(launch.local, recipients)
+    return wanted
+
+
+def _no_timers(wanted: schedule.Schedule) -> HostError:
+    program = own_copy.find_running_pyz() or "kb.py"
+    when = wanted.when if len(wanted.when.split()) == 5 else "30 3 * * *"
+    words = [f"--{name} {one}" for name in ("age", "gpg") for one in getattr(wanted, name)]
+    line = " ".join([when, sys.executable, str(program), "backup", "-o", f"{wanted.to}/kb-$(date +\\%F).tar", *words])
+    return HostError(
+        "no timer can run here",
+        cause="systemd does not run this machine",
+        remedy=f"have cron do it, by a line in root's crontab: {line}",
+        code="no-systemd",
+    )
+
+
+# ---- on, off, status
+
+
+def _switch(launch: Launch, wanted: Optional[schedule.Schedule]) -> int:
+    patient = node_files.read_patient(launch.local, Paths())
+    paths = patient.paths
+    if wanted is not None:
+        backup.require_control_plane(patient)
+    switch_off = Phase(
+        "backup-timer-off", "Remove the timer that makes backups", plan=backup_timer.plan_no_timer, live="node"
+    )
+    with launch.locked(paths) as node_state:
+        launcher.require_same_node(node_state, patient.config, paths=paths)
+        base = launcher.make_run(launch.target, patient.config, paths=paths, report=launch.call.report)
+        if wanted is not None:
+            fields = {item.name: getattr(base, item.name) for item in dataclasses.fields(base)}
+            result = launch.work(backup_timer.ScheduleRun(**fields, schedule=wanted), node_state)
+        else:
+            # by its name, so that it is done again whatever an earlier run recorded
+            result = launch.work(base, node_state, phases=(switch_off,), only=switch_off.name)
+    launch.print_result(result)
+    return 0
+
+
+def _show(launch: Launch) -> int:
+    """Print the schedule, and how the last run ended."""
+    paths = Paths()
+    has_one = launch.local.exists(schedule.schedule_file(paths))
+    wanted = schedule.read_schedule(launch.local, paths) if has_one else None
+    last = schedule.read_last(launch.local, paths)
+    if launch.call.output != "text":
+        value: dict[str, Any] = {"on": wanted is not None}
+        value["schedule"] = dataclasses.asdict(wanted) if wanted else None
+        value["last"] = dataclasses.asdict(last) if last else None
+        launch.call.print_value(value)
+        return 0
+    if wanted is None:
+        launch.call.print("no backups are scheduled")
+        return 0
+    launch.call.print(f"backups are made {wanted.when}, to {wanted.to}, and {wanted.keep} are kept")
+    if last is None:
+        launch.call.print("  none was made yet")
+    else:
+        launch.call.print(
+            f"  last: {last.ended or f'began {last.began}, and has not ended'}  {last.error or last.file}"
+        )
+    return 0
+
+
+# ---- what the timer runs
+
+
+def _run_now(launch: Launch) -> int:
+    """Make a backup, then remove the oldest. How it ended is written down for the doctor. Raises what the backup raises."""
+    local, paths = launch.local, Paths()
+    wanted = schedule.read_schedule(local, paths) if local.exists(schedule.schedule_file(paths)) else None
+    if wanted is None:
+        raise HostError(
+            "no backups are scheduled on this node",
+            cause=f"there is no {schedule.schedule_file(paths)}, or it is damaged",
+            remedy=f"{_COMMAND} daily --to DIR",
+            code="no-schedule",
+        )
+    before = schedule.read_last(local, paths)
+    last = schedule.Last(_now(launch), file=before.file if before else "", good=before.good if before else "")
+    schedule.write_last(local, paths, last=last)
+    try:
+        place = _make(launch, wanted)
+        last = dataclasses.replace(last, ended=_now(launch), file=place, good=_now(launch))
+    except KbError as error:
+        schedule.write_last(local, paths, last=dataclasses.replace(last, ended=_now(launch), error=str(error)))
+        raise
+    schedule.write_last(local, paths, last=last)
+    launch.call.print(place)
+    return 0
+
+
+def _now(launch: Launch) -> str:
+    return f"{launch.local.now():%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _make(launch: Launch, wanted: schedule.Schedule) -> str:
+    """Make a backup and remove what is older than wanted. Returns where it is."""
+    local, call = launch.local, launch.call
+    recipients = encryption.Recipients(wanted.age, wanted.gpg)
+    encryption.check_recipients(local, recipients)
+    local.give_way()
+    there = destination.find_destination(local, wanted.to)
+    with backup.locked(launch):
+        source = backup.find_source(call, local)
+        name = schedule.file_name(source.node, local.now(), program=recipients.program)
+        is_folder = wanted.to.startswith("/")
+        folder = Path(wanted.to) if is_folder else opening.scratch_folder(local, source.paths)
+        if is_folder:
+            making.sweep(local, folder, names=schedule.names_of(source.node))
+
+        def write(chunks: Iterable[bytes]) -> None:
+            there.write(name, chunks)
+
+        target = making.Target(there.place_of(name), folder, is_folder, write)
+        planned = making.plan_backup(source, without=(folder,) if is_folder else ())
+        making.write_backup(source, planned, target=target, recipients=recipients, tell=call.report.waiting)
+    for old in schedule.choose_old(there.names(), node=source.node, keep=wanted.keep):
+        there.remove(old)
+    return there.place_of(name)
