@@ -323,8 +323,11 @@ def test_a_name_is_added_on_two_control_planes_and_taken_out(
     assert "all API servers of the cluster have" in done.stdout and can_call(first, second.address, "k8s.example.net")
     assert "nothing to do" in first.run(f"{KB} certs add-san {words}").output
 
-    # a later renewal keeps them
+    assert [node.read(f"{PKI}/apiserver.key") for node in (first, second)] == keys
+
+    # a later renewal, with a key of its own, keeps them
     renew(first, "apiserver")
+    keys = [node.read(f"{PKI}/apiserver.key") for node in (first, second)]
     wait_until(lambda: is_shown(first, f"{first.address}:6443", "apiserver"), what="the renewed one", timeout_s=20)
     assert can_call(first, first.address, "k8s.example.net")
     refused = first.run(f"{KB} certs add-san --remove kb-api.cluster.local", check=False)
