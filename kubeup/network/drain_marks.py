@@ -17,8 +17,11 @@ from typing import Any, Optional
 from kubeup.cluster.api import Api, ApiRefused, path_of
 from kubeup.errors import KbError
 from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
 from kubeup.network.keeper import POLL_S, RETRY_S
-from kubeup.node import certificates
+
+with lazily:
+    from kubeup.node import certificates
 
 NAME = "kb-drained-api-servers"
 NAMESPACE = "kube-system"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from kubeup.node import private_keys
 from kubeup.startup import head_start
+
+OF_A_WORKER = (
+    "kb", "kubeup.cluster.find_cluster", "kubeup.cluster.join_documents", "kubeup.cluster.membership", "kubeup.commands.join",
+    "kubeup.config.load_join", "kubeup.diagnosis.chain", "kubeup.diagnosis.checks.machine", "kubeup.engine.runner",
+    "kubeup.network.load_balancer", "kubeup.network.node_routes", "kubeup.network.pod_network", "kubeup.node.ca_pins",
+    "kubeup.node.containers", "kubeup.node.kubelet", "kubeup.phases.join_worker", "kubeup.phases.wait_node",
+)  # fmt: skip
+"""What a worker's join loads, and what that loads with it."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +66,14 @@ def test_a_worker_s_join_does_not_load_cryptography(
     monkeypatch.setattr(head_start, "_second", None)
     head_start.begin(words.split(), str(tmp_path))
     assert (head_start._second is not None) == is_begun
+
+
+@pytest.mark.parametrize("module", OF_A_WORKER)
+def test_nothing_that_a_worker_s_join_loads_imports_cryptography(module: str) -> None:
+    """A quarter of its CPU time would go there."""
+    program = f"import sys, {module}; print([name for name in sys.modules if name.startswith('cryptography')])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def test_a_node_that_has_its_keys_makes_none(tmp_path: Path) -> None:
