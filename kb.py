@@ -189,7 +189,10 @@ RESET = story(
 
 # fmt: on
 
-COMMANDS = make_commands({"init": INIT, "join": JOIN, "reset": RESET, **day_two.STORIES})
+# kb restore: a backup instead of a new cluster. It is told in kubeup/day_two.py, with init's steps where they are the same.
+RESTORE = day_two.make_restore(lambda *names: tuple(phase for name in names for phase in INIT if phase.name == name))
+
+COMMANDS = make_commands({"init": INIT, "join": JOIN, "reset": RESET, "restore": RESTORE, **day_two.STORIES})
 
 
 def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost] = make_local_host) -> int:

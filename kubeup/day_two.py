@@ -5,13 +5,13 @@ It goes on where kb.py ends, which makes a node and takes it back; how to read a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, static_pods_swap
+from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap
 # isort: on
 
 # A step shared with init and join.
@@ -58,6 +58,39 @@ CERTS_ADD_SAN = story(
 
 # kb backup schedule daily: what is made is in kubeup/backup/.
 BACKUP_SCHEDULE = story(step("backup-timer", "Back up this control plane as scheduled, by a timer", backup_timer.plan_timer, live="node"))
+# kb restore: make this machine the control plane of a backup. Everything that may be missing is looked for before anything stops. What is
+# in the way is moved aside. The steps that are only named are init's (kb.py), with the restored authorities.
+def make_restore(init: Callable[..., Story]) -> Story:
+    return story(
+        # 0. Programs and images, as for init, so that a bare machine is enough.
+        init("install/bundle", "install/packages", "install/mirror", "install/registries"),
+
+        # 1. What can fail, before anything stops; then the former cluster out of the way.
+        act("snapshot",   "Make etcd's data from the snapshot, beside what is there",        restore.DATA),
+        act("move-aside", "Stop what runs of a former cluster, and move its files aside",    restore.ASIDE),
+        act("preflight",  "Check this machine, now that nothing is in the way",              restore.CHECKS),
+        init("install/sysctls"),
+
+        # 2. The authorities and the data of the backup; certificates and kubeconfigs of this machine, made by these authorities.
+        act("files", "Write the authorities and keys of the backup, and give etcd's data their place", restore.FILES),
+        init("kubeconfig/kubelet", "load-balancer/local", "kubelet-start", "certs/apiserver", "certs/apiserver-kubelet-client"),
+        init("certs/front-proxy-client", "certs/etcd-server", "certs/etcd-peer", "certs/etcd-healthcheck-client"),
+        init("certs/apiserver-etcd-client", "kubeconfig/admin", "kubeconfig/super-admin", "kubeconfig/controller-manager"),
+        init("kubeconfig/scheduler"),
+
+        # 3. The static pods of the backup, with this machine's name and addresses in them; then the cluster learns what has changed.
+        step("etcd/local",              "Write etcd's static pod of the backup, for this machine",           restore.plan_etcd),
+        step("control-plane/apiserver", "Write the API server's static pod of the backup, for this machine", restore.plan_apiserver),
+        init("wait-control-plane"),
+        act("strike-out",               "Remove the nodes, leases and pods of control planes that are not there any more", restore.STRIKE_OUT),
+        step("upload-config/kubeadm",   "Store the cluster's configuration, if this is another machine", restore.plan_config, live="cluster"),
+        init("mark-control-plane", "bootstrap-token"),
+        step("control-plane/controller-manager", "Write the controller-manager's static pod of the backup", restore.plan_controller_manager),
+        step("control-plane/scheduler",          "Write the scheduler's static pod of the backup",          restore.plan_scheduler),
+        step("addon/kube-proxy",                 "Point kube-proxy at this machine, if it is another one",  restore.plan_kube_proxy, live="cluster"),
+        init("wait-control-plane/controllers", "load-balancer/keeper", "pod-network", "auto-renewal"),
+        act("ready", "Watch that the node becomes Ready, and list what is left to do elsewhere", restore.READY),
+    )
 
 # fmt: on
 

@@ -24,6 +24,7 @@ _TABLES = {
     "CERTS_AUTO": "## kb certs auto on",
     "CERTS_ADD_SAN": "## kb certs add-san",
     "BACKUP_SCHEDULE": "## kb backup schedule",
+    "RESTORE": "## kb restore",
     "RESET": "## kb reset",
 }
 """A story of kb.py or kubeup/day_two.py, and the heading of its table."""

@@ -50,6 +50,7 @@ NEED_ROOT: Mapping[str, str] = {
     "init": _CHANGES_FILES,
     "join": _CHANGES_FILES,
     "reset": _CHANGES_FILES,
+    "restore": _CHANGES_FILES,
     "reconfigure endpoint": _CHANGES_FILES,
     "reconfigure static-pods": _CHANGES_FILES,
     "adopt": _CHANGES_FILES,

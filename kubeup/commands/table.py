@@ -33,6 +33,7 @@ from kubeup.commands import (
     mirror,
     reconfigure,
     reset,
+    restore,
     static_pods,
     status,
     token,
@@ -84,6 +85,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     ),
     "Keep it safe": (
         Row("backup", "Write all that another machine needs to be this control plane into one file", backup.backup),
+        Row("restore", "Make this machine the control plane of a backup", restore.restore, words="file...", story="restore"),
         Row("etcd snapshot", "Save etcd's data alone into one file, as etcdctl does", etcd_upkeep.snapshot, words="file..."),
         Row("backup verify", "Check every byte of a backup, and boot it where nothing else reaches it", backup_verify.verify, words="file..."),
         Row("backup schedule", "Make backups by a timer: daily, a line of cron's, off or status", backup_schedule.backup_schedule, words="when...", story="backup-schedule"),

@@ -194,6 +194,7 @@ _OWN = frozenset(
         "mirror",
         "pod-network.json",
         "records",
+        "restore",
         "staging",
         "swap",
     )

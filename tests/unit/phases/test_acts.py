@@ -14,8 +14,8 @@ from kubeup.kubeadm import program
 
 PHASES = Path(kb.__file__).parent / "kubeup/phases"
 ADR = Path(kb.__file__).parent / "docs/adr/0013-acts.md"
-WORKFLOWS = (kb.INIT, kb.JOIN, kb.RESET, *day_two.STORIES.values(), program.RESET)
-MOST_ACTS = 16
+WORKFLOWS = (kb.INIT, kb.JOIN, kb.RESET, kb.RESTORE, *day_two.STORIES.values(), program.RESET)
+MOST_ACTS = 21
 
 HOST_VERBS = {
     "write_file", "write_stream", "make_dir", "symlink", "remove", "remove_tree", "move_file", "copy_attributes", "put_back", "append",
@@ -57,6 +57,12 @@ CHANGING = {
     "join_worker.py:wait_for_bootstrap": "kubelet-wait-bootstrap",
     "static_pods_swap.py:_run_users": "swap",
     "static_pods_swap.py:foretell_swap": "swap, foretold",
+    "restore.py:_lay": "files",
+    "restore.py:_move_data_aside": "move-aside",
+    "restore.py:_put_data_in": "files",
+    "restore.py:make_data": "snapshot",
+    "restore.py:move_aside": "move-aside",
+    "restore.py:strike_out": "strike-out",
     "upload_certs.py:_remove_other_proxies": "upload-certs",
     "upload_certs.py:store_shared_files": "upload-certs",
     "wait_dns.py:free_waiting_pods": "verify",

@@ -76,6 +76,7 @@ TAKEN_BACK = {
         "phases/reset.py:take_back_files",
         "phases/recovered_certs.py:restart_node",
         "phases/restart_pods.py:Restart",
+        "phases/restore.py:move_aside",
         "phases/waits.py:nudge_kubelet",
     ),
 }

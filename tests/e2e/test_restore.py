@@ -1,0 +1,114 @@
+"""kb restore on real nodes: the same machine, and another one of another name, whose further control planes join again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from .lab import settings
+from .lab.config import lab_config
+from .lab.control_planes import IGNORE, KB, check_members, code_of, join_control_plane, kubectl, wait_kubectl
+from .lab.node import Node, wait_until
+
+MakeNode = Callable[..., Node]
+FEW = {"encryptionAlgorithm": "ECDSA-P256"}
+BACKUP = "/root/b.tar"
+BAR_S = 180.0
+
+
+def has_etcdutl() -> bool:
+    releases = settings.read_releases()
+    return "1.35" in releases and (releases["1.35"].folder / "etcdutl").exists()
+
+
+pytestmark = [
+    pytest.mark.k8s_versions("1.35"),
+    pytest.mark.skipif(not has_etcdutl(), reason="needs $KB_E2E_BIN/1.35/etcdutl"),
+]
+
+
+def make_control_plane(make_node: MakeNode, kb_pyz: Path, version: str, name: str = "cp1") -> Node:
+    node = make_node(name, version=version)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    node.write(
+        "/root/init.yaml",
+        lab_config(version, address=node.address, cluster=FEW, kb={"podNetwork": {"plugin": "bridge"}}),
+    )
+    node.run(f"{KB} init --config init.yaml --soak 0 {IGNORE}", timeout=600)
+    node.wait_node_ready()
+    return node
+
+
+def own_kubectl(node: Node, words: str) -> str:
+    return kubectl(node, words, server=f"{node.address}:6443").stdout
+
+
+def test_the_same_machine(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """What came after the backup is gone, what was deleted after it is back, and whoever watches goes on."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    own_kubectl(node, "create configmap before --from-literal=a=1")
+    own_kubectl(node, "create deployment web --image=registry.k8s.io/pause:3.10.1 --replicas=2")
+    node.run(f"{KB} backup -o {BACKUP}", timeout=120)
+    own_kubectl(node, "delete configmap before")
+    own_kubectl(node, "create configmap after --from-literal=a=1")
+    own_kubectl(node, "delete deployment web")
+    revision = int(own_kubectl(node, "get configmap after -o jsonpath={.metadata.resourceVersion}"))
+
+    refused = node.run(f"{KB} restore {BACKUP}", check=False, timeout=120)
+    assert code_of(refused) == "cluster-lives"
+    began = time.monotonic()
+    print(node.run(f"{KB} restore {BACKUP} --force {IGNORE}", timeout=600).output)
+    print(f"restored in {time.monotonic() - began:.0f} s")
+    wait_kubectl(node, f"--server https://{node.address}:6443 get configmap before", timeout_s=30)
+    assert "after" not in own_kubectl(node, "get configmaps")
+    assert (
+        int(own_kubectl(node, "get configmap before -o jsonpath={.metadata.resourceVersion}"))
+        <= revision + 1_000_000_000
+    )
+    own_kubectl(node, "create configmap new --from-literal=a=1")
+    assert int(own_kubectl(node, "get configmap new -o jsonpath={.metadata.resourceVersion}")) > revision + 900_000_000
+    wait_until(
+        lambda: "2/2" in own_kubectl(node, "get deployment web"), what="the deployment's pods run again", timeout_s=120
+    )
+    assert node.run("ls -d /etc/kubernetes.kb-before-restore-* /var/lib/etcd.kb-before-restore-*").stdout
+
+
+def test_another_machine_and_control_planes_that_join_it(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Three new machines within the bar; the first has another name and address."""
+    old = make_control_plane(make_node, kb_pyz, k8s_version, "cp1")
+    own_kubectl(old, "create configmap before --from-literal=a=1")
+    old.run(f"{KB} backup -o {BACKUP}", timeout=120)
+    data = old.disk_path(BACKUP).read_bytes()
+    old.kill()
+
+    nodes = [make_node(name, version=k8s_version) for name in ("new1", "new2", "new3")]
+    for node in nodes:
+        node.scp(kb_pyz, "/root/kb.pyz")
+    first = nodes[0]
+    first.disk_path(BACKUP).write_bytes(data)
+    began = time.monotonic()
+    words = f"--control-plane-endpoint {first.address}:6443"
+    print(first.run(f"{KB} restore {BACKUP} {words} {IGNORE}", timeout=600).output)
+    took = time.monotonic() - began
+    wait_kubectl(first, f"--server https://{first.address}:6443 get configmap before", timeout_s=30)
+    assert "cp1" not in own_kubectl(first, "get nodes -o name")
+    first.run(f"{KB} init phase upload-certs --upload-certs --certificate-key {'ab' * 32}", timeout=120)
+    for node in nodes[1:]:
+        join_control_plane(node, first)
+    total = time.monotonic() - began
+    print(f"the first in {took:.0f} s, all three in {total:.0f} s")
+    check_members(first, ("new1", "new2", "new3"))
+    assert total < BAR_S
+
+
+def test_killed_and_run_again(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    old = make_control_plane(make_node, kb_pyz, k8s_version)
+    own_kubectl(old, "create configmap before --from-literal=a=1")
+    old.run(f"{KB} backup -o {BACKUP}", timeout=120)
+    for seconds in (3, 8, 15):
+        old.run(f"timeout -s KILL {seconds} {KB} restore {BACKUP} --force {IGNORE}", check=False, timeout=120)
+    print(old.run(f"{KB} restore {BACKUP} --force {IGNORE}", timeout=600).output)
+    wait_kubectl(old, f"--server https://{old.address}:6443 get configmap before", timeout_s=60)

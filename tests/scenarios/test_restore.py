@@ -1,0 +1,253 @@
+"""kb restore: another machine, and the same one, become the control plane of a backup; refusals, a kill, a dry run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeup.backup import etcdutl, node_content
+from kubeup.backup.archive import About, Content, Member, content_of, render_archive
+from kubeup.errors import HostError
+from kubeup.node import image_program
+from kubeup.node.image_program import MountedImage
+from kubeup.paths import Paths
+from kubeup.swap import last_member
+from kubeup.yaml_files import commands_of_pod, dump_yaml, flags_of, load_yaml
+from tests.fake_join import SYSTEM, Machine, Site
+
+from .scenario import found_cluster, run_kb
+
+PATHS = Paths()
+CA = PATHS.pki / "ca.crt"
+MANIFESTS = [PATHS.manifest(name) for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")]
+DB = Path("/var/lib/etcd/member/snap/db")
+
+
+class Tools:
+    """etcdutl, and who listens elsewhere."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.listening: list[str] = []
+        self.has_etcdutl = True
+
+    @contextlib.contextmanager
+    def mount_image(self, host: Any, socket: str, *, image: str) -> Iterator[MountedImage]:
+        yield MountedImage(image)
+
+    def require_etcdutl(self, host: Any, mounted: MountedImage) -> str:
+        if not self.has_etcdutl:
+            raise HostError("there is no etcdutl", cause="none", remedy="get one", code="no-etcdutl")
+        return "image"
+
+    def restore_snapshot(self, host: Any, mounted: Any, *, snapshot: Path, data_dir: Path, words: list[str]) -> None:
+        self.words = list(words)
+        host.write_file(data_dir / "member/snap/db", b"restored " + host.read_bytes(snapshot))
+
+    def find_listeners(self, host: Any, members: Any) -> Any:
+        return [(one, f"{one.name}:2379") for one in members if one.name in self.listening]
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
+    made = Tools()
+    monkeypatch.setattr(image_program, "mount_image", made.mount_image)
+    monkeypatch.setattr(etcdutl, "require_etcdutl", made.require_etcdutl)
+    monkeypatch.setattr(etcdutl, "restore_snapshot", made.restore_snapshot)
+    monkeypatch.setattr(last_member, "find_listeners", made.find_listeners)
+    return made
+
+
+def make_backup(site: Site, *, members: tuple[str, ...] = ("cp1",)) -> bytes:
+    """What kb backup writes on cp1, with a snapshot that only the test knows."""
+    first = site.machine("cp1")
+    contents: list[Content] = list(node_content.gather_files(first, PATHS).contents)
+    for name in ("kubeadm-config", "kubelet-config", "kube-proxy", "kb-config"):
+        found = site.cluster.objects.get(f"{SYSTEM}/configmaps/{name}")
+        if found:
+            contents.append(content_of(f"objects/{name}.yaml", dump_yaml(found).encode()))
+    contents.append(content_of("etcd/snapshot.db", b"snapshot"))
+    rows = tuple(Member(f"{n}", name, (f"https://10.0.0.1{n}:2380",)) for n, name in enumerate(members, start=1))
+    about = About(
+        made="2026-01-01T00:00:00Z", kb="0.1.0", node="cp1", kubernetes="v1.35.6", etcd="3.6.6", address="10.0.0.11",
+        endpoint="api.example.org:6443", members=rows,
+    )  # fmt: skip
+    return b"".join(render_archive(about, contents))
+
+
+@pytest.fixture
+def founded(tmp_path: Path) -> Site:
+    return found_cluster(tmp_path / "former")
+
+
+def new_machine(tmp_path: Path, founded: Site, *, name: str, address: str, data: bytes) -> Machine:
+    """A bare machine beside the cluster's objects, as an etcd with the restored data has them."""
+    site = founded.clone(tmp_path / "clone", "w1")
+    site.machines.clear()
+    site.names["api.example.org"] = address
+    site.members.clear()
+    machine = Machine(tmp_path / name, site, name=name, address=address)
+    put(machine, "/root/b.tar", data)
+    return machine
+
+
+def put(machine: Machine, path: str, data: bytes) -> None:
+    machine.put(path, "")
+    machine.at(Path(path)).write_bytes(data)
+
+
+def flags(machine: Machine, component: str) -> dict[str, str]:
+    command, *_ = commands_of_pod(load_yaml(machine.read_text(PATHS.manifest(component))))
+    return flags_of(command)
+
+
+def test_another_machine(tmp_path: Path, founded: Site, tools: Tools) -> None:
+    machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=make_backup(founded))
+    ended = run_kb(machine, "restore", "/root/b.tar")
+    assert ended.status == 0, ended.err
+    assert machine.read_bytes(CA) == founded.machine("cp1").read_bytes(CA)
+    assert machine.read_bytes(DB) == b"restored snapshot"
+    assert flags(machine, "kube-apiserver")["advertise-address"] == "10.0.0.31"
+    assert flags(machine, "etcd")["initial-cluster"] == "new=https://10.0.0.31:2380"
+    assert "--bump-revision=1000000000" in tools.words and "--mark-compacted" in tools.words
+    assert not [path for path in machine.site.cluster.objects if path.endswith("/nodes/cp1")], "it is struck out"
+    again = run_kb(machine, "restore", "/root/b.tar")
+    assert "code:   cluster-lives\n" in again.err
+
+
+def test_the_same_machine_is_replaced_by_force_and_nothing_is_lost(tmp_path: Path, founded: Site, tools: Tools) -> None:
+    first, data = founded.machine("cp1"), make_backup(founded)
+    put(first, "/root/b.tar", data)
+    before = {path: first.read_bytes(path) for path in MANIFESTS}
+    assert "code:   cluster-lives\n" in run_kb(first, "restore", "/root/b.tar").err
+    ended = run_kb(first, "restore", "/root/b.tar", "--force")
+    assert ended.status == 0, ended.err
+    (kept,) = [path for path in first.list_dir(Path("/etc")) if path.startswith("kubernetes.kb-before-restore-")]
+    assert {path: first.read_bytes(Path("/etc") / kept / "manifests" / path.name) for path in MANIFESTS} == before
+    assert first.read_bytes(DB) == b"restored snapshot"
+    assert json.loads(first.read_text(Path("/var/lib/kb/restore/restore.json")))["done"] is True
+
+
+def test_what_is_refused_before_anything_changes(tmp_path: Path, founded: Site, tools: Tools) -> None:
+    data = make_backup(founded, members=("cp1", "cp2"))
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1
+    machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=data)
+    put(machine, "/root/flipped.tar", bytes(flipped))
+    put(machine, "/root/cut.tar", data[: len(data) // 2])
+    before = {str(path) for path in machine.files()}
+
+    def refused(code: str, *words: str) -> None:
+        ended = run_kb(machine, "restore", *words)
+        assert ended.status != 0 and f"code:   {code}\n" in ended.err, ended.err
+        assert {str(path) for path in machine.files() if not str(path).startswith("/var/lib/kb")} == before
+
+    refused("backup-damaged", "/root/flipped.tar")
+    refused("backup-truncated", "/root/cut.tar")
+    refused("usage")
+    refused("restore-older-version", "/root/b.tar", "--kubernetes-version=v1.34.9")
+    tools.listening = ["cp2"]
+    refused("etcd-member-reachable", "/root/b.tar")
+    tools.listening, tools.has_etcdutl = [], False
+    refused("no-etcdutl", "/root/b.tar", "--ignore-preflight-errors=all")
+
+
+def test_an_external_authority_ties_a_backup_to_its_machine(tmp_path: Path, founded: Site, tools: Tools) -> None:
+    founded.machine("cp1").remove(PATHS.pki / "ca.key")
+    machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=make_backup(founded))
+    ended = run_kb(machine, "restore", "/root/b.tar")
+    assert "code:   external-ca-other-machine\n" in ended.err and "a machine called cp1" in ended.err
+
+
+def test_another_backup_does_not_continue_a_restore(tmp_path: Path, founded: Site, tools: Tools) -> None:
+    machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=make_backup(founded))
+    kill_after(machine, 30)
+    with pytest.raises(Gone):
+        run_kb(machine, "restore", "/root/b.tar")
+    revive(machine)
+    put(machine, "/root/other.tar", make_backup(founded, members=("cp1", "cp9")))
+    assert "code:   restore-unfinished\n" in run_kb(machine, "restore", "/root/other.tar").err
+    ended = run_kb(machine, "restore", "/root/b.tar", "-o", "json")
+    assert ended.status == 0 and json.loads(ended.out)["workflow"] == "restore", ended.err
+
+
+def test_a_dry_run_changes_nothing(tmp_path: Path, founded: Site, tools: Tools) -> None:
+    machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=make_backup(founded))
+    before = {str(path): machine.read_bytes(path) for path in machine.files()}
+    ended = run_kb(machine, "restore", "/root/b.tar", "--dry-run")
+    assert ended.status == 0, ended.err
+    assert "would write: /etc/kubernetes/manifests/etcd.yaml" in ended.out
+    assert {str(path): machine.read_bytes(path) for path in machine.files()} == before
+
+
+class Gone(BaseException):
+    """The process was killed."""
+
+
+CHANGES = (
+    "write_file",
+    "write_stream",
+    "move_file",
+    "make_dir",
+    "symlink",
+    "remove",
+    "remove_tree",
+    "run",
+    "http_send",
+)
+
+
+def kill_after(machine: Machine, number: int) -> list[str]:
+    """Whatever kb asks for after its change of this number fails, as nothing of a killed process reaches the machine. Returns the changes,
+    as they come."""
+    made: list[str] = []
+
+    def wrap(name: str, real: Any) -> Any:
+        def change(*args: Any, **more: Any) -> Any:
+            if number and len(made) >= number:
+                raise Gone
+            made.append(f"{name} {args[0]}")
+            return real(*args, **more)
+
+        return change
+
+    for name in CHANGES:
+        setattr(machine, name, wrap(name, getattr(machine, name)))
+    return made
+
+
+def revive(machine: Machine) -> None:
+    for name in CHANGES:
+        delattr(machine, name)
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_end(tmp_path: Path, founded: Site, tools: Tools) -> None:
+    """On a machine that belongs to a cluster, so that what was there before has to be kept at each of these moments."""
+    data = make_backup(founded)
+
+    def machine_of(number: int) -> Machine:
+        first = founded.clone(tmp_path / str(number), "cp1").machine("cp1")
+        put(first, "/root/b.tar", data)
+        return first
+
+    whole = machine_of(0)
+    made = kill_after(whole, 0)
+    assert run_kb(whole, "restore", "/root/b.tar", "--force").status == 0
+    former = founded.machine("cp1").read_bytes(MANIFESTS[0])
+    for number in range(2, len(made), max(1, len(made) // 9)):
+        machine = machine_of(number)
+        kill_after(machine, number)
+        with pytest.raises(Gone):
+            run_kb(machine, "restore", "/root/b.tar", "--force")
+        revive(machine)
+        ended = run_kb(machine, "restore", "/root/b.tar", "--force")
+        assert ended.status == 0, f"{number} ({made[number - 1]}): {ended.err}"
+        assert machine.read_bytes(DB) == b"restored snapshot", f"{number} ({made[number - 1]})"
+        kept = [name for name in machine.list_dir(Path("/etc")) if name.startswith("kubernetes.kb-before-restore-")]
+        assert [machine.read_bytes(Path("/etc") / name / "manifests/etcd.yaml") for name in kept] == [former]
+        assert not [name for name in machine.list_dir(Path("/var/lib")) if "kb-restored" in name]
