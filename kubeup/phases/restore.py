@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from kubeup.addresses import join_host_port
 from kubeup.backup.archive import SNAPSHOT, Backup, Entry
@@ -23,13 +23,13 @@ from kubeup.frozen_values import frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
-from kubeup.phases import addons, preflight, upload_config
-from kubeup.phases.verify_node import wait_for_ready
+from kubeup.phases import addons, mark_control_plane, preflight, upload_config
+from kubeup.phases.waits import Wait
 from kubeup.secret import Secret
 
 with lazily:
     from kubeup.backup import etcdutl, restoring
-    from kubeup.cluster import api
+    from kubeup.cluster import api, probes
     from kubeup.node import containers, etcd_data, image_program, image_pulls
 
 KEPT, COMING = "kb-before-restore", "kb-restored"
@@ -330,10 +330,33 @@ def plan_kube_proxy(run: RestoreRun) -> Plan:
     return Plan() if run.is_same or run.config.cluster.proxy.disabled else addons.plan_kube_proxy(run)
 
 
+def plan_marks(run: RestoreRun) -> Plan:
+    """A node that the backup knows has the labels and taints that its administrator gave it."""
+    return Plan() if run.place.name == run.backup.about.node else mark_control_plane.plan_marks(run)
+
+
 def wait_node(ctx: RestoreRun) -> Outputs:
-    """Wait until this node is Ready, and say what is to be done elsewhere. Raises ClusterError (not-healthy)."""
-    wait_for_ready(ctx, ctx.place.name, components=())
+    """Wait until this node is Ready, and say what is to be done elsewhere. Raises ClusterError (not-healthy).
+
+    The restored cluster calls the node Ready from the moment of the backup on: only what its kubelet has said since counts."""
+
+    def look() -> str:
+        node = ctx.api.get(api.path_of("Node", ctx.place.name))
+        status, message = probes.node_condition(node)
+        heard = _last_heard(node)
+        if status == "True" and heard and heard < ctx.stamp:
+            return f"the kubelet of {ctx.place.name} has not reported yet"
+        return "" if status == "True" else f"node {ctx.place.name} is not Ready: {message}"
+
+    Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "node Ready").until(look)
     return Results(closing_text=Secret(_closing_text(ctx)))
+
+
+def _last_heard(node: Optional[Mapping[str, Any]]) -> str:
+    """When the kubelet told this condition last, in the form of a stamp; "" if it does not say."""
+    rows = ((node or {}).get("status") or {}).get("conditions") or ()
+    told = next((str(row.get("lastHeartbeatTime") or "") for row in rows if row.get("type") == "Ready"), "")
+    return told.rstrip("Z").replace("-", "").replace(":", "")
 
 
 def _closing_text(ctx: RestoreRun) -> str:

@@ -50,6 +50,7 @@ def test_the_same_machine(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -
     """What came after the backup is gone, what was deleted after it is back, and whoever watches goes on."""
     node = make_control_plane(make_node, kb_pyz, k8s_version)
     own_kubectl(node, "create configmap before --from-literal=a=1")
+    own_kubectl(node, "taint node cp1 node-role.kubernetes.io/control-plane-")
     own_kubectl(node, "create deployment web --image=registry.k8s.io/pause:3.10.1 --replicas=2")
     node.run(f"{KB} backup -o {BACKUP}", timeout=120)
     own_kubectl(node, "delete configmap before")
@@ -73,7 +74,9 @@ def test_the_same_machine(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -
     wait_until(
         lambda: "2/2" in own_kubectl(node, "get deployment web"), what="the deployment's pods run again", timeout_s=120
     )
-    assert node.run("ls -d /etc/kubernetes.kb-before-restore-* /var/lib/etcd.kb-before-restore-*").stdout
+    assert node.run("ls -d /etc/kubernetes.kb-before-restore-* /var/lib/etcd/.kb-before-restore-*").stdout, (
+        "the lab mounts etcd's folder"
+    )
 
 
 def test_another_machine_and_control_planes_that_join_it(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
