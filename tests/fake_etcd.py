@@ -112,6 +112,8 @@ class LonelyPlane(EtcdPlane):
 
     listens: frozenset[str] = frozenset()
     """host:port of the other machines that take connections."""
+    booting: frozenset[str] = frozenset()
+    """host:port that refuse connections: the machine is alive."""
     has_been_restarted: bool = False
     """Whether it answers nobody until it has a quorum."""
     fails_when_forced: bool = False
@@ -148,7 +150,8 @@ class LonelyPlane(EtcdPlane):
     def http_get(self, url: str, *, tls: Optional[AnyTls] = None, **more: Any) -> HttpResponse:
         place = url.partition("://")[2].partition("/")[0]
         if place.startswith(("10.0.0.12:", "10.0.0.13:")):
-            raise Unreachable(url, "tls" if place in self.listens else "timeout", text="it is so")
+            reason = "tls" if place in self.listens else "refused" if place in self.booting else "timeout"
+            raise Unreachable(url, reason, text="it is so")
         return super().http_get(url, tls=tls, **more)
 
     def move_file(self, source: Path, path: Path) -> None:

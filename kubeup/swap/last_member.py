@@ -1,7 +1,7 @@
 """Whether this node's member of etcd may go on alone: how far its data are, and whether the others are really gone (the fence).
 
 Two members that each go on alone are two clusters with the same certificates (H40). So nothing of a control plane may listen on the
-machines of the others as seen from here, and the operator gives their word for each of them, since a network that is cut looks the same.
+machines of the others as seen from here, which do not even refuse a connection, and the operator gives their word for each of them, since a network that is cut looks the same.
 """
 
 from __future__ import annotations
@@ -116,12 +116,12 @@ def check_fence(run: Run, found: LastMember, *, lost: Sequence[str]) -> None:
             remedy=f"name the others: {_say_command(found)}",
             code="etcd-member-not-lost",
         )
-    for member, place in find_listeners(run.host, found.others):
+    for member, place in find_listeners(run.host, found.others, or_alive=True):
         raise ClusterError(
             f"the machine of {member.describe()} is alive",
-            cause=f"{place} takes connections from here, and two members that each go on alone are two clusters",
+            cause=f"it answers from here, on {place}, and its etcd may run or be about to: two members that each go on alone are two clusters",
             remedy=f"let it serve again, so that etcd has its quorum: kb doctor there (this machine's data end at {found.describe()}); or "
-            "switch it off for good, or take it away from the cluster: kb reset there",
+            "switch it off, or cut it from the network, until this is done; before it comes back: kb reset there",
             code="etcd-member-reachable",
         )
     unnamed = [member for member in found.voters if member.member_id not in named]
@@ -143,13 +143,14 @@ def _name(member: Member) -> str:
     return member.name or member.hex_id
 
 
-def find_listeners(host: Host, members: Sequence[Member]) -> list[tuple[Member, str]]:
-    """The members on whose machines something of a control plane listens, with its host:port. A machine that refuses these connections
-    runs none of it."""
+def find_listeners(host: Host, members: Sequence[Member], *, or_alive: bool = False) -> list[tuple[Member, str]]:
+    """The members on whose machines something of a control plane listens, with its host:port. or_alive: or that answer at all: a machine
+    that refuses these connections runs none of it now, and may be about to, as one does that has just booted."""
     asked = [(member, place) for member in members for place in _places_of(member)]
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda one: _listens(host, one[1]), asked))
-    return [one for one, listens in zip(asked, answers) if listens]
+        answers = list(pool.map(lambda one: _ask(host, one[1]), asked))
+    counted = ("listens", "refuses") if or_alive else ("listens",)
+    return [one for one, answer in zip(asked, answers) if answer in counted]
 
 
 def _places_of(member: Member) -> Iterator[str]:
@@ -163,13 +164,16 @@ def _places_of(member: Member) -> Iterator[str]:
                 yield join_host_port(name, port)
 
 
-def _listens(host: Host, place: str) -> bool:
+def _ask(host: Host, place: str) -> str:
+    """listens | refuses | "" if nothing answers."""
     try:
         host.http_get(f"https://{place}/", tls=Tls(), timeout_s=PROBE_S)
     except Unreachable as error:
         text = str(error).lower()
         is_away = error.reason == "other" and any(word in text for word in _AWAY)
-        return error.reason in ("tls", "reset", "other") and not is_away
+        if error.reason == "refused":
+            return "refuses"
+        return "listens" if error.reason in ("tls", "reset", "other") and not is_away else ""
     except HostError:
-        return True
-    return True
+        return "listens"
+    return "listens"

@@ -73,6 +73,12 @@ def test_a_machine_that_is_alive_is_not_lost(place: str) -> None:
     assert place in ended.err and "kb reset there" in ended.err
 
 
+def test_a_machine_that_boots_is_not_lost() -> None:
+    """Nothing listens on it yet; a second later its kubelet starts etcd."""
+    ended = refused(make_lonely_plane(booting=frozenset({"10.0.0.13:10250"})), *LOST, code="etcd-member-reachable")
+    assert "switch it off" in ended.err
+
+
 @pytest.mark.parametrize(("words", "missing"), [((), "cp2, cp3"), (("--lost", "cp2"), ": cp3")])
 def test_the_operator_gives_their_word_for_each(words: tuple[str, ...], missing: str) -> None:
     ended = refused(make_lonely_plane(), *words, "--yes", code="etcd-lost-not-named")
