@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, str] = {
     "runtime/journal.txt": "journalctl -u containerd -n 3000 --no-pager -o short-iso",
     "runtime/config-effective.toml": "containerd config dump",
     "kb/routes-journal.txt": "journalctl -u kb-routes -n 500 --no-pager -o short-iso",
+    "kb/certs-journal.txt": "journalctl -u kb-certs -n 500 --no-pager -o short-iso",
     "kernel/dmesg.txt": "dmesg",
 }
 CRI_COMMANDS: Mapping[str, tuple[str, ...]] = {
