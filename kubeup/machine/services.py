@@ -158,8 +158,10 @@ def enable(host: Host, unit: str) -> Optional[CommandResult]:
 
 
 def start_own_unit(host: Host, unit: str) -> None:
-    """Enable one of kb's units and restart it with its current files. Raises HostError (unit-not-started)."""
-    for argv in (SYSTEMD.reload, ("systemctl", "enable", unit), SYSTEMD.argv("restart", unit)):
+    """Enable one of kb's units and restart it with its current files. Raises HostError (unit-not-started).
+
+    Enabling has systemd read all units again, as daemon-reload does. Once is enough: it starts no container meanwhile."""
+    for argv in (("systemctl", "enable", unit), SYSTEMD.argv("restart", unit)):
         done = host.run(argv)
         if not done.ok:
             raise HostError(

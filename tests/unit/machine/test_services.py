@@ -100,7 +100,6 @@ def test_the_log_of_a_service_is_where_its_manager_has_it() -> None:
 
 
 KEEPER_STARTS = (
-    "systemctl daemon-reload",
     "systemctl enable kb-routes.service",
     "systemctl restart kb-routes.service",
 )

@@ -59,9 +59,7 @@ def make_host() -> FakeHost:
         files={HOSTS: BEFORE, "/etc/machine-id": b"x\n"},
         programs={"systemctl"},
         answers={"systemctl": ""},
-        accepts={
-            f"systemctl {words}" for words in ("daemon-reload", f"enable {balancer.UNIT}", f"restart {balancer.UNIT}")
-        },
+        accepts={f"systemctl {words}" for words in (f"enable {balancer.UNIT}", f"restart {balancer.UNIT}")},
     )
 
 
@@ -149,7 +147,7 @@ def test_somebody_else_s_name_stops_it_before_anything_is_written() -> None:
     assert not host.exists(PATHS.manifest(balancer.NAME)) and not host.exists(balancer.config_path(PATHS))
 
 
-@pytest.mark.parametrize("cut_off_at", ["daemon-reload", f"restart {balancer.UNIT}"])
+@pytest.mark.parametrize("cut_off_at", [f"enable {balancer.UNIT}", f"restart {balancer.UNIT}"])
 def test_a_keeper_that_was_rewritten_and_not_started_again_is_started_by_the_next_run(
     monkeypatch: pytest.MonkeyPatch, cut_off_at: str
 ) -> None:
