@@ -26,6 +26,11 @@ _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE = 500
 _MAX_ANSWER = 64 << 20
 _TIMEOUT_S = 30.0
+UNREADABLE = "unreadable: "
+_ENCRYPTED = "identity transformer tried to read encrypted data"
+"""What an API server without an encryption configuration says of what is encrypted. Source: value/encrypt/identity/identity.go"""
+_CONVERSION = "conversion webhook for "
+"""A custom object that was stored in another version than it is listed in. Source: apiserver/conversion/webhook_converter.go"""
 _NOT_STORED = frozenset(("componentstatuses",))
 _RESOURCES = {"resources": [{"name!": str, "kind": str, "verbs": [str]}]}
 _GROUPS = {"groups": [{"name!": str, "preferredVersion!": {"groupVersion!": str}}]}
@@ -36,12 +41,14 @@ _LIST = {"metadata!": {"continue!": str}, "items!": [object]}
 class Counted:
     """kinds: how many objects there are of each resource (pods, deployments.apps); keys: of etcd, below the API server's prefix.
 
-    secret: read | none | not proven: ...; unread: the resources that could not be listed, and why."""
+    secret: read | none | unreadable: ... | not proven: ...; unread: the resources that could not be listed, and why; unproven: those that
+    nothing here could read, since it takes a KMS plugin or a conversion webhook."""
 
     kinds: Mapping[str, int] = field(default_factory=dict)
     keys: int = 0
     secret: str = ""
     unread: Mapping[str, str] = field(default_factory=dict)
+    unproven: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def objects(self) -> int:
@@ -101,16 +108,18 @@ def count_objects(caller: Caller, *, keys: int, kms: tuple[str, ...]) -> Counted
     the API server does not say which kinds it has."""
     kinds: dict[str, int] = {}
     unread: dict[str, str] = {}
+    unproven: dict[str, str] = {}
     for name, path in find_resources(caller):
         try:
             count = sum(len(page["items"]) for page in _pages(caller, path))
         except ClusterError as error:
-            unread[name] = error.cause
+            takes_others = _CONVERSION in error.cause or (kms and _ENCRYPTED in error.cause)
+            (unproven if takes_others else unread)[name] = error.cause
             continue
         if count:
             kinds[name] = count
     secret = f"not proven: {', '.join(kms)} encrypts" if kms else _read_secret(caller)
-    return Counted(dict(sorted(kinds.items())), keys, secret, unread)
+    return Counted(dict(sorted(kinds.items())), keys, secret, unread, unproven)
 
 
 def find_resources(caller: Caller) -> Iterator[tuple[str, str]]:
@@ -157,7 +166,7 @@ def _read_secret(caller: Caller) -> str:
         for value in (rows[0].get("data") or {}).values():
             base64.b64decode(value, validate=True)
     except ClusterError as error:
-        return f"not proven: {error.cause}"
+        return f"{UNREADABLE}{error.cause}"
     except (ValueError, AttributeError, TypeError) as error:
-        return f"not proven: it is no Secret: {error}"
+        return f"{UNREADABLE}it is no Secret: {error}"
     return "read"

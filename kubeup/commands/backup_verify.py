@@ -13,7 +13,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
-    from kubeup.backup import archive, node_content, opening, rehearsal
+    from kubeup.backup import archive, node_content, opening, rehearsal, rehearsal_objects
     from kubeup.doctor import node_files
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def verify(call: Invocation) -> int:
             "keys": counted.keys,
             "secret": counted.secret,
             "unread": dict(counted.unread),
+            "notProven": dict(counted.unproven),
             "seconds": round(took_s, 1),
         }
         if call.output != "text":
@@ -123,6 +124,8 @@ def _tell(call: Invocation, value: dict[str, Any]) -> None:
     width = max(map(len, value["kinds"]), default=0)
     for name, count in value["kinds"].items():
         call.print(f"  {name:<{width}}  {count}")
+    for name, why in value["notProven"].items():
+        call.print(f"  not proven: {name}, which takes a program that is not reached from here ({why})")
     call.print(_CA[value["ca"]])
     needs = value["needs"]
     where = "this node" if needs["isThisNode"] else f"a machine named {needs['node']}, or another one"
@@ -138,9 +141,9 @@ def _tell(call: Invocation, value: dict[str, Any]) -> None:
 
 def _refuse_unread(target: str, backup: Backup, *, counted: Counted) -> None:
     """Raises ClusterError (backup-unreadable) if the backup boots, and something in it cannot be read."""
-    unread = {
-        name: why for name, why in counted.unread.items() if not (name == "secrets" and "not proven" in counted.secret)
-    }
+    unread = dict(counted.unread)
+    if counted.secret.startswith(rehearsal_objects.UNREADABLE):
+        unread.setdefault("secrets", counted.secret[len(rehearsal_objects.UNREADABLE) :])
     lost = not counted.keys and backup.about.objects
     if not unread and not lost:
         return
@@ -148,7 +151,8 @@ def _refuse_unread(target: str, backup: Backup, *, counted: Counted) -> None:
     raise ClusterError(
         f"{target} boots, but not all of it can be read",
         cause=f"{first[0]}: {first[1]}",
-        remedy="take another backup; look at the encryption configuration if it is about decryption",
+        remedy="take another backup; if it is about decryption: the backup lacks the key, so look for it in the encryption configuration of "
+        "the node that it was made on",
         code="backup-unreadable",
         details=[f"{name}: {why}" for name, why in unread.items()],
     )

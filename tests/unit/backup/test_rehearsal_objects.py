@@ -73,7 +73,7 @@ def test_what_cannot_be_read_is_said() -> None:
     refused = answer({"message": "no matching key was found for the provided AES transformer"}, 500)
     found = count(make_host(**{"/api/v1/secrets?limit=500": refused, "/api/v1/secrets?limit=1": refused}))
     assert found.unread == {"secrets": "no matching key was found for the provided AES transformer"}
-    assert found.secret.startswith("not proven: no matching key")
+    assert found.secret.startswith("unreadable: no matching key")
     assert found.kinds == {"pods": 520}
 
 
@@ -81,10 +81,28 @@ def test_with_a_kms_plugin_nothing_is_proven() -> None:
     assert count(make_host(), "unix:///kms.sock").secret == "not proven: unix:///kms.sock encrypts"
 
 
+def test_what_takes_a_program_that_is_not_here_is_not_blamed_on_the_backup() -> None:
+    encrypted = answer(
+        {"message": 'unable to transform key "/registry/pods/a": identity transformer tried to read encrypted data'},
+        500,
+    )
+    found = count(make_host(**{"/api/v1/pods?limit=500": encrypted}), "unix:///kms.sock")
+    assert list(found.unproven) == ["pods"] and found.unread == {}
+    found = count(make_host(**{"/api/v1/pods?limit=500": encrypted}))
+    assert list(found.unread) == ["pods"] and found.unproven == {}, (
+        "without a plugin, the key is missing from the backup"
+    )
+    webhook = answer(
+        {"message": "conversion webhook for example.com/v1, Kind=Thing failed: network is unreachable"}, 500
+    )
+    found = count(make_host(**{"/apis/apps/v1/deployments?limit=500": webhook}))
+    assert list(found.unproven) == ["deployments.apps"] and found.unread == {}
+
+
 def test_a_cluster_without_secrets_and_one_whose_secret_is_none() -> None:
     assert count(make_host(**{"/api/v1/secrets?limit=1": answer({"items": []})})).secret == "none"
     odd = answer({"items": [{"data": {"word": "k8s:enc:aescbc"}}]})
-    assert count(make_host(**{"/api/v1/secrets?limit=1": odd})).secret.startswith("not proven: it is no Secret")
+    assert count(make_host(**{"/api/v1/secrets?limit=1": odd})).secret.startswith("unreadable: it is no Secret")
 
 
 def test_it_is_ready_when_it_says_so() -> None:
