@@ -294,7 +294,20 @@ class LocalFiles:
         replaced, and keeps its mode and owner. The folder must exist.
 
         is_secret: make the file private, whatever its mode was. is_steady: as for replace_file. Raises HostError
-        (output-folder-missing, file-unwritable, disk-full, link-not-followed)."""
+        (output-folder-missing, file-unwritable, disk-full, link-not-followed, output-cut-off)."""
+        try:
+            self._write_output(target, chunks, mode=mode, is_secret=is_secret, is_steady=is_steady)
+        except BrokenPipeError as error:  # for a text that is fine: whoever reads it has seen enough
+            raise HostError(
+                "the output is not whole",
+                cause=f"the program that reads {'standard output' if target == '-' else target} ended before it had everything",
+                remedy="see what that program says, then run the command again",
+                code="output-cut-off",
+            ) from error
+
+    def _write_output(
+        self, target: str, chunks: Iterable[bytes], *, mode: int, is_secret: bool, is_steady: bool
+    ) -> None:
         number = given_descriptor(target)
         path = Path(target).absolute()
         if number is not None:

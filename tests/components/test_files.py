@@ -477,6 +477,17 @@ def test_output_goes_through_devices_pipes_and_sockets(tmp_path: Path) -> None:
     assert (tmp_path / "s").is_socket()
 
 
+def test_a_reader_that_has_ended_has_not_taken_the_output(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        with pytest.raises(HostError) as caught:
+            LocalHost().write_output(f"/dev/fd/{writer}", [b"half of a backup"])
+    finally:
+        os.close(writer)
+    assert caught.value.code == "output-cut-off"
+
+
 def test_output_to_files(tmp_path: Path) -> None:
     host = LocalHost()
     host.write_output(str(tmp_path / "plain"), [b"x"])

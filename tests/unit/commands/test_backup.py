@@ -149,6 +149,15 @@ def test_no_file_is_named(node: Node, capsys: Any) -> None:
 # ---- faults
 
 
+def test_a_reader_that_ends_early_is_a_failure(node: Node, capsys: Any) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        refused(node, capsys, "-o", f"/dev/fd/{writer}", code="output-cut-off")
+    finally:
+        os.close(writer)
+
+
 @pytest.mark.parametrize("after", [0, 50_000])
 def test_etcd_that_dies_in_the_middle_leaves_the_former_backup(node: Node, capsys: Any, after: int) -> None:
     made(node)
