@@ -232,7 +232,7 @@ def find_target(local: LocalHost, paths: Paths, *, name: str) -> Target:
     """A file, which is there as a whole or stays as it was; or a stream (`-`). What a killed kb left beside the file is removed."""
 
     def write(chunks: Iterable[bytes]) -> None:
-        local.write_output(name, chunks, is_secret=True, is_steady=True)
+        local.write_output(name, chunks, is_secret=True, is_steady=True, has_to_be_whole=True)
 
     if is_stream(name):
         return Target(name, opening.scratch_folder(local, paths), False, write)

@@ -316,7 +316,7 @@ def snapshot(call: Invocation) -> int:
     client = members_command.find_client(call, launch.local)
     measured = _Measured(etcd_snapshot.stream_snapshot(client))
     _check_room_for(launch.local, client, target=target)
-    launch.local.write_output(target, measured, is_secret=True)
+    launch.local.write_output(target, measured, is_secret=True, has_to_be_whole=True)
     text = f"{target}: {etcd_upkeep.in_mib(measured.size)} MiB, its hash is right; whoever has it has all Secrets of the cluster"
     if call.output != "text":
         call.print_value({"file": target, "size": measured.size, "sha256": measured.digest.hexdigest()})

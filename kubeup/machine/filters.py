@@ -60,6 +60,8 @@ def filter_through(argv: Sequence[str], chunks: Iterable[bytes], *, env: Mapping
             feeder.join()
         if feeder.error is not None:
             raise feeder.error
+        if feeder.has_too_much and not status:
+            raise ProgramFailed(argv[0], status=0, said="it ended before it had read everything")
         if status:
             raise ProgramFailed(argv[0], status=status, said=os.pread(errors, _MAX_TEXT, 0).decode(errors="replace"))
     finally:
@@ -71,6 +73,8 @@ class _Feeder(threading.Thread):
         super().__init__(daemon=True)
         self._running, self._chunks = running, chunks
         self.error: Optional[BaseException] = None
+        self.has_too_much = False
+        """The program ended, or closed its input, before it had everything. What it wrote is of a part, whatever its exit status says."""
 
     def run(self) -> None:
         given = cast("IO[bytes]", self._running.stdin)
@@ -79,7 +83,7 @@ class _Feeder(threading.Thread):
                 given.write(piece)
             given.close()
         except BrokenPipeError:
-            pass  # it has ended, and its exit status says why
+            self.has_too_much = True
         except BaseException as error:
             self.error = error
             self._running.kill()

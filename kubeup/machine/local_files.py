@@ -289,15 +289,19 @@ class LocalFiles:
         mode: int = 0o644,
         is_secret: bool = False,
         is_steady: bool = False,
+        has_to_be_whole: bool = False,
     ) -> None:
         """Write output to the target that the user named: "-" is standard output; a device, pipe or socket is written to; a file is
         replaced, and keeps its mode and owner. The folder must exist.
 
-        is_secret: make the file private, whatever its mode was. is_steady: as for replace_file. Raises HostError
-        (output-folder-missing, file-unwritable, disk-full, link-not-followed, output-cut-off)."""
+        is_secret: make the file private, whatever its mode was. is_steady: as for replace_file. has_to_be_whole: a
+        reader that ends early has not seen enough. Raises HostError (output-folder-missing, file-unwritable, disk-full,
+        link-not-followed, output-cut-off)."""
         try:
             self._write_output(target, chunks, mode=mode, is_secret=is_secret, is_steady=is_steady)
-        except BrokenPipeError as error:  # for a text that is fine: whoever reads it has seen enough
+        except BrokenPipeError as error:
+            if not has_to_be_whole:
+                raise
             raise HostError(
                 "the output is not whole",
                 cause=f"the program that reads {'standard output' if target == '-' else target} ended before it had everything",

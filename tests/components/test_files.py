@@ -482,7 +482,7 @@ def test_a_reader_that_has_ended_has_not_taken_the_output(tmp_path: Path) -> Non
     os.close(reader)
     try:
         with pytest.raises(HostError) as caught:
-            LocalHost().write_output(f"/dev/fd/{writer}", [b"half of a backup"])
+            LocalHost().write_output(f"/dev/fd/{writer}", [b"half of a backup"], has_to_be_whole=True)
     finally:
         os.close(writer)
     assert caught.value.code == "output-cut-off"

@@ -194,7 +194,7 @@ class Streaming(EtcdPlane):
     def http_open(self, url: str, **_: Any) -> Iterator[HttpStream]:
         yield Stream(url, self.pieces)
 
-    def write_output(self, target: str, chunks: Iterable[bytes], *, is_secret: bool = False) -> None:
+    def write_output(self, target: str, chunks: Iterable[bytes], *, is_secret: bool = False, **_: bool) -> None:
         assert is_secret
         self.write_file(Path(target), b"".join(chunks), mode=0o600)
 

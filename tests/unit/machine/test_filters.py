@@ -28,7 +28,8 @@ def test_a_program_that_fails_says_why() -> None:
 def test_one_that_ends_before_it_has_read_everything() -> None:
     with pytest.raises(ProgramFailed):
         list(HOST.filter(["sh", "-c", "exit 1"], BIG))
-    assert b"".join(HOST.filter(["head", "-c", "3"], BIG)) == b"\0\0\0"
+    with pytest.raises(ProgramFailed, match="before it had read everything"):
+        list(HOST.filter(["head", "-c", "3"], BIG))
 
 
 def test_one_that_is_not_there() -> None:
