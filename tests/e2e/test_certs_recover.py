@@ -120,6 +120,23 @@ def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str, 
 
 
 @pytest.mark.k8s_versions("1.35")
+def test_an_api_server_that_has_lost_its_etcd(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """It runs on, and dials etcd at ever longer intervals: up to two minutes."""
+    node = make_node("cp1", version=k8s_version)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    node.write("/root/init.yaml", lab_config(k8s_version, address=node.address, cluster=short(3)))
+    node.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
+    stop_kubelets([node])
+    wait_until_over(node)
+    node.run("crictl stop $(crictl ps -q --name etcd)")
+    time.sleep(60)
+    began = time.monotonic()
+    done = recover(node)
+    print(f"without its etcd for a minute: Ready after {time.monotonic() - began:.1f} s")
+    assert done["nodeReady"] and time.monotonic() - began < 60
+
+
+@pytest.mark.k8s_versions("1.35")
 @pytest.mark.parametrize("was", ["running", "off"])
 def test_three_control_planes_and_a_worker(make_node: MakeNode, kb_pyz: Path, k8s_version: str, was: str) -> None:
     """Machines that ran on meanwhile, whose containers still run; and machines that were off, on which no kubelet starts any."""
