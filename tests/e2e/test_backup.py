@@ -68,7 +68,7 @@ def list_left(node: Node) -> list[str]:
     ]
 
 
-def test_backup(node: Node) -> None:
+def test_backup(node: Node, k8s_version: str) -> None:
     check_dry_run(node)
     check_made(node)
     check_damaged(node)
@@ -147,6 +147,7 @@ def check_rehearsed(node: Node) -> None:
     assert list_left(node) == []
 
 
+@pytest.mark.k8s_versions("1.35")
 def test_a_machine_without_a_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     made = make_node("w1", version=k8s_version)
     made.scp(kb_pyz, "/root/kb.pyz")
