@@ -34,7 +34,7 @@ from kubeup.secret import Secret
 
 ETCD, APISERVER = "kb-rehearsal-etcd.service", "kb-rehearsal-apiserver.service"
 _LOCK = Path("/run/kb/rehearsal.lock")
-_FOLDER = "rehearsal"
+_FOLDER = "kb-rehearsal"
 _LASTS_S = 240
 """After which the programs end, whatever became of kb."""
 _MAX_CAUSE = 400
@@ -60,7 +60,7 @@ def rehearse(
     """Boot the backup and count what is in it. socket: the runtime's. own_images: of this node's static pods.
 
     Raises HostError: backup-without-data, rehearsal-impossible, rehearsal-failed, no-etcdutl, snapshot-not-restored, memory-short,
-    disk-full, locked, backup-newer-kubernetes.
+    disk-full, locked, spool-not-private, backup-newer-kubernetes.
     """
     if not backup.has(SNAPSHOT):
         raise HostError(
@@ -83,7 +83,7 @@ def rehearse(
         _require_mounted(etcd_image, apiserver_image)
         etcdutl.require_etcdutl(local, etcd_image)
         stack.callback(sweep, local, folder)
-        local.make_dir(folder, mode=0o700)
+        local.make_private_dir(folder)
         tell("restoring etcd's data")
         local.write_stream(folder / "snapshot.db", backup.chunks(SNAPSHOT), mode=0o600)
         etcdutl.restore_snapshot(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,8 +63,7 @@ class TestSnapshot:
 def keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if not shutil.which("gpg"):
         pytest.skip("needs gpg")
-    home = Path("/tmp") / f"kb-gpg-{os.getpid()}"  # a socket's path may have 107 characters
-    home.mkdir(mode=0o700)
+    home = Path(tempfile.mkdtemp(prefix="kb-gpg-", dir="/tmp"))  # a socket's path may have 107 characters
     monkeypatch.setenv("GNUPGHOME", str(home))
     argv = [
         "gpg",
@@ -78,7 +79,7 @@ def keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     subprocess.run(argv, check=True, capture_output=True)
     yield home
     subprocess.run(["gpgconf", "--kill", "all"], check=False)
-    shutil.rmtree(home)
+    shutil.rmtree(home, ignore_errors=True)  # the agent removes its sockets by itself
 
 
 def encrypted(*gpg: str) -> bytes:
@@ -145,3 +146,49 @@ class TestOpening:
         path.write_bytes(WHOLE)
         with opening.open_backup(HOST, str(path)) as backup:
             assert backup.entries == archive.Backup(io.BytesIO(WHOLE), what="it").entries
+
+
+class TestAge:
+    @pytest.fixture
+    def keys(self, tmp_path: Path) -> tuple[Path, str, Path]:
+        """A key's file, what it opens, and another key's file."""
+        if not shutil.which("age"):
+            pytest.skip("needs age")
+        mine, other = tmp_path / "key.txt", tmp_path / "other.txt"
+        for path in (mine, other):
+            subprocess.run(["age-keygen", "-o", str(path)], check=True, capture_output=True)
+        return mine, re.findall(r"public key: (\S+)", mine.read_text())[0], other
+
+    def code(self, path: Path, key: Path) -> str:
+        with pytest.raises(KbError) as caught, opening.open_backup(HOST, str(path), identity=str(key)):
+            pass
+        return caught.value.code
+
+    def test_to_a_key_or_to_a_file_of_keys(self, keys: tuple[Path, str, Path], tmp_path: Path) -> None:
+        mine, public, _ = keys
+        listed = tmp_path / "recipients"
+        listed.write_text(public + "\n")
+        path = tmp_path / "b.age"
+        for recipient in (public, str(listed)):
+            encryption.check_recipients(HOST, Recipients(age=(recipient,)))
+            path.write_bytes(b"".join(encryption.encrypt(HOST, Recipients(age=(recipient,)), chunks=(WHOLE,))))
+            with opening.open_backup(HOST, str(path), identity=str(mine)) as backup:
+                assert backup.about.node == "cp1"
+        assert code_of(path) == "backup-encrypted"
+
+    def test_what_it_refuses(self, keys: tuple[Path, str, Path], tmp_path: Path) -> None:
+        mine, public, other = keys
+        with pytest.raises(UsageError) as caught:
+            encryption.check_recipients(HOST, Recipients(age=("age1nobody",)))
+        assert caught.value.code == "recipient-refused"
+        data = b"".join(encryption.encrypt(HOST, Recipients(age=(public,)), chunks=(WHOLE * 20,)))
+        path = tmp_path / "b.age"
+        path.write_bytes(data)
+        assert self.code(path, other) == "backup-key-wrong"
+        assert self.code(path, tmp_path / "nothing") == "backup-key-wrong"
+        path.write_bytes(data[: len(data) // 2])
+        assert self.code(path, mine) == "backup-damaged"
+        flipped = bytearray(data)
+        flipped[len(data) // 2] ^= 1
+        path.write_bytes(bytes(flipped))
+        assert self.code(path, mine) == "backup-damaged"

@@ -61,11 +61,7 @@ def list_left(node: Node) -> list[str]:
     shown = node.run(
         "ls -A /root /var/lib/kb /run; systemctl list-units --all --plain --no-legend 'kb-rehearsal-*'; grep kb-image /proc/mounts; true"
     ).stdout
-    return [
-        word
-        for word in shown.split()
-        if "kb-rehearsal" in word or "kb-image" in word or ".kb-" in word or word == "rehearsal"
-    ]
+    return [word for word in shown.split() if "kb-rehearsal" in word or "kb-image" in word or ".kb-" in word]
 
 
 def test_backup(node: Node, k8s_version: str) -> None:
@@ -153,3 +149,20 @@ def test_a_machine_without_a_control_plane(make_node: MakeNode, kb_pyz: Path, k8
     made.scp(kb_pyz, "/root/kb.pyz")
     refused(made, f"backup -o {FILE}", code="not-a-control-plane")
     assert not made.exists(FILE)
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_cluster_that_kubeadm_made(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """kb has never worked on it, and leaves nothing there."""
+    made = make_node("cp1", version=k8s_version, prepared=True, kubeadm=True)
+    made.scp(kb_pyz, "/root/kb.pyz")
+    made.write("/root/init.yaml", lab_config(k8s_version, address=made.address))
+    made.run(f"kubeadm init --config init.yaml {IGNORE}", timeout=600)
+    told = ask(made, f"backup -o {FILE} --output json")
+    assert told["about"]["node"] == "cp1" and told["about"]["missing"] == []
+    answer = made.run(f"{KB} backup verify {FILE} -o json", check=False, timeout=120)
+    assert answer.code == 0 or "no-etcdutl" in answer.output, answer.output
+    if answer.code == 0:
+        assert json.loads(answer.stdout)["unread"] == {}
+    assert list_left(made) == [] and not made.exists("/var/lib/kb")
+    assert made.run("ls -A /var/tmp /tmp | grep kb-; true").stdout == ""

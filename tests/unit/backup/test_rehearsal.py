@@ -86,9 +86,9 @@ def test_a_backup_without_data_is_not_booted(tmp_path: Path) -> None:
 
 def test_what_a_killed_one_left_is_removed_first(tmp_path: Path) -> None:
     host = Scarce(tmp_path)
-    host.write_file(Path("/var/lib/kb/rehearsal/etcd/member/snap/db"), "x")
+    host.write_file(Path("/var/lib/kb/kb-rehearsal/etcd/member/snap/db"), "x")
     host.answers["crictl"] = lambda argv: CommandResult(argv, 1, stderr="no runtime")
     with pytest.raises(HostError):
         rehearse(host, SNAPSHOT)
-    assert not host.exists(Path("/var/lib/kb/rehearsal"))
+    assert not host.exists(Path("/var/lib/kb/kb-rehearsal"))
     assert host.exists(Path("/var/lib/kb"))
