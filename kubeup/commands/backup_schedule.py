@@ -30,6 +30,8 @@ _COMMAND = "kb backup schedule"
 
 def backup_schedule(call: Invocation) -> int:
     """Run `kb backup schedule WHEN|off|status`, or `run` for the timer."""
+    launch = Launch(call)
+    launch.require_root()
     word = " ".join(call.words)
     if not word:
         raise UsageError(
@@ -38,8 +40,6 @@ def backup_schedule(call: Invocation) -> int:
             remedy=f"for example: {_COMMAND} daily --to /backup; how it stands: {_COMMAND} status",
             code="usage",
         )
-    launch = Launch(call)
-    launch.require_root()
     if word == "run":
         return _run_now(launch)
     if word == "status":
