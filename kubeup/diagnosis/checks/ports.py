@@ -12,6 +12,7 @@ from kubeup.addresses import port_of
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings, Node, read_or_empty
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.node.etcd_data import OWN_PREFIX
 from kubeup.yaml_files import name_of
 
 
@@ -164,7 +165,10 @@ def check_etcd_folder(node: Node) -> Findings:
     folder = Path(etcd.data_dir)
     name = f"DirAvailable-{name_of(folder)}"
     try:
-        inside = [name for name in node.host.list_dir(folder) if name != "lost+found"]  # the root of a file system
+        # the root of a file system; and what a restore keeps there if the folder is one
+        inside = [
+            name for name in node.host.list_dir(folder) if name != "lost+found" and not name.startswith(OWN_PREFIX)
+        ]
     except HostError as error:
         yield Finding(name, ERROR, f"{folder} cannot be opened ({error.cause})", error.remedy)
         return
