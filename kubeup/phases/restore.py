@@ -7,11 +7,11 @@ aside, with the time in its name, and never removed. kubeadm has no counterpart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.addresses import join_host_port
+from kubeup.addresses import host_of, join_host_port
 from kubeup.backup.archive import SNAPSHOT, Backup, Entry
 from kubeup.backup.restoring import Place
 from kubeup.engine.items import File, Folder
@@ -363,14 +363,7 @@ def _closing_text(ctx: RestoreRun) -> str:
     about = ctx.backup.about
     lines = ["", f"The cluster is as it was at {about.made}, on {ctx.place.name}."]
     gone = [name for name in (member.name for member in about.members) if name != ctx.place.name]
-    workers = sorted(_list_workers(ctx))
-    if workers:
-        lines += [
-            "",
-            "On each of these nodes, restart the kubelet, which may run pods that the cluster does not know any more:",
-            "",
-        ]
-        lines += [f"  ssh {name} {_restart_words(ctx)}" for name in workers]
+    lines += _worker_lines(ctx, sorted(_list_workers(ctx)))
     if gone:
         lines += [
             "",
@@ -383,13 +376,25 @@ def _closing_text(ctx: RestoreRun) -> str:
     return "\n".join(lines)
 
 
-def _restart_words(ctx: RestoreRun) -> str:
-    """With another address, a node without a stable endpoint has to be told where the API server is."""
+def _worker_lines(ctx: RestoreRun, workers: Sequence[str]) -> list[str]:
+    """What is to be done on the other nodes. Where the API server is at another address, they have to be told."""
     about = ctx.backup.about
-    if ctx.is_same or (about.endpoint and about.address not in about.endpoint) or ctx.place.address == about.address:
-        return "systemctl restart kubelet"
-    change = f"sed -i s/{about.address}/{ctx.place.address}/ /etc/kubernetes/kubelet.conf"
-    return f"'{change}; systemctl restart kubelet'"
+    if not workers:
+        return []
+    has_moved = ctx.place.address != about.address
+    if has_moved and ctx.config.kb.load_balancer.is_local:
+        return [
+            "",
+            f"The load balancers of these nodes know only the former API servers: {', '.join(workers)}. On each of them: kb reset --force,",
+            "then the words of",
+            "",
+            "  kb token create --print-join-command",
+        ]
+    words = "systemctl restart kubelet"
+    if has_moved and host_of(about.endpoint or about.address) == about.address:
+        words = f"'sed -i s/{about.address}/{ctx.place.address}/ /etc/kubernetes/kubelet.conf; {words}'"
+    head = "On each of these nodes, restart the kubelet, which may run pods that the cluster does not know any more:"
+    return ["", head, "", *(f"  ssh {name} {words}" for name in workers)]
 
 
 def _list_workers(ctx: RestoreRun) -> Iterator[str]:

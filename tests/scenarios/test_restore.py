@@ -108,8 +108,15 @@ def flags(machine: Machine, component: str) -> dict[str, str]:
 
 def test_another_machine(tmp_path: Path, founded: Site, tools: Tools) -> None:
     machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=make_backup(founded))
+    machine.site.cluster.objects["/api/v1/nodes/w9"] = {
+        "kind": "Node",
+        "metadata": {"name": "w9", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {},
+        "status": {},
+    }
     ended = run_kb(machine, "restore", "/root/b.tar")
     assert ended.status == 0, ended.err
+    assert "  ssh w9 systemctl restart kubelet" in ended.out
     assert machine.read_bytes(CA) == founded.machine("cp1").read_bytes(CA)
     assert machine.read_bytes(DB) == b"restored snapshot"
     assert flags(machine, "kube-apiserver")["advertise-address"] == "10.0.0.31"
