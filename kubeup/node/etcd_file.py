@@ -27,7 +27,7 @@ _HEADER = struct.Struct("<QHHI")
 _META = struct.Struct("<IIIIQQQQQQ")
 """magic, version, page size, flags, root page, root sequence, freelist, page count, transaction, checksum"""
 _BRANCH_ROW, _LEAF_ROW = struct.Struct("<IIQ"), struct.Struct("<IIII")
-_MOST_PAGES, _MOST_BYTES = 4096, 16 << 20
+_MOST_PAGES, _MOST_BYTES, _DEEPEST = 4096, 16 << 20, 40
 _MEMBER = {"id!": object, "name!": str, "peerURLs!": [str], "clientURLs!": [str], "isLearner!": bool}
 
 
@@ -63,7 +63,7 @@ def read_content(host: Host, data_dir: Path) -> Content:
             tree = _Tree(file)
             rows = tuple(_read_member(value) for _, value in tree.bucket(b"members"))
             meta = dict(tree.bucket(b"meta"))
-        except (struct.error, ValueError, IndexError, OSError) as error:
+        except (struct.error, ValueError, IndexError, OverflowError, OSError) as error:
             raise HostError(
                 f"{path} cannot be read",
                 cause=f"it is no file of etcd 3.5 or later, or it changes at this moment: {error}",
@@ -123,14 +123,16 @@ class _Tree:
             raise ValueError(f"page {number} is too large")
         return head + self._file.read(overflow * self._page_size)
 
-    def _rows(self, page: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    def _rows(self, page: bytes, depth: int = 0) -> Iterator[tuple[bytes, bytes, int]]:
         _, flags, count, _ = _HEADER.unpack_from(page)
         if not flags & (_BRANCH | _LEAF):
             raise ValueError("a page is neither a branch nor a leaf")
         for index in range(count):
             place = _HEADER.size + index * 16
             if flags & _BRANCH:
-                yield from self._rows(self._read_page(_BRANCH_ROW.unpack_from(page, place)[2]))
+                if depth > _DEEPEST:
+                    raise ValueError("its pages lead in a circle")
+                yield from self._rows(self._read_page(_BRANCH_ROW.unpack_from(page, place)[2]), depth + 1)
                 continue
             kind, start, key_size, value_size = _LEAF_ROW.unpack_from(page, place)
             begin, middle = place + start, place + start + key_size
