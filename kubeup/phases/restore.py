@@ -367,7 +367,7 @@ def _closing_text(ctx: RestoreRun) -> str:
     if gone:
         lines += [
             "",
-            f"The other control planes ({', '.join(gone)}) join again: kb reset --force there, if they still run, then the words of",
+            f"The former control planes ({', '.join(gone)}) and new ones join this one: kb reset --force on those that still run, then the words of",
             "",
             "  kb token create --print-join-command --control-plane",
         ]
