@@ -80,7 +80,7 @@ def find_last_member(run: Run) -> LastMember:
             remedy="run the command on a control plane whose member is listed: kb etcd members",
             code="etcd-member-unknown",
         )
-    others = tuple(member for member in members if member is not own)
+    others = tuple(sorted((member for member in members if member is not own), key=lambda member: member.name))
     return LastMember(own, others, index, term, _find_last_write(run), answers)
 
 
