@@ -495,7 +495,12 @@ class ControlPlane(FakeHost):
         if words[:3] == ("systemctl", "is-active", "kubelet"):
             return "active\n" if self.kubelet_runs else "inactive\n"
         if words in (("systemctl", "start", "kubelet"), ("systemctl", "restart", "kubelet")):
+            if not self.kubelet_runs:  # a new one has never heard of pods that have ended meanwhile
+                self.pods = {name: pod for name, pod in self.pods.items() if pod.container and pod.container.is_running}
             self.kubelet_runs = True
+            return ""
+        if words == ("systemctl", "stop", "kubelet"):
+            self.kubelet_runs = False
             return ""
         if words[0] == "fallocate":
             self.files[words[-1]] = b"0"

@@ -34,6 +34,8 @@ FINISH_S = 8.0
 """How long the kubelet may take to finish with a pod that has ended. Its count may include pods of others that never end."""
 UNTOLD_S = 3.0
 """How long to wait for that if the kubelet does not tell."""
+STOP_S = 5
+"""How long a container may take to end after SIGTERM where no kubelet has sent one before."""
 GRACE_S = {"kube-apiserver": 2.0, "etcd": 3.0}
 """How long a component may finish its requests after SIGTERM, which the kubelet sends when it drops the pod."""
 KUBELET_S = 75.0
@@ -111,6 +113,34 @@ def take_out(run: Run, names: Sequence[str]) -> None:
     _wait_until_dropped(run, names, fresh)
     _end_containers(run, names)
     _wait_until_gone(run, uids, names=names, fresh=fresh)
+
+
+def take_out_stopped(run: Run, names: Sequence[str]) -> None:
+    """The same with the kubelet stopped, which stays so: for one that no API server has answered since it was started. It unmounts
+    nothing, so it never finishes with a pod, and never starts another one of the same name; started anew, it has not heard of them.
+    Source: pkg/kubelet/volumemanager/reconciler (unmounts once all sources are ready), pod_workers.go (SyncTerminatedPod)
+
+    Raises HostError (pod-does-not-end)."""
+    services.run(run.host, "stop", unit="kubelet", timeout_s=60)
+    for name in names:
+        _set_aside(run, name)
+    ids = [one.id for one in _find_living(run, names) or ()]
+    if ids:
+        run.host.run(crictl_argv(run.config.node.cri_socket, "stop", "--timeout", f"{STOP_S}", *ids), timeout_s=60)
+    missing, _ = watch(run.host, lambda: _say_living(run, names), timeout_s=GONE_S, poll_s=POLL_S)
+    if missing:
+        raise HostError(
+            f"the static pods {', '.join(names)} do not end",
+            cause=f"their containers were told to stop {GONE_S:.0f} s ago, and {missing}",
+            remedy="see which they are: crictl ps; then end them: crictl stop ID; and start the kubelet: "
+            f"{services.spoken_of(run.host).say('start', 'kubelet')}",
+            code="pod-does-not-end",
+        )
+
+
+def can_ask_kubelet(run: Run) -> bool:
+    """Whether this node's kubelet tells its pods: it asks an API server whether it may, and remembers the answer for five minutes."""
+    return _read_pods(run) is not None
 
 
 def _read_pods(run: Run) -> dict[str, str] | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError, KbError
+from kubeup.machine import services
 from kubeup.machine.waiting import becomes_so
 from kubeup.node import etcd_data
 from kubeup.swap import etcd_return, manifests, proof, recovery_record
@@ -69,6 +70,7 @@ class Recovery:
         manifests.put_in(self.run, "etcd", text=self.record.etcd)
         if self.record.server:
             manifests.put_in(self.run, SERVER, text=self.record.server)
+        self._start_kubelet()
         etcd_data.remove_copy(self.run.host, self.run.paths.etcd_data, copy_dir=copy)
         self._end(TAKEN_BACK)
 
@@ -78,8 +80,14 @@ class Recovery:
     def _take_out(self) -> None:
         self.run.report.waiting("the API server and etcd stop")
         if self.record.stage == SERVED and self.record.server:
-            manifests.take_out(self.run, [SERVER])  # it serves, and would answer 5xx without its etcd
-        manifests.take_out(self.run, self._names())
+            self._stop([SERVER])  # it serves, and would answer 5xx without its etcd
+        self._stop(self._names())
+
+    def _stop(self, names: list[str]) -> None:
+        if manifests.can_ask_kubelet(self.run):
+            manifests.take_out(self.run, names)
+        else:
+            manifests.take_out_stopped(self.run, names)
 
     def _write_down(self, *, stage: str = "", status: str = "") -> None:
         self.record = replace(self.record, stage=stage or self.record.stage, status=status or self.record.status)
@@ -129,7 +137,7 @@ class Recovery:
                 remedy="see etcd's log: crictl logs of the container etcd",
                 code="etcd-not-alone",
             )
-        manifests.take_out(self.run, ["etcd"])
+        self._stop(["etcd"])
 
     def _is_any_left(self) -> bool:
         is_in = any(self.run.host.exists(self.run.paths.manifest(name)) for name in self._names())
@@ -140,7 +148,14 @@ class Recovery:
         """Put a manifest in, and wait until the pod serves; at once if an earlier run has put it in. Raises NotProven."""
         known = proof.list_ids(self.run, [name], only_ended=self._is_in(name, text))
         manifests.put_in(self.run, name, text=text)
-        proof.wait_until_works(self.run, name, text=text, known=known, timeout_s=START_S)
+        # the wait starts a kubelet that is stopped, and gives it a minute more; with the longer time, it would restart it once more
+        is_stopped = not services.is_active(self.run.host, "kubelet")
+        longest_s = proof.START_S if is_stopped else START_S
+        proof.wait_until_works(self.run, name, text=text, known=known, timeout_s=longest_s)
+
+    def _start_kubelet(self) -> None:
+        if not services.is_active(self.run.host, "kubelet"):
+            services.run(self.run.host, "start", unit="kubelet")
 
     def _is_in(self, name: str, text: str) -> bool:
         path = self.run.paths.manifest(name)

@@ -116,6 +116,17 @@ def test_the_one_that_is_left_goes_on_alone(has_been_restarted: bool, monkeypatc
     assert again.status == 0 and "nothing to recover" in again.out
 
 
+def test_a_kubelet_that_no_api_server_has_answered_is_started_anew() -> None:
+    """It would never finish with the former pod, and so never start the next one of that name."""
+    host = make_lonely_plane(kubelet_answers=False, never_cleans_up=True)
+    ended = kb(host, *LOST)
+    assert ended.status == 0, ended.err
+    host.never_cleans_up = False
+    expect_recovered(host)
+    assert "run systemctl stop kubelet" in host.changes and host.kubelet_runs
+    assert kb(host, "--undo", "--yes").status == 0 and host.kubelet_runs
+
+
 def give_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """etcd's file, which a member that answers nobody is read from."""
     from kubeup.node import etcd_file
