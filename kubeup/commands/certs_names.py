@@ -176,7 +176,7 @@ def _print(launch: Launch, result: RunResult, *, ctx: cert_names.NamesRun) -> No
         return
     told = []
     if ctx.adds:
-        told.append(f"have {', '.join(ctx.adds)} in their certificates")
+        told.append(f"every API server of the cluster has {', '.join(ctx.adds)} in its certificate")
     if ctx.drops:
-        told.append(f"do not have {', '.join(ctx.drops)} in their certificates")
-    call.print(f"all API servers of the cluster {' and '.join(told)}" if told else "the names are as they were before")
+        told.append(f"no API server of the cluster has {', '.join(ctx.drops)} in its certificate")
+    call.print("\n".join(told) or "the names are as they were before")
