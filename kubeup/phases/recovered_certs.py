@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from kubeup import yaml_files
 from kubeup.addresses import host_of, port_of
@@ -138,7 +138,14 @@ def recover(
     begin(run, names)
     done.former = issue(run, expired, files=files)
     began = run.host.now()
-    restart_node(run, names=names, files=files, restart=restart)
+
+    def stop() -> None:
+        if restart is not None:
+            restart.stop()
+        if _has_lost_etcd(run):
+            Restart(run, ("kube-apiserver",)).stop(grace_s=CALL_S)
+
+    restart_node(run, names=names, files=files, stop=stop)
     done.gap = _wait_for_api(run, running=running)
     if done.gap is None:
         if restart is not None:
@@ -174,9 +181,10 @@ def restart_node(
     *,
     names: Sequence[str],
     files: expired_certs.KubeletFiles,
-    restart: Optional[Restart] = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> None:
-    """Restart the kubelet; while it is stopped, also what has to start anew, so that the kubelet delays none of these starts.
+    """Restart the kubelet. stop: ends what has to start anew; it is called while the kubelet is stopped, which so delays none of these
+    starts.
 
     Raises HostError (kubelet-not-started, no-init-system, container-not-stopped); the kubelet runs then if it can.
     """
@@ -185,8 +193,7 @@ def restart_node(
     try:
         if expired_certs.SERVER in names:
             take_serving_pair(run, files)
-        if restart is not None:
-            restart.stop()
+        stop()
     finally:
         if services.find(host) is services.SYSTEMD and services.read_state(host, "kubelet") == "failed":
             host.run(["systemctl", "reset-failed", "kubelet"])
@@ -242,6 +249,16 @@ def _wait_for_api(run: Run, *, running: frozenset[str]) -> Optional[Gap]:
 def _read_running(run: Run) -> frozenset[str]:
     found = containers.list_containers(run.host, run.config.node.cri_socket)
     return frozenset(one.id for one in found if one.name == "kube-apiserver" and one.state == "running")
+
+
+def _has_lost_etcd(run: Run) -> bool:
+    """Whether this node's API server runs and its etcd does not. It accepts calls then and answers none, and a kubelet that waits for
+    its answers starts no static pod, etcd among them."""
+    if not run.host.exists(run.paths.manifest("etcd")) or find_obstacle_to_stop(run, "kube-apiserver"):
+        return False
+    found = containers.list_containers(run.host, run.config.node.cri_socket)
+    running = {one.name for one in found if one.state == "running"}
+    return "kube-apiserver" in running and "etcd" not in running
 
 
 def _stop_stuck(run: Run, running: frozenset[str]) -> None:

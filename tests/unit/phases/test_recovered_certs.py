@@ -178,6 +178,33 @@ def test_cut_off_at_any_change_it_ends_the_same() -> None:
     assert total > 30
 
 
+def test_an_api_server_that_has_lost_its_etcd_is_stopped_while_the_kubelet_is(
+    run: Run, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts calls and answers none, and a kubelet that waits for its answers starts no etcd."""
+    rows = [{"id": "a1", "metadata": {"name": "kube-apiserver"}, "state": "CONTAINER_RUNNING", "labels": {}}]
+    monkeypatch.setattr(
+        recovered_certs, "find_obstacle_to_stop", lambda ctx, name: "" if "api" in name else "it is not here"
+    )
+
+    def play(argv: tuple[str, ...]) -> CommandResult:
+        told = json.dumps({"containers": rows} if "ps" in argv else {})
+        if "stop" in argv:
+            rows.clear()
+        return CommandResult(argv, 0, told)
+
+    node.answers["crictl"] = play
+    recover(run)
+    assert "stop --timeout 3 a1" not in " ".join(commands(node))  # no etcd of its own
+    node.files[str(PATHS.manifest("etcd"))] = ETCD.encode()
+    recovered_certs.begin(run, ("apiserver",))
+    tell_ready(node)
+    node.changes.clear()
+    recover(run)
+    told = [command.rpartition(".sock ")[2] for command in commands(node)]
+    assert told.index("stop --timeout 3 a1") < told.index("systemctl restart kubelet")
+
+
 # ---- without a quorum
 
 
