@@ -46,7 +46,7 @@ PLACES = (
 UNITS = re.compile(r"kb-[\w.-]+\.(service|timer)")
 LEFT_OUT = (
     "/etc/kubernetes/tmp",  # kubeadm's copies of etcd's data from before upgrades
-    "/var/lib/kb/backups-of-cluster",
+    "/var/lib/kb/kb-rehearsal",  # what a rehearsal that was killed has left
     "/var/lib/kb/downloads",
     "/var/lib/kb/lock",
     "/var/lib/kb/mirror",  # images, from a bundle that is kept elsewhere

@@ -54,9 +54,15 @@ class Images:
     not_of_backup: tuple[str, ...] = ()
 
 
+@frozen
+class Rehearsed:
+    images: Images
+    counted: Counted
+
+
 def rehearse(
     local: LocalHost, backup: Backup, *, socket: str, own_images: Sequence[str], tell: Callable[[str], None]
-) -> Counted:
+) -> Rehearsed:
     """Boot the backup and count what is in it. socket: the runtime's. own_images: of this node's static pods.
 
     Raises HostError: backup-without-data, rehearsal-impossible, rehearsal-failed, no-etcdutl, snapshot-not-restored, memory-short,
@@ -94,7 +100,8 @@ def rehearse(
             words=rehearsal_pod.MEMBER,
         )
         local.remove(folder / "snapshot.db")
-        return _boot(local, backup, folder=folder, images=(etcd_image, apiserver_image), tell=tell)
+        counted = _boot(local, backup, folder=folder, images=(etcd_image, apiserver_image), tell=tell)
+        return Rehearsed(images, counted)
 
 
 def sweep(local: LocalHost, folder: Path) -> None:

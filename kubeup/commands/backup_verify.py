@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +41,18 @@ def verify(call: Invocation) -> int:
     with opening.open_backup(local, call.words[0], identity=str(call.flags.get("identity", ""))) as backup:
         call.report.line(describe_backup(call.words[0], backup))
         ca = compare_ca(local, backup, pki=patient.paths.pki)
-        needs = find_needs(backup, own=own, node=patient.config.node.name)
-        counted = rehearsal.rehearse(
+        needs = find_needs(backup, node=patient.config.node.name)
+        rehearsed = rehearsal.rehearse(
             local, backup, socket=patient.config.node.cri_socket, own_images=own, tell=call.report.waiting
         )
+        counted, images = rehearsed.counted, rehearsed.images
         took_s = local.monotonic() - begin
         value = {
             "about": dataclasses.asdict(backup.about),
             "entries": len(backup.entries),
             "ca": ca,
             "needs": needs,
+            "bootedWith": [images.etcd, images.apiserver],
             "kinds": dict(counted.kinds),
             "objects": counted.objects,
             "keys": counted.keys,
@@ -92,7 +93,7 @@ def compare_ca(local: LocalHost, backup: Backup, *, pki: Path) -> str:
     return "same" if local.read_bytes(pki / "ca.crt").strip() == backup.read(name).strip() else "other"
 
 
-def find_needs(backup: Backup, *, own: Sequence[str], node: str) -> dict[str, Any]:
+def find_needs(backup: Backup, *, node: str) -> dict[str, Any]:
     """What a restore needs, and whether this node is the one that was backed up."""
     about = backup.about
     return {
@@ -126,6 +127,8 @@ def _tell(call: Invocation, value: dict[str, Any]) -> None:
         call.print(f"  {name:<{width}}  {count}")
     for name, why in value["notProven"].items():
         call.print(f"  not proven: {name}, which takes a program that is not reached from here ({why})")
+    for image in sorted(set(value["bootedWith"]) - set(value["needs"]["images"])):
+        call.print(f"it was booted with this node's {image}: the backup's is not here")
     call.print(_CA[value["ca"]])
     needs = value["needs"]
     where = "this node" if needs["isThisNode"] else f"a machine named {needs['node']}, or another one"

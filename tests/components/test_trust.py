@@ -620,6 +620,8 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
         ("cluster/etcd", "read_external_tls", "given"),
         ("phases/serve_mirror", "_own_tls", "given"),
         ("swap/kubelet_view", "_ask", "given"),
+        # what an API server that kb has started wrote into a folder of kb's
+        ("backup/rehearsal_objects", "get", "given"),
         # the cluster's authority, as discovery or this node's files have it
         ("phases/find_mirror", "mirror_of", "given"),
         ("network/load_balancer", "wait_until_serving", "given"),

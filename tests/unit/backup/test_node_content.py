@@ -84,6 +84,7 @@ FILES = {
     "/var/lib/kb/state.json": "{}",
     "/var/lib/kb/lock": "kb init",
     "/var/lib/kb/mirror/blobs/x": "image",
+    "/var/lib/kb/kb-rehearsal/files/etc/kubernetes/pki/ca.key": "another",
     "/var/lib/etcd/member/snap/db": "data",
 }
 
