@@ -93,8 +93,14 @@ def _restore(launch: Launch, backup: Backup) -> RunResult:
         base = launcher.make_run(launch.target, config, paths=paths, report=launch.call.report)
         fields = {item.name: getattr(base, item.name) for item in dataclasses.fields(base)}
         ctx = phases.RestoreRun(**fields, backup=backup, place=place, stamp=record.stamp)
-        result = launch.work(ctx, node_state, skip=config.skip_phases)
+        try:
+            result = launch.work(ctx, node_state, skip=config.skip_phases)
+        except BaseException:
+            if not launch.is_dry and not phases.has_begun(ctx):  # nothing is to be continued
+                launch.local.remove(_record_file())
+            raise
         if not launch.is_dry:
+            _forget_former(launch, node_state, paths=paths)
             _save_record(launch.local, dataclasses.replace(record, done=True))
     return result
 
@@ -227,19 +233,27 @@ def _save_record(local: Host, record: Record) -> None:
 
 
 def _begin_anew(launch: Launch, node_state: State, *, paths: Paths) -> None:
-    """What an earlier restore has done has to be done again. What was recorded of this machine's former cluster is no measure any more:
-    its files are moved aside."""
+    """What an earlier restore has done has to be done again, and data that one has made are nobody's."""
     if launch.is_dry:
         return
     for name, entry in node_state.phases.items():
         if name.startswith("restore/") and entry.status == "done":
             entry.status = "failed"
-        entry.inputs.pop("plan", None)
-    kept = records.load_records(launch.local, paths.records)
-    if kept.steps:
-        kept.steps.clear()
-        kept.save()
     beside = paths.etcd_data.parent
     for name in launch.local.list_dir(beside) if launch.local.is_dir(beside) else ():
-        if name.startswith(f"{paths.etcd_data.name}.{phases.COMING}-"):  # of a restore that was given up
+        if name.startswith(f"{paths.etcd_data.name}.{phases.COMING}-"):
             launch.local.remove_tree(beside / name)
+
+
+def _forget_former(launch: Launch, node_state: State, *, paths: Paths) -> None:
+    """What was recorded of this machine's former cluster is no measure any more: its files are moved aside."""
+    kept = records.load_records(launch.local, paths.records)
+    former = [step for step in kept.steps if not step.startswith("restore/")]
+    for step in former:
+        del kept.steps[step]
+    if former:
+        kept.save()
+    for name, entry in node_state.phases.items():
+        if not name.startswith("restore/"):
+            entry.inputs.pop("plan", None)
+    node_state.save()

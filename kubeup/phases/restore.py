@@ -141,6 +141,11 @@ def foretell_data(ctx: RestoreRun) -> Outputs:
     return None
 
 
+def has_begun(ctx: RestoreRun) -> bool:
+    """Whether there is something that a next run has to continue."""
+    return bool(_list_kept(ctx)) or ctx.real.is_dir(_coming(ctx))
+
+
 # ---- what is in the way
 
 

@@ -164,6 +164,19 @@ def test_what_is_refused_before_anything_changes(tmp_path: Path, founded: Site, 
     refused("no-etcdutl", "/root/b.tar", "--ignore-preflight-errors=all")
 
 
+def test_a_forced_restore_that_lacks_its_tool_leaves_the_node_as_it_was(founded: Site, tools: Tools) -> None:
+    first, tools.has_etcdutl = founded.machine("cp1"), False
+    put(first, "/root/b.tar", make_backup(founded))
+    watched = ("/etc", "/var/lib/etcd", "/var/lib/kubelet", "/var/lib/kb/records", "/var/lib/kb/restore")
+
+    def state() -> dict[str, bytes]:
+        return {str(path): first.read_bytes(path) for path in first.files() if str(path).startswith(watched)}
+
+    before = state()
+    assert "code:   no-etcdutl\n" in run_kb(first, "restore", "/root/b.tar", "--force").err
+    assert state() == before
+
+
 def test_an_external_authority_ties_a_backup_to_its_machine(tmp_path: Path, founded: Site, tools: Tools) -> None:
     founded.machine("cp1").remove(PATHS.pki / "ca.key")
     machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=make_backup(founded))
