@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kubeup.engine.items import File, Gone, Unit
-from kubeup.engine.plan import Ground, Group, Plan
+from kubeup.engine.plan import Plan
 from kubeup.engine.run import Run
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazily
-from kubeup.machine import own_copy, services
+from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
-from kubeup.phases.kb_program import plan_program
+from kubeup.phases import own_timer
 
-with lazily:
-    from kubeup import yaml_files
-
-TIMER, SERVICE = "kb-certs.timer", "kb-certs.service"
-_TIMERS = "timers.target"
+_NAME = "kb-certs"
+SERVICE, TIMER = own_timer.units_of(_NAME)
 
 
 def off_mark(paths: Paths) -> Path:
@@ -83,26 +78,9 @@ def plan_default(run: Run) -> Plan:
 
 def plan_timer(run: Run) -> Plan:
     """The two units, and the copy of kb that they run. Raises when it is applied: HostError (unit-not-started, folder-of-another-user)."""
-    pyz = own_copy.find_running_pyz()
-    command = own_copy.plan_command(run.host, pyz, paths=run.paths)
-    texts = {name: yaml_files.fill_template(f"systemd/{name}", {"command": command}) for name in (SERVICE, TIMER)}
-    files = (File(run.paths.systemd / name, text) for name, text in texts.items())
-    return Plan(Group((*plan_program(run, pyz), *files), guard=Unit(TIMER, wanted_by=_TIMERS)))
+    return own_timer.plan_timer(run, _NAME, values={})
 
 
 def plan_no_timer(run: Run) -> Plan:
-    """Neither unit. The copy of kb stays: other units may run it."""
-    files = [run.paths.systemd / name for name in (TIMER, SERVICE)]
-
-    def find(ground: Ground) -> list[str]:
-        return [str(path) for path in files if ground.host.exists(path)]
-
-    def take_away(ground: Ground) -> None:
-        if not find(ground):
-            return
-        Unit(TIMER, wanted_by=_TIMERS).take_back(ground.host)
-        for path in files:
-            ground.host.remove(path)
-        services.forget_removed_units(ground.host)
-
-    return Plan(Gone("the timer that renews certificates", find, take_away, ("auto-renewal",)))
+    """Neither unit."""
+    return own_timer.plan_no_timer(run, _NAME, what="the timer that renews certificates", phase="auto-renewal")

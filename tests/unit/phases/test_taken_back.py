@@ -45,9 +45,8 @@ TAKEN_BACK = {
     "cleanup-node/release-packages": ("airgap/distro_packages.py:install",),  # the packages themselves stay
     "cleanup-node/stop-services": (
         "engine/items.py:Unit",
-        "phases/auto_renewal.py:plan_no_timer",
-        "phases/backup_timer.py:plan_no_timer",
         "phases/install_programs.py:_ensure_runtime_runs",
+        "phases/own_timer.py:plan_no_timer",
     ),
     "cleanup-node/remove-runtime-data": ("node/image_pulls.py:pull_image",),  # a runtime of others keeps its images
     "cleanup-node/remove-etcd-data": ("node/etcd_data.py:_copy",),
