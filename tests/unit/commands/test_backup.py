@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -182,6 +183,24 @@ def test_a_disk_without_room_is_noticed_before(node: Node, capsys: Any) -> None:
     node.free = 1 << 20
     told = refused(node, capsys, "-o", str(FILE), code="disk-full")
     assert "the file system has 1 MiB free" in told
+
+
+@pytest.mark.parametrize("after", [1, 3, 30, 60])
+def test_a_disk_that_fills_up_meanwhile(node: Node, capsys: Any, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    made(node)
+    former, count, real = node.read_bytes(FILE), 0, os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal count
+        count += 1
+        if count > after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", write)
+        refused(node, capsys, "-o", str(FILE), code="disk-full")
+    assert count > after and node.read_bytes(FILE) == former
 
 
 def test_a_folder_that_is_not_there(node: Node, capsys: Any) -> None:
