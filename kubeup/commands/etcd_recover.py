@@ -46,10 +46,10 @@ def recover(call: Invocation) -> int:
             return _undo(case, record)
         if record is not None and record.status == recovery_record.GOING_BACK:
             call.report.note("a recovery was being taken back when it was cut off: bringing the former data back")
-            return _go_back(case, record)
+            return _end(case, "would be taken back", record=record) if launch.is_dry else _go_back(case, record)
         if record is not None and record.status == recovery_record.RUNNING:
             call.report.note("a recovery was cut off: continuing it")
-            return _carry_out(case, record)
+            return _end(case, "would be recovered", record=record) if launch.is_dry else _carry_out(case, record)
         return _begin(case)
 
 

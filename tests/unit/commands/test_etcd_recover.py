@@ -190,6 +190,22 @@ def test_killed_after_any_change_it_ends_the_same(undoes: bool) -> None:
             expect_recovered(host)
 
 
+@pytest.mark.parametrize("words", [LOST, ("--undo", "--yes"), ()])
+def test_a_dry_run_of_one_that_was_cut_off_does_nothing_either(words: tuple[str, ...]) -> None:
+    host = make_lonely_plane()
+    host.dies_after = 8
+    with pytest.raises(Gone):
+        kb(host, *LOST)
+    host.revive()
+    for status in ("running", "going back"):
+        path = "/var/lib/kb/swap/recovery.json"
+        host.files[path] = json.dumps({**json.loads(host.files[path]), "status": status}).encode()
+        before, events = dict(host.files), len(host.events)
+        ended = kb(host, *words, "--dry-run")
+        assert ended.status == 0 and "nothing was changed" in ended.out, ended.err
+        assert host.files == before and len(host.events) == events
+
+
 def test_killed_on_the_way_back_it_goes_on_back() -> None:
     done = make_lonely_plane()
     assert kb(done, *LOST).status == 0
