@@ -303,21 +303,29 @@ def agree(call: Invocation, question: str) -> None:
         call.report.note(question)
         return
     command = " ".join(("kb", call.command.name, *call.words))
+    again = f"if you agree, give it --yes: {command} --yes, with the other flags as before"
     if not sys.stdin.isatty():
         raise UsageError(
             question,
             cause="it asks for confirmation, and stdin is not a terminal",
-            remedy=f"{command} --yes",
+            remedy=again,
             code="not-confirmed",
         )
-    try:
-        answer = input(f"{question}\nGo on? [y/N] ")
-    except EOFError:
-        answer = ""
+    answer = ask(f"{question}\nGo on? [y/N] ")
     if answer.strip().lower() not in ("y", "yes"):
         raise UsageError(
             "nothing was changed", cause="the question was not answered with y", remedy=command, code="not-confirmed"
         )
+
+
+def ask(question: str) -> str:
+    """What the user answers at the terminal; "" at the end of the input. Standard output may be a file, for a program."""
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    try:
+        return input()
+    except EOFError:
+        return ""
 
 
 def list_phases(call: Invocation) -> int:

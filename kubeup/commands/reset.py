@@ -118,14 +118,7 @@ def _ask_to_reset(launch: Launch, node_state: State, *, paths: Paths) -> None:
             remedy="kb reset --force",
             code="not-confirmed",
         )
-    if _ask(f"{question}\nGo on? [y/N] ").strip().lower() not in ("y", "yes"):
+    if launcher.ask(f"{question}\nGo on? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError(
             "nothing was changed", cause="the question was not answered with y", remedy="kb reset", code="not-confirmed"
         )
-
-
-def _ask(question: str) -> str:
-    try:
-        return input(question)
-    except EOFError:
-        return ""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import kb
 from kubeup.commands import launcher
+from kubeup.errors import UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
@@ -139,3 +143,18 @@ def test_every_kind_of_planned_change_is_told() -> None:
         "would make, once it is known, what follows from: podCIDR",
         f"{len(host.plan)} changes planned; nothing was changed",
     ]
+
+
+@pytest.mark.parametrize("answer", ["y\n", "n\n", ""])
+def test_what_is_asked_does_not_get_into_the_answer_for_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, answer: str
+) -> None:
+    """Standard output may be a file while standard input is a terminal."""
+    stdin = io.StringIO(answer)
+    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", stdin)
+    call = SimpleNamespace(flags={}, command=SimpleNamespace(name="etcd defrag"), words=[])
+    with contextlib.suppress(UsageError) if answer != "y\n" else contextlib.nullcontext():
+        launcher.agree(call, "The API pauses.")  # type: ignore[arg-type]
+    shown = capsys.readouterr()
+    assert shown.out == "" and "The API pauses.\nGo on? [y/N] " in shown.err
