@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -32,6 +33,15 @@ OBJECTS = ("kubeadm-config", "kubelet-config", "kube-proxy", "kb-config")
 """ConfigMaps of kube-system that are in a backup, to be read: what the cluster was configured as."""
 _MARGIN = 32 << 20
 """Bytes by which etcd's data may grow between the look at the room and the snapshot."""
+_DENIED = (
+    "permission denied",
+    "user name is empty",
+    "invalid auth token",
+    "http 401",
+    "http 403",
+    "404 page not found",
+)
+"""What an etcd answers whose users have no right to it, or whose gateway is switched off. Source: api/v3rpc/rpctypes/error.go"""
 _CHUNK = 1 << 20
 _SLOWEST, _FASTEST = float(8 << 20), float(32 << 20)
 """Bytes a second."""
@@ -65,13 +75,14 @@ class Planned:
 
 @frozen
 class Target:
-    """Where a backup goes. folder: on whose disk it may be large meanwhile; keeps: the backup itself stays there too.
+    """Where a backup goes. folder: on whose disk it may be large meanwhile; keeps: the folder of the backup itself, None if that goes
+    elsewhere. The former holds the snapshot in plain text for a while, so it is this machine's own if the backup is encrypted.
 
     write: takes its bytes; whatever they raise, nothing of them is left."""
 
     name: str
     folder: Path
-    keeps: bool
+    keeps: Optional[Path]
     write: Callable[[Iterable[bytes]], None]
 
 
@@ -103,7 +114,10 @@ def plan_backup(source: Source, *, without: Iterable[Path] = ()) -> Planned:
         machine_id=_read_line(host, Path("/etc/machine-id")),
         kubernetes=source.kubernetes,
         etcd_kind=source.etcd_kind,
-        etcd_prefix=flags.get("etcd-prefix") or About.etcd_prefix,
+        # as the API server makes it absolute: path.Join("/", prefix) in apiserver/pkg/storage/etcd3/store.go
+        etcd_prefix=posixpath.normpath(f"/{flags['etcd-prefix'].strip('/')}")
+        if flags.get("etcd-prefix")
+        else About.etcd_prefix,
         address=flags.get("advertise-address", ""),
         endpoint=_find_endpoint(objects),
         pki=str(paths.pki),
@@ -118,7 +132,7 @@ def _with_etcd(source: Source, about: About, *, contents: tuple[Content, ...]) -
     try:
         status, members, count = _look_at_etcd(source.client, about.etcd_prefix)
     except (Unreachable, etcd.EtcdRefused) as error:
-        if source.etcd_kind != "external":
+        if not _is_denied(source, error):
             raise _no_snapshot(error) from error
         return Planned(_without_data(about, error), contents, 0, no_snapshot=str(error))
     about = dataclasses.replace(
@@ -141,6 +155,12 @@ def _look_at_etcd(client: etcd.Etcd, prefix: str) -> tuple[etcd.Status, tuple[et
     if not status.version:
         raise etcd.EtcdRefused("maintenance status", client.endpoints[0], message=status.trouble)
     return status, members, client.count_keys(prefix + "/")
+
+
+def _is_denied(source: Source, error: KbError) -> bool:
+    """Whether an external etcd does not let this cluster take a snapshot. One that only is away may not make a backup without data, which
+    would take the place of a good one."""
+    return source.etcd_kind == "external" and any(words in str(error).lower() for words in _DENIED)
 
 
 def _no_snapshot(error: KbError) -> ClusterError:
@@ -216,7 +236,7 @@ def write_backup(
             try:
                 entry = _save_snapshot(source, scratch, db_size=planned.db_size)
             except (Unreachable, etcd.EtcdRefused) as error:
-                if source.etcd_kind != "external":
+                if not _is_denied(source, error):
                     raise _no_snapshot(error) from error
                 about = _without_data(about, error)
             else:
@@ -228,32 +248,36 @@ def write_backup(
     return Made(about, tuple(content.entry for content in contents), counter.size, counter.digest.hexdigest())
 
 
-def find_target(local: LocalHost, paths: Paths, *, name: str) -> Target:
+def find_target(local: LocalHost, paths: Paths, *, name: str, is_encrypted: bool) -> Target:
     """A file, which is there as a whole or stays as it was; or a stream (`-`). What a killed kb left beside the file is removed."""
 
     def write(chunks: Iterable[bytes]) -> None:
         local.write_output(name, chunks, is_secret=True, is_steady=True, has_to_be_whole=True)
 
     if is_stream(name):
-        return Target(name, opening.scratch_folder(local, paths), False, write)
-    sweep(local, Path(name).absolute().parent, names=re.escape(Path(name).name[:200]))
-    return Target(name, Path(name).absolute().parent, True, write)
+        return Target(name, opening.scratch_folder(local, paths), None, write)
+    folder = Path(name).absolute().parent
+    sweep(local, folder, names=re.escape(Path(name).name[:200]))
+    return Target(name, opening.scratch_folder(local, paths) if is_encrypted else folder, folder, write)
 
 
 def require_room(local: LocalHost, planned: Planned, *, target: Target) -> None:
     """Raises HostError (disk-full), (output-folder-missing)."""
-    folder = target.folder
-    if not local.is_dir(folder):
+    if target.keeps and not local.is_dir(target.keeps):
         raise HostError(
             f"cannot write {target.name}",
-            cause=f"there is no folder {folder}",
-            remedy=f"make it: mkdir -p {folder}",
+            cause=f"there is no folder {target.keeps}",
+            remedy=f"make it: mkdir -p {target.keeps}",
             code="output-folder-missing",
         )
     files = archive.size_of(planned.about, [content.entry for content in planned.contents])
-    needed = planned.db_size + _MARGIN + (planned.db_size + files if target.keeps else 0)
-    free = local.free_bytes(folder)
-    if free < needed:
+    sizes = {target.folder: planned.db_size + _MARGIN}
+    if target.keeps:
+        sizes[target.keeps] = sizes.get(target.keeps, _MARGIN) + planned.db_size + files
+    for folder, needed in sizes.items():
+        free = local.free_bytes(folder)
+        if free >= needed:
+            continue
         raise HostError(
             f"there is no room for a backup in {folder}",
             cause=f"it needs {needed >> 20} MiB until it is written, and the file system has {free >> 20} MiB free",

@@ -160,7 +160,7 @@ def choose_images(about: About, *, have: set[str], own: Sequence[str]) -> Images
 
 
 def _image_of(images: Sequence[str], component: str) -> str:
-    return next((image for image in images if image.rpartition("/")[2].partition(":")[0] == component), "")
+    return next((image for image in images if re.split("[:@]", image.rpartition("/")[2])[0] == component), "")
 
 
 def _refuse_older(about: About, image: str) -> None:

@@ -103,10 +103,11 @@ def names_of(node: str) -> str:
     return rf"kb-{re.escape(node)}-\d{{8}}T\d{{6}}Z\.tar(?:\.age|\.gpg)?"
 
 
-def choose_old(names: Sequence[str], *, node: str, keep: int) -> list[str]:
-    """The backups of this node that are more than `keep`, oldest first. Names of others are not touched."""
-    own = sorted(name for name in names if re.fullmatch(names_of(node), name))
-    return own[: max(0, len(own) - keep)]
+def choose_old(names: Sequence[str], *, newest: str, node: str, keep: int) -> list[str]:
+    """The backups of this node that are more than `keep`, oldest first. Names of others are not touched. newest: the one that was made
+    just now, which stays although the clock may have been ahead when others were made."""
+    own = sorted(name for name in names if re.fullmatch(names_of(node), name) and name != newest)
+    return own[: max(0, len(own) + 1 - keep)]
 
 
 # ---- when

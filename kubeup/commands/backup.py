@@ -46,7 +46,7 @@ def backup(call: Invocation) -> int:
         made = making.write_backup(
             source,
             planned,
-            target=making.find_target(launch.local, source.paths, name=target),
+            target=making.find_target(launch.local, source.paths, name=target, is_encrypted=bool(recipients.program)),
             recipients=recipients,
             tell=call.report.waiting,
         )

@@ -167,16 +167,18 @@ def _make(launch: Launch, wanted: schedule.Schedule) -> str:
         source = backup.find_source(call, local)
         name = schedule.file_name(source.node, local.now(), program=recipients.program)
         is_folder = wanted.to.startswith("/")
-        folder = Path(wanted.to) if is_folder else opening.scratch_folder(local, source.paths)
-        if is_folder:
+        folder = Path(wanted.to) if is_folder else None
+        if folder is not None:
             making.sweep(local, folder, names=schedule.names_of(source.node))
 
         def write(chunks: Iterable[bytes]) -> None:
             there.write(name, chunks)
 
-        target = making.Target(there.place_of(name), folder, is_folder, write)
-        planned = making.plan_backup(source, without=(folder,) if is_folder else ())
+        is_here = folder is not None and not recipients.program
+        scratch = folder if folder is not None and is_here else opening.scratch_folder(local, source.paths)
+        target = making.Target(there.place_of(name), scratch, folder, write)
+        planned = making.plan_backup(source, without=(folder,) if folder is not None else ())
         making.write_backup(source, planned, target=target, recipients=recipients, tell=call.report.waiting)
-    for old in schedule.choose_old(there.names(), node=source.node, keep=wanted.keep):
+    for old in schedule.choose_old(there.names(), newest=name, node=source.node, keep=wanted.keep):
         there.remove(old)
     return there.place_of(name)

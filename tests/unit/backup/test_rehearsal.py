@@ -41,6 +41,11 @@ def test_else_this_node_s_own_if_they_are_not_older() -> None:
     assert code == "backup-newer-kubernetes" and "kube-apiserver:v1.35.6" in remedy
 
 
+def test_an_image_may_be_named_by_its_digest_alone() -> None:
+    pinned = "registry.k8s.io/etcd@sha256:" + "0" * 64
+    assert rehearsal.choose_images(OF_BACKUP, have={pinned, API}, own=(pinned,)).etcd == pinned
+
+
 def test_an_image_that_is_not_here_is_not_pulled() -> None:
     code, remedy = code_of(OF_BACKUP, {ETCD})
     assert (code, remedy) == ("rehearsal-impossible", f"pull it: crictl pull {API}")

@@ -82,5 +82,13 @@ def test_the_oldest_of_this_node_go_and_nothing_else() -> None:
         ".kb-cp1-20260101T000000Z.tar.kb-12-7f",
         "kb-cp1-20260101T000000Z.tar.bak",
     ]
-    assert schedule.choose_old([*others, *reversed(names)], node="cp1", keep=3) == names[:2]
-    assert schedule.choose_old(names[:2], node="cp1", keep=3) == []
+    last = names[-1]
+    assert schedule.choose_old([*others, *reversed(names)], newest=last, node="cp1", keep=3) == names[:2]
+    assert schedule.choose_old(names[:2], newest=names[1], node="cp1", keep=3) == []
+
+
+def test_the_one_of_just_now_stays_if_the_clock_was_ahead_before() -> None:
+    ahead = [f"kb-cp1-2031110{day}T033000Z.tar" for day in range(1, 4)]
+    now = "kb-cp1-20261129T033000Z.tar"
+    assert schedule.choose_old([now, *ahead], newest=now, node="cp1", keep=3) == ahead[:1]
+    assert schedule.choose_old([now, *ahead], newest=now, node="cp1", keep=1) == ahead

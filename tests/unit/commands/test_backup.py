@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, BinaryIO, Callable, Optional
 
 import pytest
 
@@ -258,10 +258,18 @@ def test_an_external_etcd_gives_its_snapshot_too(node: Node) -> None:
     assert backup.about.etcd_kind == "external" and backup.read(archive.SNAPSHOT) == SNAPSHOT
 
 
-@pytest.mark.parametrize("away", [True, False])
-def test_an_external_etcd_that_gives_none_is_said(node: Node, capsys: Any, away: bool) -> None:
+def test_an_external_etcd_that_is_away_is_no_reason_for_a_backup_without_data(node: Node, capsys: Any) -> None:
     external(node)
-    node.answering = () if away else ("https://10.0.0.50:2379",)
+    node.answering = ()
+    refused(node, capsys, "-o", str(FILE), code="no-snapshot")
+    node.answering = ("https://10.0.0.50:2379",)
+    node.stream = b'{"error": {"message": "etcdserver: no leader"}}\n'
+    refused(node, capsys, "-o", str(FILE), code="no-snapshot")
+
+
+def test_an_external_etcd_that_gives_none_is_said(node: Node, capsys: Any) -> None:
+    external(node)
+    node.answering = ("https://10.0.0.50:2379",)
     node.stream = b'{"error": {"message": "etcdserver: permission denied"}}\n'
     backup = made(node)
     assert not backup.has(archive.SNAPSHOT)
@@ -289,6 +297,31 @@ def test_it_is_encrypted_by_the_field_s_tools(node: Node, words: tuple[str, ...]
     head = f"age-encryption.org/v1 {argv}\n".encode()
     assert data.startswith(head)
     assert archive.Backup(io.BytesIO(data[len(head) :]), what="it").about.node == "cp1"
+
+
+@pytest.mark.parametrize("words", [(), ("--age", "age1abc")])
+def test_what_is_encrypted_is_never_plain_where_it_goes(
+    node: Node, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """The folder of a backup may be another machine's."""
+    folders: list[Path] = []
+    open_scratch = node.open_scratch
+
+    def note(folder: Path) -> BinaryIO:
+        folders.append(folder)
+        return open_scratch(folder)
+
+    monkeypatch.setattr(node, "open_scratch", note)
+    assert run(node, "-o", str(FILE), *words) == 0
+    assert folders == [Paths().state_dir if words else FILE.parent]
+
+
+@pytest.mark.parametrize(("prefix", "expected"), [("/k8s", "/k8s"), ("k8s/", "/k8s"), ("/a//b/", "/a/b")])
+def test_the_prefix_of_the_objects_is_as_the_api_server_takes_it(node: Node, prefix: str, expected: str) -> None:
+    manifest = Paths().manifest("kube-apiserver")
+    text = node.read_text(manifest)
+    node.write_file(manifest, text.replace("- --etcd-servers", f"- --etcd-prefix={prefix}\n    - --etcd-servers"))
+    assert made(node).about.etcd_prefix == expected
 
 
 @pytest.mark.parametrize("program", ["age", "gpg"])
