@@ -28,6 +28,7 @@ from kubeup.cluster import tokens
 from kubeup.cluster.etcd import CLIENT_URLS_ANNOTATION
 from kubeup.errors import HostError
 from kubeup.machine import http, local_host
+from kubeup.machine.filters import ProgramFailed
 from kubeup.machine.host import CommandResult
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import ca_pins
@@ -454,6 +455,10 @@ class Node(ClusterHost):
     def http_open(self, url: str, **rest: Any) -> Iterator[Any]:
         raise http.Unreachable(url, "refused", text="a node of tests streams nothing")
         yield  # pragma: no cover
+
+    def filter(self, argv: Any, chunks: Any) -> Iterator[bytes]:
+        raise ProgramFailed(argv[0], status=1, said="no such recipient")
+        yield b""
 
     def http_upload(self, url: str, body: Any, **rest: Any) -> http.HttpResponse:
         raise http.Unreachable(url, "refused", text="a node of tests streams nothing")
