@@ -13,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Optional
 
 from kubeup.addresses import join_host_port
-from kubeup.cluster import etcd
+from kubeup.cluster import api, etcd
 from kubeup.cluster.etcd import Member
 from kubeup.engine.run import Run
-from kubeup.errors import ClusterError, HostError
+from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.node import etcd_file
+from kubeup.node import etcd_file, kubeconfig
 from kubeup.swap import proof
 
 COMMAND = "kb etcd recover"
@@ -100,13 +100,23 @@ def has_quorum(run: Run) -> bool:
 
 
 def check_fence(run: Run, found: LastMember, *, lost: Sequence[str]) -> None:
-    """Raises ClusterError: etcd-has-quorum, etcd-member-reachable, etcd-lost-not-named, etcd-member-unknown, etcd-member-not-lost."""
+    """Raises ClusterError: etcd-has-quorum, cluster-lives, etcd-member-reachable, etcd-lost-not-named, etcd-member-unknown, etcd-member-not-lost."""
     if found.answers and has_quorum(run):
         raise ClusterError(
             "etcd has its quorum, so nothing has to be recovered",
             cause=f"{found.own.describe()} answers a read that needs it",
             remedy="see which member does not serve: kb etcd members; to take a lost one out: kb etcd remove NAME",
             code="etcd-has-quorum",
+        )
+    living = find_living_server(run)
+    if living:
+        raise ClusterError(
+            f"the cluster lives: an API server is ready at {living}",
+            cause="its etcd has a quorum of members that this machine's data need not know: they may have been replaced since. This "
+            f"machine's data end at {found.describe()}",
+            remedy="see the members on a control plane that serves: kb etcd members; to take this machine back into the cluster: kb reset "
+            "here, then join it again",
+            code="cluster-lives",
         )
     named = {etcd.match_member([found.own, *found.others], word).member_id for word in lost}
     if found.own.member_id in named:
@@ -133,6 +143,23 @@ def check_fence(run: Run, found: LastMember, *, lost: Sequence[str]) -> None:
             remedy=f"make sure that they are off and stay off, then: {_say_command(found)}",
             code="etcd-lost-not-named",
         )
+
+
+def find_living_server(run: Run) -> str:
+    """The URL at which this node's kubeconfigs reach an API server that is ready, which it is not without a quorum; "" if none answers so.
+    The addresses in a member list that is old lead nowhere; a load balancer leads to the members of today."""
+    own = kubeconfig.local_url(run.config)
+    for path in (run.paths.admin_conf, run.paths.kubernetes / "kubelet.conf"):
+        try:
+            if not run.host.exists(path):
+                continue
+            client = api.Api(run.host, api.read_identity(run.host, path), retry_s=0)
+            server = client.identity.server.rstrip("/")
+            if server != own and client.probe_health("/readyz", timeout_s=PROBE_S).status == 200:
+                return server
+        except KbError:
+            continue  # no answer, or no kubeconfig that could be used
+    return ""
 
 
 def _say_command(found: LastMember) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
 import pytest
 
+from kubeup.machine.http import HttpResponse
 from kubeup.machine.local_host import LocalHost
 from tests.fake_control_plane import DATA, Gone, manifests_of
 from tests.fake_etcd import LonelyPlane, make_lonely_plane
@@ -77,6 +80,21 @@ def test_a_machine_that_boots_is_not_lost() -> None:
     """Nothing listens on it yet; a second later its kubelet starts etcd."""
     ended = refused(make_lonely_plane(booting=frozenset({"10.0.0.13:10250"})), *LOST, code="etcd-member-reachable")
     assert "switch it off" in ended.err
+
+
+def test_a_cluster_that_has_replaced_the_others_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's member list is old: nothing is at the addresses in it."""
+    host = make_lonely_plane()
+    conf = "/etc/kubernetes/admin.conf"
+    host.files[conf] = re.sub(rb"https://[0-9.:]+", b"https://api.test:6443", host.files[conf])
+    http_get = host.http_get
+
+    def answer(url: str, **more: Any) -> HttpResponse:
+        return HttpResponse(200, b"ok") if url == "https://api.test:6443/readyz" else http_get(url, **more)
+
+    monkeypatch.setattr(host, "http_get", answer)
+    ended = refused(host, *LOST, code="cluster-lives")
+    assert "https://api.test:6443" in ended.err and "entry 900" in ended.err
 
 
 @pytest.mark.parametrize(("words", "missing"), [((), "cp2, cp3"), (("--lost", "cp2"), ": cp3")])
