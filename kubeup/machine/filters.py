@@ -5,16 +5,20 @@ For content that is too large for memory, and secrets that must not be on any di
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Optional, cast
 
 from kubeup.errors import HostError
 from kubeup.machine.files import CHUNK
 
 _MAX_TEXT = 4096
+_PR_SET_PDEATHSIG = 1
+"""Source: linux/prctl.h"""
 _END_S = 60.0
 """How long a program may take to end once it has closed its output."""
 
@@ -43,7 +47,10 @@ def filter_through(argv: Sequence[str], chunks: Iterable[bytes], *, env: Mapping
     errors = os.memfd_create("kb-stderr", os.MFD_CLOEXEC)
     try:
         try:
-            running = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env)
+            running = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env,
+                preexec_fn=_end_with_kb(),
+            )  # fmt: skip
         except OSError as error:
             raise ProgramFailed(argv[0], status=127, said=str(error.strerror)) from error
         feeder = _Feeder(running, chunks)
@@ -66,6 +73,17 @@ def filter_through(argv: Sequence[str], chunks: Iterable[bytes], *, env: Mapping
             raise ProgramFailed(argv[0], status=status, said=os.pread(errors, _MAX_TEXT, 0).decode(errors="replace"))
     finally:
         os.close(errors)
+
+
+def _end_with_kb() -> Callable[[], None]:
+    """For a program that is about to start: it ends if kb is killed. It would take the end of its input for the end of the stream, and
+    keep half a backup under the name of a whole one."""
+    prctl = ctypes.CDLL(None).prctl  # looked up here: the child may only call it
+
+    def end_with_kb() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return end_with_kb
 
 
 class _Feeder(threading.Thread):

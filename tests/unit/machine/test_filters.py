@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kubeup.machine.filters import ProgramFailed
 from kubeup.machine.local_host import LocalHost
 
+REPO = Path(__file__).parents[3]
 HOST = LocalHost()
 BIG = [bytes([n]) * 300_000 for n in range(8)]
 """More than fits into a pipe."""
@@ -57,3 +63,22 @@ def test_a_reader_that_goes_away_ends_the_program() -> None:
     stream = HOST.filter(["cat"], endless())
     assert next(stream)
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_killed_kb_takes_its_program_with_it(tmp_path: Path) -> None:
+    """Else it would take the part that it has for everything."""
+    kept = tmp_path / "kept"
+    code = (
+        "import os, signal, time\n"
+        "from kubeup.machine.local_host import LocalHost\n"
+        "def pieces():\n"
+        "    yield b'half'\n"
+        "    time.sleep(0.5)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    time.sleep(9)\n"
+        f"list(LocalHost().filter(['sh', '-c', 'cat >/dev/null; sleep 0.2; echo all >{kept}'], pieces()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    time.sleep(0.6)
+    assert not kept.exists()
