@@ -448,9 +448,9 @@ class Place:
 
 
 def find_by_peer_url(members: Iterable[Member], peer_url: str) -> Optional[Member]:
-    """The member with this peer URL, ignoring case and a trailing slash."""
-    wanted = _plain_url(peer_url)
-    return next((m for m in members if any(_plain_url(url) == wanted for url in m.peer_urls)), None)
+    """The member with this peer URL, or one of several that a comma separates as in etcd's flags, ignoring case and a trailing slash."""
+    wanted = {_plain_url(url) for url in peer_url.split(",")}
+    return next((m for m in members if any(_plain_url(url) in wanted for url in m.peer_urls)), None)
 
 
 def _plain_url(url: str) -> str:

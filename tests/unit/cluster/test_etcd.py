@@ -279,3 +279,10 @@ def test_a_voter_that_never_started_counts_as_away() -> None:
     assert etcd.find_trouble(statuses) == etcd.probe_members(asked, [CP1, silent]) == {"2": "it has never started"}
     verdict = etcd.judge_members([CP1, silent], etcd.find_trouble(statuses))
     assert verdict is not None and verdict.code == "etcd-no-quorum"
+
+
+def test_a_member_with_several_peer_urls_is_found_by_the_flag_that_names_them() -> None:
+    dual = Member("2", "cp2", ("https://[fd00::12]:2380", "https://10.0.0.12:2380"))
+    assert etcd.find_by_peer_url((CP1, dual), "https://10.0.0.12:2380,https://[FD00::12]:2380/") == dual
+    assert etcd.find_by_peer_url((CP1, dual), "https://10.0.0.14:2380") is None
+    assert etcd.find_by_peer_url((CP1, dual), "") is None
