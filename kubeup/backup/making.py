@@ -257,7 +257,7 @@ def find_target(local: LocalHost, paths: Paths, *, name: str, is_encrypted: bool
     if is_stream(name):
         return Target(name, opening.scratch_folder(local, paths), None, write)
     folder = Path(name).absolute().parent
-    sweep(local, folder, names=re.escape(Path(name).name[:200]))
+    sweep_beside(local, Path(name))
     return Target(name, opening.scratch_folder(local, paths) if is_encrypted else folder, folder, write)
 
 
@@ -284,6 +284,11 @@ def require_room(local: LocalHost, planned: Planned, *, target: Target) -> None:
             remedy=f"make space there (df -h {folder}), or write it to another machine: kb backup -o - | ssh HOST 'cat > FILE'",
             code="disk-full",
         )
+
+
+def sweep_beside(local: LocalHost, path: Path) -> None:
+    """Remove what a killed kb left beside a file that it was writing."""
+    sweep(local, path.absolute().parent, names=re.escape(path.name[:200]))
 
 
 def sweep(local: LocalHost, folder: Path, *, names: str) -> None:

@@ -16,6 +16,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
+    from kubeup.backup import making
     from kubeup.cluster import etcd, etcd_snapshot, etcd_upkeep
     from kubeup.doctor import node_files
     from kubeup.machine import process
@@ -316,6 +317,8 @@ def snapshot(call: Invocation) -> int:
     client = members_command.find_client(call, launch.local)
     measured = _Measured(etcd_snapshot.stream_snapshot(client))
     _check_room_for(launch.local, client, target=target)
+    if not process.is_stream(target):
+        making.sweep_beside(launch.local, Path(target))
     launch.local.write_output(target, measured, is_secret=True, has_to_be_whole=True)
     text = f"{target}: {etcd_upkeep.in_mib(measured.size)} MiB, its hash is right; whoever has it has all Secrets of the cluster"
     if call.output != "text":

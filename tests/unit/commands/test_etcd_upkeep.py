@@ -206,6 +206,14 @@ def streaming(**fields: Any) -> Streaming:
     return host
 
 
+def test_what_a_killed_snapshot_left_is_removed() -> None:
+    host = streaming()
+    half, other = "/b/.s.db.kb-999999999-7f00", "/b/.c.db.kb-999999999-7f00"
+    host.files |= {half: b"half", other: b"half"}
+    does(host, "snapshot", "/b/s.db")
+    assert half not in host.files and other in host.files
+
+
 def test_a_snapshot_is_saved_with_its_hash() -> None:
     host = streaming()
     told = does(host, "snapshot", "/b/s.db")
