@@ -100,7 +100,7 @@ def has_quorum(run: Run) -> bool:
 
 
 def check_fence(run: Run, found: LastMember, *, lost: Sequence[str]) -> None:
-    """Raises ClusterError: etcd-has-quorum, cluster-lives, etcd-member-reachable, etcd-lost-not-named, etcd-member-unknown, etcd-member-not-lost."""
+    """Raises ClusterError: etcd-has-quorum, cluster-serves-elsewhere, etcd-member-reachable, etcd-lost-not-named, etcd-member-unknown, etcd-member-not-lost."""
     if found.answers and has_quorum(run):
         raise ClusterError(
             "etcd has its quorum, so nothing has to be recovered",
@@ -116,7 +116,7 @@ def check_fence(run: Run, found: LastMember, *, lost: Sequence[str]) -> None:
             f"machine's data end at {found.describe()}",
             remedy="see the members on a control plane that serves: kb etcd members; to take this machine back into the cluster: kb reset "
             "here, then join it again",
-            code="cluster-lives",
+            code="cluster-serves-elsewhere",
         )
     named = {etcd.match_member([found.own, *found.others], word).member_id for word in lost}
     if found.own.member_id in named:

@@ -93,7 +93,7 @@ def test_a_cluster_that_has_replaced_the_others_lives(monkeypatch: pytest.Monkey
         return HttpResponse(200, b"ok") if url == "https://api.test:6443/readyz" else http_get(url, **more)
 
     monkeypatch.setattr(host, "http_get", answer)
-    ended = refused(host, *LOST, code="cluster-lives")
+    ended = refused(host, *LOST, code="cluster-serves-elsewhere")
     assert "https://api.test:6443" in ended.err and "entry 900" in ended.err
 
 
