@@ -21,7 +21,7 @@ with lazily:
     from kubeup.phases import backup_timer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from kubeup.cli.program import Invocation
 
@@ -41,6 +41,13 @@ def backup_schedule(call: Invocation) -> int:
             code="usage",
         )
     if word == "run":
+        if launch.is_dry:
+            raise UsageError(
+                f"{_COMMAND} run --dry-run",
+                cause="run does at once what the timer does, and has no dry run",
+                remedy="see what would be in a backup: kb backup --dry-run",
+                code="usage",
+            )
         return _run_now(launch)
     if word == "status":
         return _show(launch)
@@ -142,8 +149,9 @@ def _run_now(launch: Launch) -> int:
     last = schedule.Last(_now(launch), file=before.file if before else "", good=before.good if before else "")
     schedule.write_last(local, paths, last=last)
     try:
-        place = _make(launch, wanted)
+        place, remove_old = _make(launch, wanted)
         last = dataclasses.replace(last, ended=_now(launch), file=place, good=_now(launch))
+        remove_old()
     except KbError as error:
         schedule.write_last(local, paths, last=dataclasses.replace(last, ended=_now(launch), error=str(error)))
         raise
@@ -156,8 +164,8 @@ def _now(launch: Launch) -> str:
     return f"{launch.local.now():%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _make(launch: Launch, wanted: schedule.Schedule) -> str:
-    """Make a backup and remove what is older than wanted. Returns where it is."""
+def _make(launch: Launch, wanted: schedule.Schedule) -> tuple[str, Callable[[], None]]:
+    """Make a backup. Returns where it is, and what removes those that are older than wanted."""
     local, call = launch.local, launch.call
     recipients = encryption.Recipients(wanted.age, wanted.gpg)
     encryption.check_recipients(local, recipients)
@@ -179,6 +187,9 @@ def _make(launch: Launch, wanted: schedule.Schedule) -> str:
         target = making.Target(there.place_of(name), scratch, folder, write)
         planned = making.plan_backup(source, without=(folder,) if folder is not None else ())
         making.write_backup(source, planned, target=target, recipients=recipients, tell=call.report.waiting)
-    for old in schedule.choose_old(there.names(), newest=name, node=source.node, keep=wanted.keep):
-        there.remove(old)
-    return there.place_of(name)
+
+    def remove_old() -> None:
+        for old in schedule.choose_old(there.names(), newest=name, node=source.node, keep=wanted.keep):
+            there.remove(old)
+
+    return there.place_of(name), remove_old

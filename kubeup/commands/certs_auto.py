@@ -49,6 +49,13 @@ def certs_auto(call: Invocation) -> int:
     if verb != "status":
         launch.require_root()
     if verb == "run":
+        if launch.is_dry:
+            raise UsageError(
+                "kb certs auto run --dry-run",
+                cause="run does at once what the timer does, and has no dry run",
+                remedy="see what is about to end: kb certs check-expiration",
+                code="usage",
+            )
         return _run_now(launch)
     if not auto_renewal.has_timers(launch.local):
         raise _no_timers()

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import kb
+from kubeup.backup import destination
+from kubeup.errors import HostError
 from kubeup.machine import services
 from tests.unit.commands.test_backup import Node
 from tests.unit.commands.test_launcher import INIT
@@ -121,6 +123,27 @@ def test_a_failed_run_keeps_the_old_ones_and_is_told(node: Node, capsys: Any) ->
     assert "ends early" in last["error"] and last["good"] == good
     assert run(node, "status") == 0
     assert "ends early" in capsys.readouterr().out
+
+
+def test_a_backup_is_made_although_the_old_ones_cannot_go(
+    node: Node, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(node)
+
+    def refuse(*_: object) -> None:
+        raise HostError("no", cause="retention lock", remedy="wait", code="destination-failed")
+
+    monkeypatch.setattr(destination.Folder, "names", refuse)
+    assert run(node, "run") != 0
+    last = status(node, capsys)["last"]
+    assert "retention lock" in last["error"] and last["good"] and node.exists(Path(last["file"]))
+
+
+def test_the_timer_s_run_has_no_dry_run(node: Node, capsys: Any) -> None:
+    on(node)
+    before = sorted(node.files())
+    assert run(node, "run", "--dry-run") == 2
+    assert "kb backup --dry-run" in capsys.readouterr().err and sorted(node.files()) == before
 
 
 def test_what_a_killed_run_left_goes(node: Node) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import kb
-from kubeup.commands import certs_auto
+from kubeup.commands import certs, certs_auto
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine import own_copy
 from kubeup.machine.host import CommandResult
@@ -112,6 +112,12 @@ def test_no_python_for_root_is_no_reason_to_fail(tmp_path: Path, monkeypatch: py
     assert run(host, *INIT, "--pod-network=none") == 0 and not is_on(host)
     assert "no timer renews the certificates: no Python is safe to run as root" in capsys.readouterr().err
     assert run(host, "certs", "auto", "on") == 4
+
+
+def test_what_the_timer_runs_has_no_dry_run(machine: Machine, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certs, "renew_due", lambda launch: pytest.fail("it renews"))
+    assert run(machine, "certs", "auto", "run", "--dry-run") == 2
+    assert "kb certs check-expiration" in capsys.readouterr().err
 
 
 def test_a_dry_run_switches_nothing(machine: Machine, capsys: Any) -> None:
