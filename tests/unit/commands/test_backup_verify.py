@@ -17,7 +17,8 @@ __all__ = ["node"]
 
 def verify(host: Node, monkeypatch: pytest.MonkeyPatch, counted: Counted, *words: str) -> int:
     made(host)
-    monkeypatch.setattr(rehearsal, "rehearse", lambda *_, **__: counted)
+    rehearsed = rehearsal.Rehearsed(rehearsal.Images("etcd:3.6.6-0", "kube-apiserver:v1.35.6"), counted)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda *_, **__: rehearsed)
     return kb.main(["backup", "verify", str(FILE), *words], make_host=lambda root: host)
 
 
