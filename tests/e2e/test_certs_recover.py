@@ -85,7 +85,7 @@ def work(node: Node, name: str) -> None:
     )
 
 
-@pytest.mark.k8s_versions("1.35")
+@pytest.mark.k8s_versions("1.34", "1.35", "1.36")
 @pytest.mark.parametrize("program", [f"{KB} init", "kubeadm init"])
 def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str, program: str) -> None:
     is_kubeadm = program.startswith("kubeadm")

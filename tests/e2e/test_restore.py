@@ -25,7 +25,7 @@ def has_etcdutl() -> bool:
 
 
 pytestmark = [
-    pytest.mark.k8s_versions("1.35"),
+    pytest.mark.k8s_versions("1.34", "1.35", "1.36"),
     pytest.mark.skipif(not has_etcdutl(), reason="needs $KB_E2E_BIN/1.35/etcdutl"),
 ]
 
@@ -51,7 +51,7 @@ def test_the_same_machine(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -
     node = make_control_plane(make_node, kb_pyz, k8s_version)
     own_kubectl(node, "create configmap before --from-literal=a=1")
     own_kubectl(node, "taint node cp1 node-role.kubernetes.io/control-plane-")
-    own_kubectl(node, "create deployment web --image=registry.k8s.io/pause:3.10.1 --replicas=2")
+    own_kubectl(node, f"create deployment web --image=registry.k8s.io/pause:{node.release.facts.pause} --replicas=2")
     node.run(f"{KB} backup -o {BACKUP}", timeout=120)
     own_kubectl(node, "delete configmap before")
     own_kubectl(node, "create configmap after --from-literal=a=1")
