@@ -58,6 +58,7 @@ CERTS_ADD_SAN = story(
 
 # kb backup schedule daily: what is made is in kubeup/backup/.
 BACKUP_SCHEDULE = story(step("backup-timer", "Back up this control plane as scheduled, by a timer", backup_timer.plan_timer, live="node"))
+
 # kb restore: make this machine the control plane of a backup. Everything that may be missing is looked for before anything stops. What is
 # in the way is moved aside. The steps that are only named are init's (kb.py), with the restored authorities.
 def make_restore(init: Callable[..., Story]) -> Story:

@@ -41,15 +41,16 @@ def backup(call: Invocation) -> int:
         planned = making.plan_backup(source, without=() if process.is_stream(target) else (Path(target).absolute(),))
         if launch.is_dry:
             return _tell_plan(call, planned)
-        launch.local.give_way()
-        begin = launch.local.monotonic()
-        made = making.write_backup(
-            source,
-            planned,
-            target=making.find_target(launch.local, source.paths, name=target, is_encrypted=bool(recipients.program)),
-            recipients=recipients,
-            tell=call.report.waiting,
-        )
+    # the files have been read: nobody has to wait while the backup goes out, which may take long
+    launch.local.give_way()
+    begin = launch.local.monotonic()
+    made = making.write_backup(
+        source,
+        planned,
+        target=making.find_target(launch.local, source.paths, name=target, is_encrypted=bool(recipients.program)),
+        recipients=recipients,
+        tell=call.report.waiting,
+    )
     _tell_made(call, made, target=target, took_s=launch.local.monotonic() - begin)
     return 0
 

@@ -73,7 +73,10 @@ def _no_timers(wanted: schedule.Schedule) -> HostError:
     program = own_copy.find_running_pyz() or "kb.py"
     when = wanted.when if len(wanted.when.split()) == 5 else "30 3 * * *"
     words = [f"--{name} {one}" for name in ("age", "gpg") for one in getattr(wanted, name)]
-    line = " ".join([when, sys.executable, str(program), "backup", "-o", f"{wanted.to}/kb-$(date +\\%F).tar", *words])
+    name = "kb-$(date +\\%F).tar"
+    is_folder = wanted.to.startswith("/")
+    parts = [when, sys.executable, str(program), "backup", "-o", f"{wanted.to}/{name}" if is_folder else "-", *words]
+    line = " ".join(parts) + ("" if is_folder else f" | PROGRAM, one that sends its input to {wanted.to}/{name}")
     return HostError(
         "no timer can run here",
         cause="systemd does not run this machine",
@@ -186,7 +189,8 @@ def _make(launch: Launch, wanted: schedule.Schedule) -> tuple[str, Callable[[], 
         scratch = folder if folder is not None and is_here else opening.scratch_folder(local, source.paths)
         target = making.Target(there.place_of(name), scratch, folder, write)
         planned = making.plan_backup(source, without=(folder,) if folder is not None else ())
-        making.write_backup(source, planned, target=target, recipients=recipients, tell=call.report.waiting)
+    # the files have been read: a program that hangs while it sends them keeps nobody waiting
+    making.write_backup(source, planned, target=target, recipients=recipients, tell=call.report.waiting)
 
     def remove_old() -> None:
         for old in schedule.choose_old(there.names(), newest=name, node=source.node, keep=wanted.keep):

@@ -77,6 +77,7 @@ def recover(call: Invocation) -> int:
             remedy="set it up: kb init; or join it with the line that a control plane prints: kb token create --print-join-command",
             code="no-node",
         )
+    launch.refuse_cut_off(patient.paths)
     files = _find_files(patient)
     ctx = _make_run(launch, patient)
     cluster = patient.config.cluster if patient.is_control_plane else None

@@ -154,11 +154,11 @@ class Launch:
         with contextlib.ExitStack() as stack:
             if not self.is_dry and self._needs_lock(paths):
                 stack.enter_context(self.local.lock(paths.lock, f"kb {self.call.command.name}"))
-            self._refuse_cut_off_swap(paths)
+            self.refuse_cut_off(paths)
             yield self.open_state(paths)
 
-    def _refuse_cut_off_swap(self, paths: Paths) -> None:
-        """Raises HostError (swap-cut-off): what another command changes now would be swapped with it, or back."""
+    def refuse_cut_off(self, paths: Paths) -> None:
+        """Raises HostError (swap-cut-off), (recovery-cut-off): what another command changes now would be swapped with it, or back."""
         if self.call.command.name == "reset" or not self.call.program.keeps_state:
             return
         self._refuse_cut_off_recovery(paths)

@@ -59,7 +59,7 @@ def filter_through(argv: Sequence[str], chunks: Iterable[bytes], *, env: Mapping
         try:
             while piece := os.read(output.fileno(), CHUNK):
                 yield piece
-            status = running.wait(_END_S)
+            status = _wait(running, argv[0])
         finally:
             running.kill()
             running.wait()
@@ -70,9 +70,25 @@ def filter_through(argv: Sequence[str], chunks: Iterable[bytes], *, env: Mapping
         if feeder.has_too_much and not status:
             raise ProgramFailed(argv[0], status=0, said="it ended before it had read everything")
         if status:
-            raise ProgramFailed(argv[0], status=status, said=os.pread(errors, _MAX_TEXT, 0).decode(errors="replace"))
+            raise ProgramFailed(argv[0], status=status, said=_read_end(errors))
     finally:
         os.close(errors)
+
+
+def _wait(running: subprocess.Popen[bytes], program: str) -> int:
+    """Its exit status. Raises ProgramFailed if it does not end."""
+    try:
+        return running.wait(_END_S)
+    except subprocess.TimeoutExpired as error:
+        raise ProgramFailed(
+            program, status=124, said=f"it closed its output and did not end in {_END_S:.0f} s"
+        ) from error
+
+
+def _read_end(errors: int) -> str:
+    """The last of what a program wrote: its reason to fail."""
+    begin = max(0, os.fstat(errors).st_size - _MAX_TEXT)
+    return os.pread(errors, _MAX_TEXT, begin).decode(errors="replace")
 
 
 def _end_with_kb() -> Callable[[], None]:

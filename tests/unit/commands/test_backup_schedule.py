@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import kb
-from kubeup.backup import destination
+from kubeup.backup import destination, making
 from kubeup.errors import HostError
 from kubeup.machine import services
+from kubeup.paths import Paths
 from tests.unit.commands.test_backup import Node
 from tests.unit.commands.test_launcher import INIT
 
@@ -139,6 +140,23 @@ def test_a_backup_is_made_although_the_old_ones_cannot_go(
     assert "retention lock" in last["error"] and last["good"] and node.exists(Path(last["file"]))
 
 
+def test_nobody_waits_while_a_backup_goes_out(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that hangs while it sends one would keep the renewal of certificates waiting."""
+    on(node)
+    seen = []
+    real = making.write_backup
+
+    def write(source: Any, planned: Any, **more: Any) -> Any:
+        with node.lock(Paths().lock, "another kb"):
+            seen.append("free")
+        return real(source, planned, **more)
+
+    monkeypatch.setattr(making, "write_backup", write)
+    assert run(node, "run") == 0
+    assert kb.main(["backup", "-o", "/backup/by-hand.tar"], make_host=lambda root: node) == 0
+    assert seen == ["free", "free"]
+
+
 def test_the_timer_s_run_has_no_dry_run(node: Node, capsys: Any) -> None:
     on(node)
     before = sorted(node.files())
@@ -174,7 +192,9 @@ def test_what_is_refused(node: Node, capsys: Any, words: tuple[str, ...], code: 
 def test_without_systemd_the_line_for_cron_is_given(node: Node, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "find", lambda host: services.OPENRC)
     told = refused(node, capsys, "daily", "--to", "/backup", "--age", "age1abc", code="no-systemd")
-    assert "30 3 * * * " in told and "--age age1abc" in told
+    assert "30 3 * * * " in told and "-o /backup/kb-" in told and "--age age1abc" in told
+    told = refused(node, capsys, "daily", "--to", "s3://bucket/kb", code="no-systemd")
+    assert "-o - | PROGRAM, one that sends its input to s3://bucket/kb/kb-" in told
 
 
 def test_reset_takes_the_timer_along(node: Node) -> None:

@@ -18,6 +18,7 @@ from kubeup.node import expired_certs, renewal
 from kubeup.paths import Paths
 from kubeup.phases import recovered_certs
 from kubeup.phases.recovered_certs import Gap, Missing, Recovered
+from kubeup.swap import recovery_record
 from tests.unit.commands.test_launcher import INIT, Machine
 
 MADE = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
@@ -141,6 +142,16 @@ def test_another_host_name_is_said(machine: Machine, monkeypatch: pytest.MonkeyP
 
 def test_a_machine_that_is_no_node(tmp_path: Path, capsys: Any) -> None:
     assert run(Machine(tmp_path), "certs", "recover") == 4 and "no-node" in capsys.readouterr().err
+
+
+def test_beside_a_recovery_of_etcd_that_was_cut_off(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Its manifests may be out: no API server could come up."""
+    monkeypatch.setattr(recovery_record, "load_cut_off", lambda host, paths: object())
+    seen = script(monkeypatch, Recovered(("scheduler.conf",)))
+    assert run(machine, "certs", "recover") == 4 and seen == []
+    assert "kb etcd recover --undo" in capsys.readouterr().err
 
 
 def test_what_was_cut_off_goes_on(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kubeup.machine import filters
 from kubeup.machine.filters import ProgramFailed
 from kubeup.machine.local_host import LocalHost
 
@@ -29,6 +30,18 @@ def test_a_program_that_fails_says_why() -> None:
         list(HOST.filter(["sh", "-c", "cat >/dev/null; echo bad >&2; echo no such key >&2; exit 3"], BIG))
     assert (caught.value.exit_status, caught.value.said) == (3, "bad\nno such key\n")
     assert caught.value.details == ("bad", "no such key")
+
+
+def test_the_reason_is_in_the_last_of_what_it_says() -> None:
+    chatty = "cat >/dev/null; seq -f 'part %g of many' 2000 >&2; echo access denied >&2; exit 1"
+    with pytest.raises(ProgramFailed, match="access denied"):
+        list(HOST.filter(["sh", "-c", chatty], BIG))
+
+
+def test_one_that_closes_its_output_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "_END_S", 0.2)
+    with pytest.raises(ProgramFailed, match="did not end"):
+        list(HOST.filter(["sh", "-c", "cat >/dev/null; exec >&-; exec sleep 30"], BIG))
 
 
 def test_one_that_ends_before_it_has_read_everything() -> None:
