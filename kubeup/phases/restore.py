@@ -354,7 +354,7 @@ def wait_node(ctx: RestoreRun) -> Outputs:
         return "" if status == "True" else f"node {ctx.place.name} is not Ready: {message}"
 
     Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "node Ready").until(look)
-    return Results(closing_text=Secret(_closing_text(ctx)))
+    return Results(closing_text=Secret(_closing_text(ctx)), remaining=_list_remaining(ctx))
 
 
 def _last_heard(node: Optional[Mapping[str, Any]]) -> str:
@@ -379,6 +379,12 @@ def _closing_text(ctx: RestoreRun) -> str:
     for path in _list_kept(ctx):
         lines += ["", f"What was here before is in {path}; once all is well it can go."]
     return "\n".join(lines)
+
+
+def _list_remaining(ctx: RestoreRun) -> list[str]:
+    """The same for programs: a line for each step, without what is only told."""
+    told = _closing_text(ctx).splitlines()
+    return [line.strip() for line in told if line.startswith("  ")]
 
 
 def _worker_lines(ctx: RestoreRun, workers: Sequence[str]) -> list[str]:

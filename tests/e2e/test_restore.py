@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Callable
@@ -11,6 +12,7 @@ import pytest
 from .lab import settings
 from .lab.config import lab_config
 from .lab.control_planes import IGNORE, KB, check_members, code_of, join_control_plane, kubectl, wait_kubectl
+from .lab.lab import Lab
 from .lab.node import Node, wait_until
 
 MakeNode = Callable[..., Node]
@@ -105,6 +107,40 @@ def test_another_machine_and_control_planes_that_join_it(make_node: MakeNode, kb
     print(f"the first in {took:.0f} s, all three in {total:.0f} s")
     check_members(first, ("new1", "new2", "new3"))
     assert total < BAR_S
+
+
+def test_a_new_machine_of_the_same_name_and_a_worker_that_lived_through_it(
+    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str
+) -> None:
+    """The control plane's machine is lost, with its disk. The worker's pods go on; kube-proxy there, a controller that has watched the
+    cluster of before, follows the restored one."""
+    old, worker = make_control_plane(make_node, kb_pyz, k8s_version), make_node("w1", version=k8s_version)
+    worker.scp(kb_pyz, "/root/kb.pyz")
+    worker.run(f"{old.run(f'{KB} token create --print-join-command').stdout.strip()} --soak 0 {IGNORE}", timeout=300)
+    own_kubectl(old, "create deployment web --image=registry.k8s.io/e2e-test/web:1 --replicas=2 -- httpd -f -p 8080")
+    wait_until(lambda: "2/2" in own_kubectl(old, "get deployment web"), what="the pods", timeout_s=120)
+    old.run(f"{KB} backup -o {BACKUP}", timeout=120)
+    data, address = old.disk_path(BACKUP).read_bytes(), old.address
+    own_kubectl(old, "create configmap after --from-literal=a=1")
+    before = set(worker.run("crictl ps -q").stdout.split())
+    lab.remove_node(old)
+
+    new = make_node("cp1", version=k8s_version)
+    assert new.address == address
+    new.scp(kb_pyz, "/root/kb.pyz")
+    new.disk_path(BACKUP).write_bytes(data)
+    restored = json.loads(new.run(f"{KB} restore {BACKUP} -o json {IGNORE}", timeout=600).stdout)
+    assert restored["remaining"] == ["ssh w1 systemctl restart kubelet"], restored
+    worker.run("systemctl restart kubelet")
+    wait_until(lambda: " Ready " in own_kubectl(new, "get node w1"), what="the worker", timeout_s=120)
+    assert "after" not in own_kubectl(new, "get configmaps")
+    own_kubectl(new, "expose deployment web --port 80 --target-port 8080")
+    service = own_kubectl(new, "get service web -o jsonpath={.spec.clusterIP}")
+    wait_until(lambda: worker.run(f"curl -s -m 2 -o /dev/null http://{service}/", check=False).ok,
+               what="kube-proxy on the worker to follow", timeout_s=120)  # fmt: skip
+    own_kubectl(new, "scale deployment web --replicas=3")
+    wait_until(lambda: "3/3" in own_kubectl(new, "get deployment web"), what="the third pod", timeout_s=120)
+    assert before <= set(worker.run("crictl ps -q").stdout.split()), "no container of before was restarted"
 
 
 def test_killed_and_run_again(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
