@@ -354,7 +354,8 @@ def wait_node(ctx: RestoreRun) -> Outputs:
         return "" if status == "True" else f"node {ctx.place.name} is not Ready: {message}"
 
     Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "node Ready").until(look)
-    return Results(closing_text=Secret(_closing_text(ctx)), remaining=_list_remaining(ctx))
+    remaining = [command for _, commands in _list_steps(ctx) for command in commands]
+    return Results(closing_text=Secret(_closing_text(ctx)), remaining=remaining)
 
 
 def _last_heard(node: Optional[Mapping[str, Any]]) -> str:
@@ -365,47 +366,45 @@ def _last_heard(node: Optional[Mapping[str, Any]]) -> str:
 
 
 def _closing_text(ctx: RestoreRun) -> str:
-    about = ctx.backup.about
-    lines = ["", f"The cluster is as it was at {about.made}, on {ctx.place.name}."]
-    gone = [name for name in (member.name for member in about.members) if name != ctx.place.name]
-    lines += _worker_lines(ctx, sorted(_list_workers(ctx)))
-    if gone:
-        lines += [
-            "",
-            f"The former control planes ({', '.join(gone)}) and new ones join this one: kb reset --force on those that still run, then the words of",
-            "",
-            "  kb token create --print-join-command --control-plane",
-        ]
+    lines = ["", f"The cluster is as it was at {ctx.backup.about.made}, on {ctx.place.name}."]
+    for why, commands in _list_steps(ctx):
+        lines += ["", why, "", *(f"  {command}" for command in commands)]
     for path in _list_kept(ctx):
         lines += ["", f"What was here before is in {path}; once all is well it can go."]
     return "\n".join(lines)
 
 
-def _list_remaining(ctx: RestoreRun) -> list[str]:
-    """The same for programs: a line for each step, without what is only told."""
-    told = _closing_text(ctx).splitlines()
-    return [line.strip() for line in told if line.startswith("  ")]
+def _list_steps(ctx: RestoreRun) -> list[tuple[str, list[str]]]:
+    """What is left to do elsewhere: why, in words, and the commands."""
+    steps = []
+    workers = sorted(_list_workers(ctx))
+    if workers:
+        steps.append(_worker_step(ctx, workers))
+    gone = [name for name in (member.name for member in ctx.backup.about.members) if name != ctx.place.name]
+    if gone:
+        why = (
+            f"The former control planes ({', '.join(gone)}) and new ones join this one: kb reset --force on those that still run, "
+            "then the words of"
+        )
+        steps.append((why, ["kb token create --print-join-command --control-plane"]))
+    return steps
 
 
-def _worker_lines(ctx: RestoreRun, workers: Sequence[str]) -> list[str]:
-    """What is to be done on the other nodes. Where the API server is at another address, they have to be told."""
+def _worker_step(ctx: RestoreRun, workers: Sequence[str]) -> tuple[str, list[str]]:
+    """The same for nodes that are no control planes. Where the API server is at another address, they have to be told."""
     about = ctx.backup.about
-    if not workers:
-        return []
     has_moved = ctx.place.address != about.address
     if has_moved and ctx.config.kb.load_balancer.is_local:
-        return [
-            "",
-            f"The load balancers of these nodes know only the former API servers: {', '.join(workers)}. On each of them: kb reset --force,",
-            "then the words of",
-            "",
-            "  kb token create --print-join-command",
-        ]
+        why = (
+            f"The load balancers of these nodes know only the former API servers: {', '.join(workers)}. On each of them: kb reset --force,\n"
+            "then the words of"
+        )
+        return why, ["kb token create --print-join-command"]
     words = "systemctl restart kubelet"
     if has_moved and host_of(about.endpoint or about.address) == about.address:
         words = f"'sed -i s/{about.address}/{ctx.place.address}/ /etc/kubernetes/kubelet.conf; {words}'"
-    head = "On each of these nodes, restart the kubelet, which may run pods that the cluster does not know any more:"
-    return ["", head, "", *(f"  ssh {name} {words}" for name in workers)]
+    why = "On each of these nodes, restart the kubelet, which may run pods that the cluster does not know any more:"
+    return why, [f"ssh {name} {words}" for name in workers]
 
 
 def _list_workers(ctx: RestoreRun) -> Iterator[str]:
