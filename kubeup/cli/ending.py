@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -42,7 +43,8 @@ def catch_signals() -> None:
 
 def tell_error(error: KbError, report: Report, *, argv: Sequence[str], debug: bool) -> int:
     if debug:
-        traceback.print_exc(file=report.stream)
+        with contextlib.suppress(OSError):  # its reader is gone: the exit status still says that the command failed
+            traceback.print_exc(file=report.stream)
     form = _asked_form(argv)
     value = {"error": {**error.as_dict(), "remedy": report.spell(error.remedy)}}
     try:

@@ -21,6 +21,7 @@ from kubeup.errors import Interrupted, KbError
 def main(commands: Sequence[Command], argv: Sequence[str], *, program: Optional[Program] = None) -> int:
     """Parse and run; return the exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
     open_streams()
+    status = 0
     try:
         status = _run(commands, argv, program=program)
         with to_output():
@@ -30,7 +31,7 @@ def main(commands: Sequence[Command], argv: Sequence[str], *, program: Optional[
         return 128 + stop.number
     except BrokenPipeError:
         drop_output()
-        return 0
+        return status  # 0 if the reader went while the command was at work: it has seen enough
     except OutputLost as error:
         drop_output()
         with contextlib.suppress(OSError):

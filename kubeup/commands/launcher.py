@@ -319,12 +319,13 @@ def agree(call: Invocation, question: str) -> None:
 
 
 def ask(question: str) -> str:
-    """What the user answers at the terminal; "" at the end of the input. Standard output may be a file, for a program."""
-    sys.stderr.write(question)
-    sys.stderr.flush()
+    """What the user answers at the terminal; "" at the end of the input, or if the question reaches nobody. Standard output may be a
+    file, for a program."""
     try:
+        sys.stderr.write(question)
+        sys.stderr.flush()
         return input()
-    except EOFError:
+    except (EOFError, OSError):
         return ""
 
 
