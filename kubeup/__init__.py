@@ -6,6 +6,7 @@ by all of them. A folder imports only from folders below it in this list (enforc
     cli         options, parser, completion
     doctor      diagnosis of a running node, and the support bundle
     phases      what a step of kb.py does
+    upgrade     what an upgrade knows: which version may follow, what would differ, what is kept of before
     swap        replaces running static pods, and brings the former ones back
     engine      runs the steps, remembers them and undoes them
     backup      a cluster in one file: its archive, its content, its rehearsal
