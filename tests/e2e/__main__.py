@@ -51,6 +51,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     cp = verb("scp", "copy files to a node", "node")
     cp.add_argument("files", nargs="+", type=Path)
     cp.add_argument("--to", default="/root/", help="folder on the node (default: %(default)s)")
+    verb("release", "give a running node a second release: its images, and its programs in a folder", "node", "version")
     verb("config", "print a config document for init on a node", "node")
     for name, help in {
         "stop": "shut a node down", "kill": "cut a node's power", "start": "switch a node on",
@@ -111,6 +112,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         elif args.verb == "scp":
             for file in args.files:
                 print(f"{node.name}:{node.scp(file, args.to)}")
+        elif args.verb == "release":
+            print(f"{node.name}:{node.offer_release(args.version)}")
         elif args.verb == "config":
             print(lab_config(node.spec.version or "1.35", address=node.address))
         elif args.verb == "logs":

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DISK_FOLDERS = ("var/lib/containerd", "var/lib/kubelet", "var/lib/etcd")
 KUBECONFIG = "/etc/kubernetes/admin.conf"
 INTERFACE = "eth0"
+OFFERED = "/opt/kubernetes"
+"""Where offer_release puts a release's programs."""
 
 # What the packages of the Kubernetes project install; kb writes its own, kubeadm expects them.
 KUBELET_UNIT = """\
@@ -506,6 +508,19 @@ class Node:
         finally:
             archive.unlink()
         return images.list_names(layout)
+
+    def offer_release(self, version: str) -> str:
+        """Give the running node a second release: its images in containerd, and its kubelet, kubectl and kubeadm in a folder.
+
+        Nothing that runs changes. Returns the folder, OFFERED/v1.36.3 for example: an operator would have downloaded them there.
+        """
+        release = settings.find_release(version)
+        self.load_images(version)
+        folder = f"{OFFERED}/{release.version}"
+        self.run(["mkdir", "-p", folder])
+        for name in ("kubelet", "kubectl", "kubeadm"):
+            self.scp(release.binary(name), f"{folder}/")
+        return folder
 
     # -------------------------------------------------------------------------------------------- evidence
 
