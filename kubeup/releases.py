@@ -208,6 +208,23 @@ RELEASES: dict[int, Release] = {
 NEWEST_PROVEN = "v1.36.3"
 """The newest version tested on real nodes; kb uses it if no version is given and none can be found."""
 
+
+@frozen
+class EtcdStep:
+    """From which patch of the minor before a minor of etcd may follow. least: with an older one, the newer member may not start, or the
+    member lists may differ. advised: what etcd's own guide asks for now."""
+
+    least: str
+    advised: str
+
+
+ETCD_STEPS: dict[tuple[int, int], EtcdStep] = {
+    (3, 6): EtcdStep(least="3.5.26", advised="3.5.32"),
+    (3, 7): EtcdStep(least="3.6.11", advised="3.6.11"),
+}
+"""etcd's minors that may follow another one, each by its number. Kubernetes 1.33 to 1.34 crosses from 3.5 to 3.6, and the tags of 1.31 to
+1.33 above are older than what that step needs. Source: etcd.io/docs/v3.6/upgrades/upgrade_3_6, and of v3.7"""
+
 LOAD_BALANCER_IMAGE = "docker.io/library/haproxy:3.2.21-alpine"
 """From the long-term branch 3.2 (maintained until 2030), the same for every minor. Source: versions.json of
 docker-library/haproxy."""
