@@ -15,10 +15,11 @@ from kubeup.backup.archive import FILES, Backup, Entry
 from kubeup.backup.node_content import kms_endpoints
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.node import private_keys
 from kubeup.secret import Secret
 from kubeup.yaml_files import YAMLError, commands_of_pod, load_yaml
 
-DATA, CERTS, TOKENS = "/kb-etcd", "/kb-certs", "/kb-tokens.csv"
+DATA, CERTS, TOKENS, SIGNING_KEY = "/kb-etcd", "/kb-certs", "/kb-tokens.csv", "/kb-sa.key"
 ETCD_URL, APISERVER_URL = "http://127.0.0.1:2379", "https://127.0.0.1:6443"
 PEER_URL = "http://127.0.0.1:2380"
 MEMBER = ("--name=kb", f"--initial-cluster=kb={PEER_URL}", f"--initial-advertise-peer-urls={PEER_URL}")
@@ -39,7 +40,7 @@ _TAKEN_OUT = re.compile(
     r"|cloud-.*|admission-control-config-file|(enable|disable)-admission-plugins|tracing-config-file|anonymous-auth|token-auth-file"
     r"|etcd-(servers|servers-overrides|cafile|certfile|keyfile)|tls-(cert-file|private-key-file|sni-cert-key)|cert-dir"
     r"|advertise-address|bind-address|secure-port|external-hostname|log-file.*|log-dir|peer-.*|endpoint-reconciler-type"
-    r"|kubelet-certificate-authority|permit-(address|port)-sharing|shutdown-.*"
+    r"|service-account-signing-endpoint|kubelet-certificate-authority|permit-(address|port)-sharing|shutdown-.*"
 )
 """Who calls whom, who may do what, and what is written elsewhere: none of it is needed to read the data."""
 
@@ -69,10 +70,15 @@ def plan_pod(backup: Backup, *, token: Secret) -> Pod:
     mounts.append((Path(TOKENS), TOKENS))
     files[Path(TOKENS)] = f'{token.reveal()},kb,kb,"system:masters"\n'.encode()
     command = commands_of_pod(pod)[0]
-    kept = [word for word in command[1:] if not _TAKEN_OUT.fullmatch(word.lstrip("-").partition("=")[0])]
+    kept = [word for word in command[1:] if not _TAKEN_OUT.fullmatch(_name_of(word))]
     kms = _find_kms(command, files=files, mounts=mounts)
     if kms:
         kept = [word for word in kept if not word.startswith("--encryption-provider-config")]
+    if any(_name_of(word) == "service-account-signing-endpoint" for word in command[1:]):
+        # whoever signs elsewhere keeps the keys there; an API server that has none does not start
+        files[Path(SIGNING_KEY)] = private_keys.key_to_pem(private_keys.generate_key("ECDSA-P256")).reveal().encode()
+        mounts.append((Path(SIGNING_KEY), SIGNING_KEY))
+        kept += [f"--service-account-{name}={SIGNING_KEY}" for name in ("signing-key-file", "key-file")]
     own = (
         f"--etcd-servers={ETCD_URL}",
         f"--cert-dir={CERTS}",
@@ -84,6 +90,10 @@ def plan_pod(backup: Backup, *, token: Secret) -> Pod:
         "--endpoint-reconciler-type=none",
     )
     return Pod((command[0], *kept, *own), files, tuple(mounts), kms)
+
+
+def _name_of(flag: str) -> str:
+    return flag.lstrip("-").partition("=")[0]
 
 
 def _read_manifest(backup: Backup) -> Mapping[str, Any]:

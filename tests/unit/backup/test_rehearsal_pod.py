@@ -56,6 +56,18 @@ def test_what_calls_out_or_asks_others_is_taken_out() -> None:
     assert pod.files[Path("/kb-tokens.csv")] == b't0k,kb,kb,"system:masters"\n'
 
 
+def test_who_signs_tokens_elsewhere_is_not_asked() -> None:
+    flags = ("--service-account-signing-endpoint=/run/signer.sock", "--service-account-issuer=https://x")
+    pod = rehearsal_pod.plan_pod(backup_of(manifest=with_flags(*flags)), token=TOKEN)
+    assert {word for word in pod.argv if "service-account" in word} == {
+        "--service-account-issuer=https://x",
+        "--service-account-signing-key-file=/kb-sa.key",
+        "--service-account-key-file=/kb-sa.key",
+    }, "an API server without a key to sign with does not start"
+    assert (Path("/kb-sa.key"), "/kb-sa.key") in pod.mounts
+    assert b"PRIVATE KEY" in pod.files[Path("/kb-sa.key")]
+
+
 def test_it_sees_what_its_manifest_mounts_as_far_as_the_backup_has_it() -> None:
     backup = backup_of(
         file("/opt/cluster/encryption/config.yaml", "keys"),
