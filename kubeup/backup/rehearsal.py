@@ -246,7 +246,8 @@ def _look(
     path = "/readyz?exclude=informer-sync" if pod.kms else "/readyz"
     _wait(local, APISERVER, look=lambda: caller.probe(path), timeout_s=_APISERVER_S, since=since)
     tell("reading every object")
-    return rehearsal_objects.count_objects(caller, keys=client.count_keys(f"{backup.about.etcd_prefix}/"), kms=pod.kms)
+    keys = rehearsal_objects.count_keys(client, backup.about.etcd_prefix)
+    return rehearsal_objects.count_objects(caller, keys=keys, kms=pod.kms)
 
 
 def _wait(local: LocalHost, unit: str, *, look: Callable[[], str], timeout_s: float, since: str) -> None:

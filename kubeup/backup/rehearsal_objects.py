@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import base64
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.backup.rehearsal_pod import APISERVER_URL
+from kubeup.cluster.etcd import Etcd
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
+from kubeup.machine import waiting
 from kubeup.machine.host import Host
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.secret import Secret
@@ -31,9 +33,13 @@ _ENCRYPTED = "identity transformer tried to read encrypted data"
 """What an API server without an encryption configuration says of what is encrypted. Source: value/encrypt/identity/identity.go"""
 _CONVERSION = "conversion webhook for "
 """A custom object that was stored in another version than it is listed in. Source: apiserver/conversion/webhook_converter.go"""
+_DISCOVERY_S = 15.0
+"""How long an API server that is ready may take until it offers every kind of custom object."""
+_DEFINITIONS = "apiextensions.k8s.io/customresourcedefinitions"
 _NOT_STORED = frozenset(("componentstatuses",))
 _RESOURCES = {"resources": [{"name!": str, "kind": str, "verbs": [str]}]}
-_GROUPS = {"groups": [{"name!": str, "preferredVersion!": {"groupVersion!": str}}]}
+_VERSION = {"groupVersion!": str}
+_GROUPS = {"groups": [{"name!": str, "preferredVersion!": _VERSION, "versions!": [_VERSION]}]}
 _LIST = {"metadata!": {"continue!": str}, "items!": [object]}
 
 
@@ -42,13 +48,15 @@ class Counted:
     """kinds: how many objects there are of each resource (pods, deployments.apps); keys: of etcd, below the API server's prefix.
 
     secret: read | none | unreadable: ... | not proven: ...; unread: the resources that could not be listed, and why; unproven: those that
-    nothing here could read, since it takes a KMS plugin or a conversion webhook."""
+    nothing here could read, since it takes a KMS plugin or a conversion webhook; uncounted: the custom resources of which etcd holds
+    more than the API server lists, and how many of how many."""
 
     kinds: Mapping[str, int] = field(default_factory=dict)
     keys: int = 0
     secret: str = ""
     unread: Mapping[str, str] = field(default_factory=dict)
     unproven: Mapping[str, str] = field(default_factory=dict)
+    uncounted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def objects(self) -> int:
@@ -59,21 +67,21 @@ class Caller:
     """Requests to the rehearsed API server, whose certificate it has made itself: it lies in a file that only root can read."""
 
     def __init__(self, host: Host, cert: Path, *, token: Secret) -> None:
-        self._host, self._cert, self._token = host, cert, token
+        self.host, self._cert, self._token = host, cert, token
         self._tls: Optional[Tls] = None
 
     def get(self, path: str, *, accept: str = "application/json") -> HttpResponse:
         """Raises Unreachable, HostError (file-unreadable) before there is a certificate."""
         if self._tls is None:
-            self._tls = Tls(Anchors.given(self._host.read_text(self._cert)))
+            self._tls = Tls(Anchors.given(self.host.read_text(self._cert)))
         headers = {"Authorization": f"Bearer {self._token.reveal()}", "Accept": accept}
-        return self._host.http_get(
+        return self.host.http_get(
             APISERVER_URL + path, tls=self._tls, headers=headers, timeout_s=_TIMEOUT_S, max_bytes=_MAX_ANSWER
         )
 
     def probe(self, path: str) -> str:
         """What is wrong, in words; "" if it answers 200."""
-        if not self._host.exists(self._cert):
+        if not self.host.exists(self._cert):
             return "it has made no certificate yet"
         try:
             answer = self.get(path)
@@ -103,9 +111,32 @@ def _unread(path: str, cause: str) -> ClusterError:
     )
 
 
-def count_objects(caller: Caller, *, keys: int, kms: tuple[str, ...]) -> Counted:
+@frozen
+class Keys:
+    """What etcd holds below the API server's prefix. total: the number of keys; custom: how many there are of each custom resource
+    (widgets.example.com) that has any."""
+
+    total: int
+    custom: Mapping[str, int] = field(default_factory=dict)
+
+
+def count_keys(client: Etcd, prefix: str) -> Keys:
+    """prefix: the API server's, without a slash at its end. Raises EtcdRefused, Unreachable.
+
+    A custom object lies at PREFIX/GROUP/PLURAL/..., and its definition is named PLURAL.GROUP.
+    Source: apiextensions-apiserver/pkg/apiserver/customresource_handler.go, ResourcePrefix
+    """
+    custom = {}
+    for name in client.list_keys(f"{prefix}/{_DEFINITIONS}/"):
+        plural, _, group = name.partition(".")
+        custom[name] = client.count_keys(f"{prefix}/{group}/{plural}/")
+    return Keys(client.count_keys(f"{prefix}/"), {name: count for name, count in custom.items() if count})
+
+
+def count_objects(caller: Caller, *, keys: Keys, kms: tuple[str, ...]) -> Counted:
     """List everything. kms: the plugins that are not there, whose objects stay unread. Raises ClusterError (rehearsal-unread) if
     the API server does not say which kinds it has."""
+    _wait_for_discovery(caller, keys.custom)
     kinds: dict[str, int] = {}
     unread: dict[str, str] = {}
     unproven: dict[str, str] = {}
@@ -119,7 +150,22 @@ def count_objects(caller: Caller, *, keys: int, kms: tuple[str, ...]) -> Counted
         if count:
             kinds[name] = count
     secret = f"not proven: {', '.join(kms)} encrypts" if kms else _read_secret(caller)
-    return Counted(dict(sorted(kinds.items())), keys, secret, unread, unproven)
+    uncounted = {
+        name: f"{kinds.get(name, 0)} of {held}"
+        for name, held in sorted(keys.custom.items())
+        if kinds.get(name, 0) < held and name not in unread and name not in unproven
+    }
+    return Counted(dict(sorted(kinds.items())), keys.total, secret, unread, unproven, uncounted)
+
+
+def _wait_for_discovery(caller: Caller, names: Iterable[str]) -> None:
+    """A definition is served some time after the API server is ready. One that serves no version never is: that is seen afterwards."""
+    wanted = set(names)
+
+    def look() -> str:
+        return ", ".join(sorted(wanted - {name for name, _ in find_resources(caller)})) if wanted else ""
+
+    waiting.watch(caller.host, look, timeout_s=_DISCOVERY_S, poll_s=0.5)
 
 
 def find_resources(caller: Caller) -> Iterator[tuple[str, str]]:
@@ -127,13 +173,21 @@ def find_resources(caller: Caller) -> Iterator[tuple[str, str]]:
     yield from _resources_of(caller, "/api/v1", group="")
     groups = fit(caller.get_table("/apis"), _GROUPS, what="the answer")["groups"]
     for row in groups:
-        version = row["preferredVersion"]["groupVersion"]
-        if row["name"] == "events.k8s.io" or not version:  # the same objects as in /api/v1
-            continue
+        if row["name"] != "events.k8s.io":  # the same objects as in /api/v1
+            yield from _resources_in_group(caller, row)
+
+
+def _resources_in_group(caller: Caller, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each once: a group's preferred version does not have to serve every resource of the group."""
+    seen: set[str] = set()
+    versions = dict.fromkeys(one["groupVersion"] for one in (row["preferredVersion"], *row["versions"]))
+    for version in filter(None, versions):
         try:
-            yield from _resources_of(caller, f"/apis/{version}", group=row["name"])
+            found = list(_resources_of(caller, f"/apis/{version}", group=row["name"]))
         except ClusterError:
             continue
+        yield from (one for one in found if one[0] not in seen)
+        seen.update(name for name, _ in found)
 
 
 def _resources_of(caller: Caller, prefix: str, *, group: str) -> Iterator[tuple[str, str]]:

@@ -169,12 +169,15 @@ class Etcd:
 
     def count_keys(self, prefix: str, *, timeout_s: float = 10) -> int:
         """The number of keys that begin with `prefix`, which is not empty. Raises EtcdRefused, Unreachable."""
-        begin = prefix.encode()
-        end = begin[:-1] + bytes((begin[-1] + 1,))  # the first key after all of them
-        key, range_end = (base64.b64encode(text).decode() for text in (begin, end))
-        answer = self._look("kv/range", {"key": key, "range_end": range_end, "count_only": True}, timeout_s=timeout_s)
+        answer = self._look("kv/range", {**_range_of(prefix), "count_only": True}, timeout_s=timeout_s)
         told = str(answer.get("count") or 0)
         return int(told) if told.isdecimal() and len(told) <= 20 else 0
+
+    def list_keys(self, prefix: str, *, timeout_s: float = 10) -> list[str]:
+        """The keys that begin with `prefix`, which is not empty, without it. Raises EtcdRefused, Unreachable."""
+        answer = self._look("kv/range", {**_range_of(prefix), "keys_only": True}, timeout_s=timeout_s)
+        rows = self._fit(answer, _KEYS, verb="kv/range")["kvs"]
+        return [base64.b64decode(row["key"]).decode(errors="replace")[len(prefix) :] for row in rows]
 
     def read_revision(self, key: str = "kb") -> tuple[int, int]:
         """The newest revision of all keys, and the one that wrote `key`; 0 if there is no such key. Raises EtcdRefused, Unreachable."""
@@ -271,11 +274,22 @@ class Etcd:
         raise last or Unreachable(f"/v3/{verb}", "other", text="no etcd endpoint is known")
 
 
+def _range_of(prefix: str) -> dict[str, str]:
+    begin = prefix.encode()
+    end = begin[:-1] + bytes((begin[-1] + 1,))  # the first key after all of them
+    return {"key": base64.b64encode(begin).decode(), "range_end": base64.b64encode(end).decode()}
+
+
 def _check_number(text: str) -> None:
     if not text.isdecimal() or len(text) > 20:
         raise ValueError(f"{text!r} is not a number of etcd's")
 
 
+def _check_base64(text: str) -> None:
+    base64.b64decode(text, validate=True)
+
+
+_KEYS = {"kvs!": [{"key!": _check_base64}]}
 _URLS = [urllib.parse.urlsplit]
 _REVISIONS = {"header!": {"revision!": _check_number}, "kvs!": [{"mod_revision!": _check_number}]}
 _ALARMS = {"alarms!": [{"memberID!": _check_number, "alarm!": str}]}

@@ -59,6 +59,7 @@ def verify(call: Invocation) -> int:
             "secret": counted.secret,
             "unread": dict(counted.unread),
             "notProven": dict(counted.unproven),
+            "notCounted": dict(counted.uncounted),
             "seconds": round(took_s, 1),
         }
         if call.output != "text":
@@ -127,6 +128,8 @@ def _tell(call: Invocation, value: dict[str, Any]) -> None:
         call.print(f"  {name:<{width}}  {count}")
     for name, why in value["notProven"].items():
         call.print(f"  not proven: {name}, which takes a program that is not reached from here ({why})")
+    for name, how_many in value["notCounted"].items():
+        call.print(f"  not counted: {name}, of which the API server lists {how_many} that etcd holds")
     for image in sorted(set(value["bootedWith"]) - set(value["needs"]["images"])):
         call.print(f"it was booted with this node's {image}: the backup's is not here")
     call.print(_CA[value["ca"]])

@@ -44,6 +44,7 @@ class TestSnapshot:
         assert len(data) % 512 == 32 and hashlib.sha256(data[:-32]).digest() == data[-32:]
         assert b"/registry/x/199" in data
         assert client.count_keys("/registry/") == 200
+        assert sorted(client.list_keys("/registry/x/1"))[:3] == ["", "0", "00"]
         status = client.read_status(client.endpoints[0])
         assert status.revision == 201 and status.db_size == len(data) - 32
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kubeup.backup import rehearsal_objects
-from kubeup.backup.rehearsal_objects import Caller
+from kubeup.backup.rehearsal_objects import Caller, Keys
 from kubeup.machine.http import HttpResponse
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
@@ -60,7 +61,7 @@ def make_host(**more: HttpResponse) -> FakeHost:
 
 
 def count(host: FakeHost, *kms: str) -> rehearsal_objects.Counted:
-    return rehearsal_objects.count_objects(Caller(host, CERT, token=Secret("t")), keys=530, kms=kms)
+    return rehearsal_objects.count_objects(Caller(host, CERT, token=Secret("t")), keys=Keys(530), kms=kms)
 
 
 def test_every_page_counts_and_nothing_twice() -> None:
@@ -115,3 +116,77 @@ def test_it_is_ready_when_it_says_so() -> None:
     assert "nothing listens there" in caller.probe("/readyz")
     del host.files[str(CERT)]
     assert caller.probe("/readyz") == "it has made no certificate yet"
+
+
+EXAMPLE = {
+    "groups": [
+        *GROUPS["groups"],
+        {
+            "name": "example.com",
+            "preferredVersion": {"groupVersion": "example.com/v1"},
+            "versions": [{"groupVersion": "example.com/v1"}, {"groupVersion": "example.com/v1alpha1"}],
+        },
+    ]
+}
+
+
+def things(*names: str) -> HttpResponse:
+    return answer({"resources": [{"name": name, "kind": "Thing", "verbs": ["list"]} for name in names]})
+
+
+@dataclass
+class LateHost(FakeHost):
+    """offers: what the API server offers by and by: (second, path, answer)."""
+
+    offers: list[tuple[float, str, HttpResponse]] = field(default_factory=list)
+
+    def http_get(self, url: str, **more: Any) -> HttpResponse:
+        for second, path, found in self.offers:
+            if self.monotonic() >= second:
+                self.urls[f"{BASE}{path}"] = found
+        return super().http_get(url, **more)
+
+
+def late_host(*offers: tuple[float, str, HttpResponse]) -> LateHost:
+    found = make_host()
+    return LateHost(found.files, urls=found.urls, offers=list(offers))
+
+
+def test_custom_objects_are_waited_for() -> None:
+    host = late_host(
+        (3, "/apis", answer(EXAMPLE)),
+        (3, "/apis/example.com/v1", things("widgets")),
+        (6, "/apis/example.com/v1alpha1", things("widgets", "gadgets")),
+        (0, "/apis/example.com/v1/widgets?limit=500", listed(2)),
+        (0, "/apis/example.com/v1alpha1/gadgets?limit=500", listed(1)),
+    )
+    keys = Keys(3, {"widgets.example.com": 2, "gadgets.example.com": 1})
+    found = rehearsal_objects.count_objects(Caller(host, CERT, token=Secret("t")), keys=keys, kms=())
+    assert found.kinds == {"gadgets.example.com": 1, "pods": 520, "secrets": 2, "widgets.example.com": 2}
+    assert found.uncounted == {} and 6 <= host.monotonic() < 8
+
+
+def test_custom_objects_that_are_never_offered_are_named() -> None:
+    host = late_host(
+        (0, "/apis", answer(EXAMPLE)),
+        (0, "/apis/example.com/v1", things("widgets")),
+        (0, "/apis/example.com/v1/widgets?limit=500", listed(2)),
+    )
+    keys = Keys(5, {"widgets.example.com": 3, "gadgets.example.com": 2})
+    found = rehearsal_objects.count_objects(Caller(host, CERT, token=Secret("t")), keys=keys, kms=())
+    assert found.uncounted == {"gadgets.example.com": "0 of 2", "widgets.example.com": "2 of 3"}
+    assert host.monotonic() < 20, "the wait has an end"
+
+
+def test_what_etcd_holds_of_each_custom_resource() -> None:
+    held = {"/r/": 9, "/r/example.com/widgets/": 3, "/r/example.com/gadgets/": 0}
+
+    class Client:
+        def list_keys(self, prefix: str) -> list[str]:
+            assert prefix == "/r/apiextensions.k8s.io/customresourcedefinitions/"
+            return ["widgets.example.com", "gadgets.example.com"]
+
+        def count_keys(self, prefix: str) -> int:
+            return held[prefix]
+
+    assert rehearsal_objects.count_keys(cast(Any, Client()), "/r") == Keys(9, {"widgets.example.com": 3})

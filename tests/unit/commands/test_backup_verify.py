@@ -55,3 +55,12 @@ def test_what_takes_a_kms_plugin_is_said_and_no_failure(
     counted = Counted({"pods": 2}, 4, "not proven: unix:///k encrypts", {}, {"secrets": "encrypted data"})
     assert verify(node, monkeypatch, counted) == 0
     assert "not proven: secrets, which takes a program" in capsys.readouterr().out
+
+
+def test_what_was_not_counted_is_said_and_no_failure(node: Node, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    counted = Counted({"pods": 2}, 6, "none", uncounted={"gadgets.example.com": "0 of 4"})
+    assert verify(node, monkeypatch, counted) == 0
+    assert (
+        "not counted: gadgets.example.com, of which the API server lists 0 of 4 that etcd holds"
+        in capsys.readouterr().out
+    )
