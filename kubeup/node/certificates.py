@@ -9,7 +9,7 @@ import datetime
 import ipaddress
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Optional, TypeVar, Union
 
@@ -193,6 +193,17 @@ def _hash_for(key: Key) -> Union[hashes.SHA256, hashes.SHA384, hashes.SHA512]:
 
 def cert_to_pem(cert: x509.Certificate) -> str:
     return cert.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def chain_to_pem(cert: x509.Certificate, *, following: Iterable[x509.Certificate], now: datetime.datetime) -> str:
+    """The PEM of a certificate and of what leads from it to its authority: those of `following`, in their order, as far as each has
+    signed the one before it and has not expired. A server presents them, for clients that know the root alone."""
+    chain = [cert]
+    for one in following:
+        if not is_issued_by(chain[-1], one) or is_expired(one, now):
+            break
+        chain.append(one)
+    return "".join(map(cert_to_pem, chain))
 
 
 def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:

@@ -28,6 +28,7 @@ from kubeup.node.certificates import (
     Ca,
     Subject,
     cert_to_pem,
+    chain_to_pem,
     is_ca_cert,
     is_expired,
     is_in_future,
@@ -322,7 +323,9 @@ def ensure_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str, make
     )
     if finding.key is None:
         _write_new_key(host, spec.key_path(paths), key=key)
-    write_keeping_mode(host, spec.cert_path(paths), text=cert_to_pem(cert), mode=0o644)
+    path = spec.cert_path(paths)
+    following = read_certs(host, path)[1:] if finding.action == "reissue" else ()
+    write_keeping_mode(host, path, text=chain_to_pem(cert, following=following, now=host.now()), mode=0o644)
     return finding
 
 
@@ -333,7 +336,11 @@ def reissue_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str, dro
     """
     spec = CERTS[name]
     path, key_path = spec.cert_path(paths), spec.key_path(paths)
-    ca, cert, key = read_ca(host, paths, name=spec.signer), read_certs(host, path)[0], read_key(host, key_path)
+    ca, (cert, *following), key = (
+        read_ca(host, paths, name=spec.signer),
+        read_certs(host, path),
+        read_key(host, key_path),
+    )
     if ca.key is None:
         raise _external_ca_incomplete(ca, [path])
     if not is_key_of(key, cert):
@@ -341,7 +348,7 @@ def reissue_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str, dro
     found = sans_of(cert)
     kept = make_sans(one for one in (*found.dns, *found.ips) if one not in drops)
     new = _issue_for(config, spec, key=key, ca=ca, now=host.now(), found=kept)
-    write_keeping_mode(host, path, text=cert_to_pem(new), mode=0o644)
+    write_keeping_mode(host, path, text=chain_to_pem(new, following=following, now=host.now()), mode=0o644)
 
 
 def _issue_for(

@@ -180,7 +180,8 @@ def find_warnings(host: Host, paths: Paths, *, ca: str, cluster: ClusterConfigur
 
 
 def renew(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) -> str:
-    """Renew a certificate: the same names, a new key, valid from now. Returns missing | external | renewed.
+    """Renew a certificate: the same names, a new key, valid from now; intermediates that follow it in its file stay. Returns missing |
+    external | renewed.
 
     The key is written right before its certificate. Programs that loaded the old pair keep using it until they are restarted.
     """
@@ -201,8 +202,10 @@ def renew(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) 
     new = certificates.issue_leaf_cert(
         certificates.subject_of(cert), key, ca=ca, validity=certificates.plan_validity(host.now(), seconds)
     )
+    following = pki.read_certs(host, spec.cert_path(paths))[1:]
+    text = certificates.chain_to_pem(new, following=following, now=host.now())
     pki.write_keeping_mode(host, spec.key_path(paths), text=private_keys.key_to_pem(key).reveal(), mode=0o600)
-    pki.write_keeping_mode(host, spec.cert_path(paths), text=certificates.cert_to_pem(new), mode=0o644)
+    pki.write_keeping_mode(host, spec.cert_path(paths), text=text, mode=0o644)
     return "renewed"
 
 

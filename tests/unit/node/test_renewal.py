@@ -160,3 +160,32 @@ def test_the_tables_are_kubeadm_s() -> None:
         "CERTIFICATE AUTHORITY   EXPIRES                  RESIDUAL TIME   EXTERNALLY MANAGED",
         "ca                      Nov 26, 2027 00:18 UTC   364d            yes     ",
     ]
+
+
+def test_what_leads_to_the_authority_s_root_stays_behind_the_certificate(node: FakeHost) -> None:
+    """An authority that another one has signed, which clients that know the root alone have to be shown."""
+    root_key = private_keys.generate_key("ECDSA-P256")
+    validity = certificates.plan_validity(node.now(), 10**8)
+    root = certificates.issue_ca_cert("root", root_key, validity=validity)
+    ca = pki.read_ca(node, PATHS)
+    assert ca.key is not None
+    builder = x509.CertificateBuilder(root.subject, ca.cert.subject, ca.cert.public_key(), 7)
+    builder = builder.not_valid_before(validity.not_before).not_valid_after(validity.not_after)
+    for extension in ca.cert.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    pem = certificates.cert_to_pem(builder.sign(root_key, SHA256()))
+    node.files[str(PATHS.pki / "ca.crt")] = pem.encode()
+    path = str(PATHS.pki / "apiserver.crt")
+    other = certificates.cert_to_pem(read(node, "front-proxy-ca"))
+    node.files[path] += f"{pem}{certificates.cert_to_pem(root)}{other}".encode()
+    renewal.renew(node, PATHS, row=renewal.ROWS["apiserver"], cluster=CLUSTER)
+    after = node.files[path].decode()
+    assert after.partition("-----END CERTIFICATE-----\n")[2] == f"{pem}{certificates.cert_to_pem(root)}", (
+        "not another's"
+    )
+    pki.reissue_cert(node, PATHS, config=make_config(), name="apiserver", drops=())
+    assert node.files[path].decode().endswith(f"{pem}{certificates.cert_to_pem(root)}")
+    node.clock += datetime.timedelta(days=1200)
+    assert certificates.chain_to_pem(
+        read(node, "apiserver"), following=pki.read_certs(node, Path(path))[1:], now=node.now()
+    ) == certificates.cert_to_pem(read(node, "apiserver")), "what has expired leads nowhere"
