@@ -23,7 +23,7 @@ with lazily:
     from kubeup.config import load_init, load_join, types
     from kubeup.doctor import certs_in_use, node_files
     from kubeup.engine import run
-    from kubeup.node import kubelet_cert, pki, renewal
+    from kubeup.node import kubelet_cert, pki, renewal, torn_pairs
     from kubeup.phases import renewed_certs, renewed_kubelet_cert
 
 if TYPE_CHECKING:
@@ -235,10 +235,11 @@ class Due:
 def _renew_expiring(
     launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, name: str
 ) -> Due:
-    """Renew those of these that are due, and with `all` the kubelet's serving certificate if that is due and its own. What an authority
-    signs elsewhere stays, and is warned of, so that a timer's log says it."""
+    """Renew those of these that are due, or whose key is another's, and with `all` the kubelet's serving certificate if that is due and its
+    own. What an authority signs elsewhere stays, and is warned of, so that a timer's log says it."""
     call, local = launch.call, launch.local
-    rows = tuple(row for row in rows if renewal.is_due(local, paths, row=row, cluster=cluster))
+    torn = {one.row.name for one in torn_pairs.find_torn_pairs(local, paths, rows=rows)}
+    rows = tuple(row for row in rows if row.name in torn or renewal.is_due(local, paths, row=row, cluster=cluster))
     outcomes = _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name) if rows else {}
     done = Due([one for one, what in outcomes.items() if what == "renewed"], [])
     for row in rows:

@@ -20,7 +20,7 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.doctor import certs_in_use, node_files
-    from kubeup.node import renewal
+    from kubeup.node import renewal, torn_pairs
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.doctor.certs_in_use import Held, Served
     from kubeup.node.renewal import Expiry
+    from kubeup.node.torn_pairs import TornPair
 
 EXPIRING = 1
 """The exit status if --within is given and something has expired or expires within it: kb's errors have others (2 to 5, 70)."""
@@ -49,6 +50,8 @@ class Listing:
     served: Sequence[Served]
     period_s: int
     """For how long a certificate that is issued now is valid."""
+    torn: Sequence[TornPair] = ()
+    """The pairs of files that do not belong together."""
 
 
 def check_expiration(call: Invocation) -> int:
@@ -109,6 +112,7 @@ def read_listing(call: Invocation) -> Listing:
         certs_in_use.read_kubelet_certs(patient),
         certs_in_use.look_at_servers(patient),
         cluster.certificate_validity_period_s,
+        torn_pairs.find_torn_pairs(local, paths, rows=rows),
     )
 
 
@@ -149,7 +153,13 @@ def _moment(when: datetime.datetime) -> str:
 
 
 def find_warnings(listing: Listing) -> Iterator[str]:
-    """Authorities that end before what they sign, servers that present something else than their file, an embedded certificate."""
+    """Torn pairs, authorities that end before what they sign, servers that present something else than their file, an embedded
+    certificate."""
+    for torn in listing.torn:
+        way_out = (
+            "to make them a pair again: kb certs renew" if torn.can_be_put_right else "put the matching half there:"
+        )
+        yield f"{torn.describe()}; {way_out} {torn.row.name}"
     for item in listing.authorities:
         if item.expires is None:
             continue

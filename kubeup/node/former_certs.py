@@ -7,7 +7,7 @@ kb's own. Mirrors the backups that kubeadm's upgrade keeps in /etc/kubernetes/tm
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kubeup.frozen_values import frozen
@@ -52,6 +52,14 @@ def put_back(host: Host, former: Former, *, files: Iterable[Path]) -> list[Path]
     for path in chosen:
         host.write_file(path, host.read_bytes(former.copy_of(path)), mode=0o600, keeps=True)
     return chosen
+
+
+def find_copies(host: Host, paths: Paths, *, path: Path) -> Iterator[Path]:
+    """The copies of a file, the newest first."""
+    for name in reversed(_list_folders(host, paths)):
+        copy = paths.former_certs / name / path.relative_to("/")
+        if host.exists(copy):
+            yield copy
 
 
 def _new_folder(host: Host, paths: Paths) -> Path:

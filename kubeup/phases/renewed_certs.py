@@ -21,7 +21,7 @@ from kubeup.phases.restart_pods import Restarted, find_obstacle, restart_static_
 
 with lazily:
     from kubeup.cluster import api
-    from kubeup.node import certificates, former_certs, kubeconfig, renewal
+    from kubeup.node import certificates, former_certs, kubeconfig, renewal, torn_pairs
     from kubeup.swap import store, turn
 
 TRIAL_S = 10.0
@@ -60,6 +60,7 @@ def renew_and_restart(
 
 
 def _renew_and_restart(ctx: Run, rows: Sequence[renewal.Row], *, tell: Callable[[renewal.Row, str], None]) -> Renewed:
+    _put_torn_right(ctx)
     files = [path for row in rows for path in _files(ctx, row)]
     done = Renewed(former_certs.keep_former(ctx.host, ctx.paths, files=files))
     for row in rows:
@@ -74,6 +75,13 @@ def _renew_and_restart(ctx: Run, rows: Sequence[renewal.Row], *, tell: Callable[
     except (ClusterError, HostError) as error:
         _go_back(ctx, readers, former=done.former, error=error)
     return done
+
+
+def _put_torn_right(ctx: Run) -> None:
+    """Make the pairs usable that a renewal left torn when it was cut off, before what is kept of them could be of no use."""
+    for torn in torn_pairs.find_torn_pairs(ctx.host, ctx.paths, rows=renewal.wanted_rows(ctx.config.cluster)):
+        torn_pairs.put_right(ctx.host, torn)
+        ctx.report.note(f"{torn.describe()}" + (f": {torn.half} is as it was before" if torn.half else ""))
 
 
 # ---- one control plane at a time

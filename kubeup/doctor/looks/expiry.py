@@ -17,7 +17,7 @@ from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki, renewal
+from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki, renewal, torn_pairs
 from kubeup.phases import auto_renewal
 from kubeup.trust import Anchors
 
@@ -29,9 +29,14 @@ def look_at_certs(patient: Patient) -> Findings:
     """Certificates on disk: valid now and for some time to come, and matching their keys."""
     host, paths = patient.host, patient.paths
     if patient.is_control_plane:
+        rows = renewal.wanted_rows(patient.config.cluster)
+        torn = [one for one in torn_pairs.find_torn_pairs(host, paths, rows=rows) if one.can_be_put_right]
+        for pair in torn:
+            yield Finding("certificates", ERROR, pair.describe(), f"kb certs renew {pair.row.name}")
         problems = [*pki.find_problems(host, paths, config=_as_found(patient)), *kubeconfig.find_problems(host, paths)]
         for problem in problems:
-            yield Finding("certificates", ERROR, str(problem), problem.remedy)
+            if not any(problem.what.startswith(f"{pair.cert} and {pair.key} do not") for pair in torn):
+                yield Finding("certificates", ERROR, str(problem), problem.remedy)
         bundle = _describe_bundle(patient)
         if bundle:
             yield Finding("certificates", WARNING, bundle, "then: kb init phase control-plane controller-manager")

@@ -204,3 +204,12 @@ def test_expiring_has_the_kubelet_make_its_certificate_again(
 
 def test_kubeadm_has_no_such_flag(machine: Machine) -> None:
     assert run(machine, "certs", "renew", "all", "--expiring", "--as-kubeadm") != 0
+
+
+def test_a_torn_pair_is_due(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    let_restart(monkeypatch)
+    key, cert = (Paths().pki / f"apiserver.{kind}" for kind in ("key", "crt"))
+    machine.write_file(key, machine.read_text(Paths().pki / "etcd/server.key"))
+    assert renew(machine, capsys, "all", "--expiring")[0] == "certificate for serving the Kubernetes API renewed"
+    own = private_keys.parse_key(machine.read_text(key))
+    assert private_keys.is_key_of(own, certificates.parse_certs(machine.read_text(cert))[0])

@@ -191,3 +191,13 @@ def test_under_the_name_kubeadm_it_is_kubeadm_s(machine: Machine, capsys: Any) -
         "certificateAuthorities",
     }
     assert run(machine, "certs", "check-expiration", "--as-kubeadm", "--within", "30d") != 0
+
+
+def test_files_that_do_not_belong_together_are_named(machine: Machine, capsys: Any) -> None:
+    machine.write_file(PKI / "apiserver.key", machine.read_text(PKI / "etcd/server.key"))
+    (warning,) = [text for text in check(machine, capsys)["warnings"] if "belong together" in text]
+    assert warning.startswith(f"{PKI}/apiserver.crt and {PKI}/apiserver.key do not belong together")
+    assert warning.endswith("kb certs renew apiserver")
+    machine.remove(PKI / "ca.key")
+    (warning,) = [text for text in check(machine, capsys)["warnings"] if "belong together" in text]
+    assert "renew apiserver" not in warning

@@ -139,3 +139,16 @@ def test_an_authority_that_ends_before_what_it_signs_is_said_a_year_ahead() -> N
         early = [text for _, text in notes(host, "certificates") if "before a certificate that it signs today" in text]
         assert bool(early) == is_told, days
         assert not is_told or early[0].startswith("/etc/kubernetes/pki/ca.crt ends in 300 days")
+
+
+def test_a_pair_that_a_renewal_can_put_right_is_named_once() -> None:
+    host = make_host()
+    former = host.files["/etc/kubernetes/pki/apiserver.key"]
+    host.files["/etc/kubernetes/pki/apiserver.key"] = host.files["/etc/kubernetes/pki/etcd/server.key"]
+    host.files["/var/lib/kb/former-certs/20260101T000000Z/etc/kubernetes/pki/apiserver.key"] = former
+    patient = node_files.read_patient(host, Paths())
+    (found,) = [one for one in expiry.look_at_certs(patient) if one.level == "error"]
+    assert found.remedy == "kb certs renew apiserver"
+    assert found.text.endswith(
+        "belongs to it is in /var/lib/kb/former-certs/20260101T000000Z/etc/kubernetes/pki/apiserver.key"
+    )

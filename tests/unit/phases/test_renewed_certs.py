@@ -205,3 +205,20 @@ def test_an_api_that_refuses_hinders_nothing(ctx: Run, calls: list[tuple[str, ..
     host_of(ctx).urls[LEASE] = HttpResponse(401, b"Unauthorized")
     renewed_certs.renew_and_restart(ctx, ALL)
     assert calls == [(MANAGER, SCHEDULER)]
+
+
+def test_a_pair_that_was_torn_before_is_usable_before_anything_is_renewed(
+    ctx: Run, calls: list[tuple[str, ...]]
+) -> None:
+    """Another one than what is renewed: its own renewal was cut off."""
+    host, (key, cert) = host_of(ctx), renewal.files_of(PATHS, renewal.ROWS["etcd-peer"])
+    before = host.files[str(key)]
+    renewed_certs.renew_and_restart(ctx, (renewal.ROWS["etcd-peer"],))
+    host.files[str(cert)] = host.files[f"{former_folder(host)}{cert}"]
+    done = renewed_certs.renew_and_restart(ctx, (renewal.ROWS["apiserver"],))
+    assert host.files[str(key)] == before and f"{key} is as it was before" in "".join(ctx.report.notes)
+    assert list(done.outcomes) == ["apiserver"]
+
+
+def former_folder(host: FakeHost) -> str:
+    return str(PATHS.former_certs / host.list_dir(PATHS.former_certs)[-1])
