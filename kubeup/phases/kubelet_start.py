@@ -185,10 +185,15 @@ class Kubelet:
 
 
 def plan_kubelet(run: Run) -> Plan:
-    """The first control plane's kubelet: its files, and the service that runs from them."""
+    """The first control plane's kubelet: its files, and the service that runs from them.
+
+    The folder of the static pods comes first. A kubelet that starts without it looks for it again a second later, and then watches only
+    for what changes: a manifest written in between is found 20 s later (pkg/kubelet/config/file_linux.go).
+    """
     shared = shared_kubelet_config(run)
     files = {**render_kubelet_files(run, shared), **render_unit_files(run)}
-    return plan_running(run, files, shared=shared, ca_pem=_read_ca(run))
+    running = plan_running(run, files, shared=shared, ca_pem=_read_ca(run))
+    return Plan(Folder(run.paths.manifests, 0o700)) + running
 
 
 def plan_running(

@@ -178,6 +178,7 @@ def test_kubelet_start_writes_all_and_starts_in_order() -> None:
     assert not is_done(kubelet_start.plan_kubelet, ctx)
     do(kubelet_start.plan_kubelet, ctx)
     assert host.changes == [
+        "mkdir /etc/kubernetes/manifests",
         f"mkdir {KUBELET_DIR}",
         f"write {FLAGS}",
         f"write {INSTANCE}",
@@ -192,6 +193,9 @@ def test_kubelet_start_writes_all_and_starts_in_order() -> None:
         assert host.files[f"{KUBELET_DIR}/{name}"].decode() == golden_text(35, f"kubelet/{name}")
         assert host.modes[f"{KUBELET_DIR}/{name}"] == 0o644
     assert host.modes[KUBELET_DIR] == 0o700
+    assert host.modes["/etc/kubernetes/manifests"] == 0o700, (
+        "a kubelet that starts without it misses the first manifests"
+    )
     assert b"ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS" in host.files[DROP_IN]
 
 
