@@ -8,14 +8,17 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from kubeup.cli.output import drop_output, show_anything
 from kubeup.cli.parser import words_first
 from kubeup.errors import Interrupted, KbError
+from kubeup.lazy_modules import lazily
 from kubeup.report import Report
+
+with lazily:
+    import traceback
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

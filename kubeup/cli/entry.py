@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,10 @@ from kubeup.cli.output import OutputLost, drop_output, open_streams, to_output
 from kubeup.cli.parser import HelpShown, parse_command_line
 from kubeup.cli.program import Command, Program
 from kubeup.errors import Interrupted, KbError
+from kubeup.lazy_modules import lazily
+
+with lazily:
+    import traceback
 
 
 def main(commands: Sequence[Command], argv: Sequence[str], *, program: Optional[Program] = None) -> int:

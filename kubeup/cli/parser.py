@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import itertools
 import re
 import sys
@@ -20,6 +19,10 @@ from kubeup.cli.program import Command, Invocation, Program
 from kubeup.config.flag_table import BY_NAME, EVERYWHERE, Flag
 from kubeup.engine.step import Phase
 from kubeup.errors import UsageError
+from kubeup.lazy_modules import lazily
+
+with lazily:
+    import difflib
 
 
 class HelpShown(Exception):

@@ -6,13 +6,16 @@ given: a line of a file, or a flag. Does not decide what is right.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
+
+with lazily:
+    import difflib
 
 ALLOW_UNKNOWN = "allow-unknown-fields"
 """The flag that makes kb, under its own name, accept what kubeadm only warns about."""

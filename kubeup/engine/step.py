@@ -6,7 +6,6 @@ Names and selection mirror cmd/kubeadm/app/cmd/phases/workflow/{phase,runner}.go
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,10 @@ from kubeup.engine.plan import Plan
 from kubeup.engine.run import Outputs, Results
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
+
+with lazily:
+    import difflib
 from kubeup.secret import Secret
 
 

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Optional
 
 from kubeup.errors import HostError
-from kubeup.machine.filters import filter_through
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Argv, CommandResult, shown_argv
 from kubeup.machine.local_files import LocalFiles
 from kubeup.machine.local_network import LocalNetwork
 from kubeup.secret import Secret
+
+with lazily:
+    from kubeup.machine import filters
 
 
 class LocalHost(LocalFiles, LocalNetwork):
@@ -94,7 +97,7 @@ class LocalHost(LocalFiles, LocalNetwork):
     def filter(self, argv: Argv, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Pass a stream through a program that changes nothing: what it writes, in pieces. An error of `chunks` is raised here. Raises
         ProgramFailed, a HostError (program-failed)."""
-        return filter_through(_real_argv(argv), chunks, env=_environment())
+        return filters.filter_through(_real_argv(argv), chunks, env=_environment())
 
     @contextlib.contextmanager
     def lock(self, path: Path, holder: str) -> Iterator[None]:

@@ -5,13 +5,15 @@ This module decides where the timer runs. What a backup holds it does not know.
 
 from __future__ import annotations
 
-from kubeup.backup import schedule
-from kubeup.backup.schedule import Schedule
 from kubeup.engine.items import File
 from kubeup.engine.plan import Plan
 from kubeup.engine.run import Run
 from kubeup.frozen_values import frozen_by_name
+from kubeup.lazy_modules import lazily
 from kubeup.phases import own_timer
+
+with lazily:
+    from kubeup.backup import schedule as schedules
 
 _NAME = "kb-backup"
 
@@ -20,17 +22,17 @@ _NAME = "kb-backup"
 class ScheduleRun(Run):
     """A run of `kb backup schedule`."""
 
-    schedule: Schedule
+    schedule: schedules.Schedule
 
 
 def plan_timer(run: ScheduleRun) -> Plan:
     """The two units, the schedule, and the copy of kb that they run. Raises when it is applied: HostError (unit-not-started,
     folder-of-another-user)."""
-    told = File(schedule.schedule_file(run.paths), schedule.render_schedule(run.schedule), mode=0o600)
-    return own_timer.plan_timer(run, _NAME, values={"when": schedule.parse_when(run.schedule.when)}, more=[told])
+    told = File(schedules.schedule_file(run.paths), schedules.render_schedule(run.schedule), mode=0o600)
+    return own_timer.plan_timer(run, _NAME, values={"when": schedules.parse_when(run.schedule.when)}, more=[told])
 
 
 def plan_no_timer(run: Run) -> Plan:
     """Neither unit and no schedule. The backups stay."""
-    files = [schedule.schedule_file(run.paths), schedule.last_file(run.paths)]
+    files = [schedules.schedule_file(run.paths), schedules.last_file(run.paths)]
     return own_timer.plan_no_timer(run, _NAME, what="the timer that makes backups", phase="backup-timer", more=files)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.addresses import host_of, join_host_port
-from kubeup.backup.archive import SNAPSHOT, Backup, Entry
-from kubeup.backup.restoring import Place
 from kubeup.engine.items import File, Folder
 from kubeup.engine.plan import Plan
 from kubeup.engine.run import Outputs, Results, Run
@@ -28,7 +26,7 @@ from kubeup.phases.waits import Wait
 from kubeup.secret import Secret
 
 with lazily:
-    from kubeup.backup import etcdutl, restoring
+    from kubeup.backup import archive, etcdutl, restoring
     from kubeup.cluster import api, probes
     from kubeup.node import containers, etcd_data, image_program, image_pulls
 
@@ -44,8 +42,8 @@ class RestoreRun(Run):
     """backup: open, and whole. place: this machine. stamp: when this restore began, 20261129T231407, for the names of what is moved
     aside."""
 
-    backup: Backup
-    place: Place
+    backup: archive.Backup
+    place: restoring.Place
     stamp: str
 
     @property
@@ -99,7 +97,7 @@ def make_data(ctx: RestoreRun) -> Outputs:
         host.remove_tree(part)
         host.make_dir(part, mode=0o700)
         try:
-            host.write_stream(snapshot, ctx.backup.chunks(SNAPSHOT), mode=0o600)
+            host.write_stream(snapshot, ctx.backup.chunks(archive.SNAPSHOT), mode=0o600)
             ctx.report.waiting("etcd's data are made from the snapshot")
             words = _words_of_etcdutl(ctx)
             etcdutl.restore_snapshot(host, mounted, snapshot=snapshot, data_dir=part / "data", words=words)
@@ -123,7 +121,7 @@ def _words_of_etcdutl(ctx: RestoreRun) -> list[str]:
 
 
 def _check_room(ctx: RestoreRun) -> None:
-    size = next(entry.size for entry in ctx.backup.entries if entry.name == SNAPSHOT)
+    size = next(entry.size for entry in ctx.backup.entries if entry.name == archive.SNAPSHOT)
     for place in (_coming(ctx).parent, ctx.paths.state_dir.parent):
         free, needed = ctx.host.free_bytes(place), 2 * size + MARGIN
         if free < needed:
@@ -237,7 +235,7 @@ def foretell_files(ctx: RestoreRun) -> Outputs:
     return None
 
 
-def _lay(ctx: RestoreRun, entry: Entry) -> None:
+def _lay(ctx: RestoreRun, entry: archive.Entry) -> None:
     path = entry.path
     ctx.host.make_dir(path.parent, mode=0o700 if ctx.paths.pki in (path.parent, *path.parents) else 0o755)
     if entry.link:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib.util
+import subprocess
 import sys
 import threading
 import types
@@ -176,3 +177,20 @@ def test_the_look_knows_a_function_from_a_module() -> None:
 
 def test_the_blocks_are_found() -> None:
     assert sum(len(lazy_imports(path)) for path in SOURCES) > 300
+
+
+LATER = ("bz2", "ctypes", "difflib", "lzma", "shutil", "ssl", "subprocess", "tarfile", "traceback", "yaml")
+"""Modules of Python that take long to load and that few commands need, or none before it has begun to work."""
+OF_OTHERS = ("airgap", "backup", "diagnosis", "doctor", "kubeadm", "network", "node", "swap")
+"""The folders of what the phases use."""
+
+
+def test_a_command_does_not_load_what_the_others_need() -> None:
+    """Every command loads kb.py, and with it the phases of all stories. What they use comes when they run, and the module of each
+    command when it is called."""
+    program = "import sys, kb; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-S", "-c", program], cwd=REPO, capture_output=True, text=True, check=True)
+    loaded = found.stdout.split()
+    assert [name for name in loaded if name.startswith("kubeup.commands.")] == ["kubeup.commands.table"]
+    assert [name for name in loaded if name.startswith(tuple(f"kubeup.{folder}." for folder in OF_OTHERS))] == []
+    assert sorted(set(LATER).intersection(loaded)) == []
