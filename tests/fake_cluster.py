@@ -2,7 +2,7 @@
 
 It knows who owns which field (tests/fake_fields.py), so that an apply takes away what its manager applied before, and tells
 conflicts. The resourceVersion changes with content and owners only. Defaulting and admission are left out, and managedFields
-are kept beside the objects: a get of one object shows those of appliers. `ClusterHost` is a folder (LocalHost below a root) that is joined to it: files
+are kept beside the objects: a get of one object shows them. `ClusterHost` is a folder (LocalHost below a root) that is joined to it: files
 are real, the programs and the network are scripted.
 """
 
@@ -138,12 +138,11 @@ class FakeCluster:
         return _ok({"kind": "List", "items": items})
 
     def _show(self, path: str) -> Object:
-        """With the fields of those who applied it, as the API server tells them."""
+        """With the fields of those who wrote it, as the API server tells them."""
         shown = []
         for owner, fields in self.owners.get(path, {}).items():
             manager, _, operation = owner.rpartition(" ")
-            if operation == "Apply":
-                shown.append({"manager": manager, "operation": operation, "fieldsV1": fake_fields.nest(fields)})
+            shown.append({"manager": manager, "operation": operation, "fieldsV1": fake_fields.nest(fields)})
         obj = self.objects[path]
         return {**obj, "metadata": {**obj["metadata"], "managedFields": shown}} if shown else obj
 

@@ -1,19 +1,26 @@
-"""Finds fields of an object that kb applied before and no longer wants.
+"""Finds fields of an object that kb applied before and no longer wants, and those that others set.
 
-It reads managedFields, in which the API server records who set which field by server-side apply. Comparing the wanted fields with
-the object would not find such leftovers: they stay until the object is applied again, and then the server removes them.
+It reads managedFields, in which the API server records who set which field. Comparing the wanted fields with the object would not
+find leftovers: they stay until the object is applied again, and then the server removes them.
 Source: the Kubernetes documentation of server-side apply; sigs.k8s.io/structured-merge-diff
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from kubeup.cluster.api import FIELD_MANAGER, Object
 from kubeup.json_text import parse_json_object
 
 _MAX_KEYS = 64 << 10
+_TOOLS = frozenset({FIELD_MANAGER, "kubeadm"})
+"""The managers whose fields are no edit of somebody's."""
+_NOBODY_KNOWS = "before-first-apply"
+"""The manager of what an object had before it was first applied, if nobody had recorded who set it."""
+
+Owned = Sequence[Mapping[str, Any]]
+"""The fields of some managers below one place of an object, one FieldsV1 each."""
 
 
 def find_left_over(found: Object, wanted: Object) -> list[str]:
@@ -21,6 +28,32 @@ def find_left_over(found: Object, wanted: Object) -> list[str]:
     entries = found["metadata"].get("managedFields") or ()
     own = [one for one in entries if (one.get("manager"), one.get("operation")) == (FIELD_MANAGER, "Apply")]
     return [at for one in own for at in _walk(one.get("fieldsV1"), wanted, at="")]
+
+
+def read_others(found: Object) -> Optional[Owned]:
+    """The fields that somebody set who is neither kb nor kubeadm; None if the object does not say who set what."""
+    entries = found["metadata"].get("managedFields") or ()
+    if not entries or any(one.get("manager") == _NOBODY_KNOWS for one in entries):
+        return None
+    return [one.get("fieldsV1") or {} for one in entries if one.get("manager") not in _TOOLS]
+
+
+def below(owned: Optional[Owned], field: str) -> Optional[Owned]:
+    """What is owned in this field."""
+    return None if owned is None else [one[f"f:{field}"] for one in owned if f"f:{field}" in one]
+
+
+def below_item(owned: Optional[Owned], item: Mapping[str, Any]) -> Optional[Owned]:
+    """What is owned in this item of a list that is merged by keys."""
+    if owned is None:
+        return None
+    found = []
+    for one in owned:
+        for step, inner in one.items():
+            keys = parse_json_object(step[2:], "it", max_bytes=_MAX_KEYS) if step.startswith("k:") else {}
+            if keys and all(item.get(key, value) == value for key, value in keys.items()):
+                found.append(inner)
+    return found
 
 
 def _walk(owned: object, wanted: object, *, at: str) -> Iterator[str]:
