@@ -40,6 +40,8 @@ class FakeCluster:
     """A file that keeps the objects while processes come and go, as etcd does."""
     owners: dict[str, Owners] = field(default_factory=dict)
     """path -> who owns which of its fields."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """host:port of an API server -> the version that it reports."""
     admits: Callable[[Object], HttpResponse] = field(default=lambda value: _ok(value))
     """What admission answers to a dry run."""
 
@@ -65,6 +67,8 @@ class FakeCluster:
         self.requests.append(f"{method} {path}")
         if path in ("/livez", "/readyz", "/healthz"):
             return HttpResponse(200, b"ok")
+        if path == "/version" and parts.netloc in self.versions:
+            return _ok({"gitVersion": self.versions[parts.netloc]})
         if method == "GET":
             return self._get(path, urllib.parse.parse_qs(parts.query))
         if method == "DELETE":

@@ -39,6 +39,8 @@ class RunningDns:
     replicas: int = 2
     corefile: str = ""
     service_address: str = ""
+    tag: str = ""
+    """Of its image: `v1.13.1`; "" if there is none."""
 
 
 def parse_running_dns(
@@ -66,7 +68,14 @@ def parse_running_dns(
         replicas=dns_spread.is_moving(found) or int((found.get("spec") or {}).get("replicas", new.replicas)),
         corefile=str(((config_map or {}).get("data") or {}).get("Corefile", "")),
         service_address=str(((service or {}).get("spec") or {}).get("clusterIP", "")),
+        tag=_tag_of(found),
     )
+
+
+def _tag_of(deployment: Mapping[str, Any]) -> str:
+    pod = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
+    image = str(next(iter(pod.get("containers") or [{}])).get("image") or "").partition("@")[0]
+    return image.rpartition("/")[2].partition(":")[2]
 
 
 def render_corefile(cluster: ClusterConfiguration, release: Release) -> str:

@@ -99,9 +99,22 @@ _CONTAINER_STATUSES: Shape = [
 _WORKLOAD: Shape = {
     "spec!": {
         "replicas": int,
-        "template!": {"metadata!": _META, "spec!": {"containers": [{"name": str, "image": str}]}},
+        "template!": {
+            "metadata!": _META,
+            "spec!": {"containers": [{"name": str, "image": str, "env": [{"name": str, "value": str}]}]},
+        },
     },
-    "status": {"conditions": _CONDITIONS, "replicas": int, "readyReplicas": int},
+    "status": {
+        "conditions": _CONDITIONS,
+        "replicas": int,
+        "readyReplicas": int,
+        "observedGeneration": int,
+        "updatedReplicas": int,
+        "availableReplicas": int,
+        "desiredNumberScheduled": int,
+        "updatedNumberScheduled": int,
+        "numberAvailable": int,
+    },
 }
 _SHAPES: Mapping[str, Shape] = {
     # plural -> the fields that kb reads from such an object, besides its metadata

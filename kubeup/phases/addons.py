@@ -22,7 +22,7 @@ def plan_coredns(run: Run) -> Plan:
     """CoreDNS. The replica count and an edited Corefile of a running CoreDNS are kept."""
     if run.config.cluster.dns.disabled:
         return Plan(notes=["dns.disabled is set: no CoreDNS"])
-    running = _running_dns(run)
+    running = read_running_dns(run)
     is_edited = running.corefile and not addons.is_default_corefile(running.corefile, run.config.cluster)
     return Plan(
         *map(Object, _coredns(run, running)),
@@ -30,7 +30,7 @@ def plan_coredns(run: Run) -> Plan:
     )
 
 
-def _running_dns(run: Run) -> addons.RunningDns:
+def read_running_dns(run: Run) -> addons.RunningDns:
     return addons.parse_running_dns(
         run.api.list(api.path_of("Deployment", "", namespace=clusterobjects.SYSTEM), label=addons.DNS_LABEL),
         run.api.get(api.path_of("ConfigMap", "coredns", namespace=clusterobjects.SYSTEM)),
