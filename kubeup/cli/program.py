@@ -54,6 +54,8 @@ class Program:
     name: str = "kb"
     called_as: str = "kb"
     """How the user runs it again (own_name.find_call)."""
+    file: str = ""
+    """The file by which it was called: `/usr/local/bin/kubeadm`; "" if another program did."""
     title: str = "kb: Kubernetes from one file"
     make_report: Callable[..., Report] = Report
     """Called with verbosity and quiet."""

@@ -39,6 +39,7 @@ from kubeup.report import Report
 with lazily:
     from kubeup import yaml_files
     from kubeup.config import choose, load_reset, types
+    from kubeup.kubeadm import stands_for
 
 if TYPE_CHECKING:
     from kubeup.machine.host import Host
@@ -95,6 +96,7 @@ def main(
     program = Program(
         "kubeadm",
         called_as="kubeadm",
+        file=called,
         spelling=make_spelling(kb_commands, commands, called_as_kb=find_kb_behind(called, sys.executable)),
         title=f"kb {__version__} under the name kubeadm: it does what kubeadm does and no more",
         make_report=KubeadmReport,
@@ -239,14 +241,10 @@ def upgrade(call: Invocation) -> int:
 # ---- version
 
 
-def stands_for(local: Host) -> str:
-    """The Kubernetes version that kb represents here: the installed kubelet's, which it would deploy, else the newest
-    proven one."""
-    return choose.choose_version(local, "").value or releases.NEWEST_PROVEN
-
-
 def version(call: Invocation) -> int:
-    info = describe_version(stands_for(launcher.open_host(call)), platform.machine())
+    info = describe_version(
+        stands_for.find_version(launcher.open_host(call), called=call.program.file), platform.machine()
+    )
     form = call.flags.get("output", "text")
     if form == "short":
         call.print(info["gitVersion"])
