@@ -225,6 +225,67 @@ ETCD_STEPS: dict[tuple[int, int], EtcdStep] = {
 """etcd's minors that may follow another one, each by its number. Kubernetes 1.33 to 1.34 crosses from 3.5 to 3.6, and the tags of 1.31 to
 1.33 above are older than what that step needs. Source: etcd.io/docs/v3.6/upgrades/upgrade_3_6, and of v3.7"""
 
+GATES_GONE: dict[int, str] = {
+    35: (
+        "AllowServiceLBStatusOnNonLB CronJobsScheduledAnnotation LoadBalancerIPMode PodIndexLabel ProbeHostPodSecurityStandards "
+        "SizeMemoryBackedVolumes StatefulSetAutoDeletePVC StrictCostEnforcementForVAP StrictCostEnforcementForWebhooks "
+        "UserNamespacesPodSecurityStandards"
+    ),
+    36: (
+        "CSIMigrationPortworx HonorPVReclaimPolicy InPlacePodVerticalScalingAllocatedStatus InTreePluginPortworxUnregister MemoryManager "
+        "ServiceTrafficDistribution StructuredAuthorizationConfiguration TopologyAwareHints WatchFromStorageWithoutResourceVersion"
+    ),
+}
+"""Feature gates that the components no longer know from this minor on: they end if one is set. Where the program itself can be asked,
+that counts, and not this. Source: pkg/features/kube_features.go and apiserver/pkg/features of 1.34 to 1.36"""
+
+GATES_LOCKED: dict[int, str] = {
+    31: ("LogarithmicScaleDown PodSchedulingReadiness"),
+    32: (
+        "AllowServiceLBStatusOnNonLB=false CronJobsScheduledAnnotation CustomResourceFieldSelectors LoadBalancerIPMode MemoryManager "
+        "PodIndexLabel RetryGenerateName ServiceAccountTokenJTI ServiceAccountTokenNodeBindingValidation ServiceAccountTokenPodNodeInfo "
+        "SizeMemoryBackedVolumes StatefulSetAutoDeletePVC StrictCostEnforcementForVAP StrictCostEnforcementForWebhooks "
+        "StructuredAuthorizationConfiguration TopologyManagerPolicyOptions"
+    ),
+    33: (
+        "AnyVolumeDataSource BtreeWatchCache CPUManagerPolicyOptions CRDValidationRatcheting CSIMigrationPortworx HonorPVReclaimPolicy "
+        "JobBackoffLimitPerIndex JobSuccessPolicy MatchLabelKeysInPodAffinity NFTablesProxyMode NodeInclusionPolicyInPodTopologySpread "
+        "RecursiveReadOnlyMounts ServiceAccountTokenNodeBinding ServiceTrafficDistribution SidecarContainers TopologyAwareHints "
+        "WatchFromStorageWithoutResourceVersion=false"
+    ),
+    34: (
+        "APIServerTracing AnonymousAuthConfigurableEndpoints AuthorizeNodeWithSelectors AuthorizeWithSelectors ConsistentListFromCache "
+        "JobPodReplacementPolicy KubeletCgroupDriverFromCRI KubeletTracing MultiCIDRServiceAllocator NodeSwap OrderedNamespaceDeletion "
+        "PodLifecycleSleepAction PodLifecycleSleepActionAllowZero ProbeHostPodSecurityStandards RecoverVolumeExpansionFailure "
+        "RelaxedDNSSearchValidation RelaxedEnvironmentVariableValidation ResilientWatchCacheInitialization SchedulerQueueingHints "
+        "SeparateTaintEvictionController StreamingCollectionEncodingToJSON StreamingCollectionEncodingToProtobuf "
+        "StructuredAuthenticationConfiguration WinDSR WinOverlay"
+    ),
+    35: (
+        "AggregatedDiscoveryRemoveBetaType AllowOverwriteTerminationGracePeriodSeconds=false DisableAllocatorDualWrite "
+        "DynamicResourceAllocation ExecProbeTimeout ImageMaximumGCAge InPlacePodVerticalScaling JobManagedBy "
+        "PodObservedGenerationTracking PreferSameTrafficDistribution SupplementalGroupsPolicy SystemdWatchdog"
+    ),
+    36: (
+        "CSIServiceAccountTokenSecrets DRAAdminAccess DeclarativeValidation DisableNodeKubeProxyVersion ExternalServiceAccountTokenSigner "
+        "GitRepoVolumeDriver=false ImageVolume KubeletFineGrainedAuthz KubeletPSI KubeletPodResourcesDynamicResources "
+        "KubeletPodResourcesGet MutableCSINodeAllocatableCount NodeLogQuery ProcMountType SELinuxChangePolicy "
+        "SELinuxMountReadWriteOncePod SeparateCacheWatchRPC=false UserNamespacesSupport VolumeAttributesClass"
+    ),
+}
+"""Feature gates whose value is fixed from this minor on, true if no other is named: the components end if the other one is set. The same
+sources (LockToDefault)."""
+
+ETCD_FLAGS_GONE: dict[tuple[int, int], str] = {
+    (3, 6): (
+        "enable-v2 proxy proxy-failure-wait proxy-refresh-interval proxy-dial-timeout proxy-write-timeout proxy-read-timeout "
+        "experimental-enable-v2v3 log-package-levels debug"
+    ),
+    (3, 7): "experimental-",
+}
+"""Flags that etcd no longer knows from this minor on; one that ends in `-` stands for all that begin so. Source: etcd 3.6.8 itself,
+etcd.io/docs/v3.7/upgrades"""
+
 LOAD_BALANCER_IMAGE = "docker.io/library/haproxy:3.2.21-alpine"
 """From the long-term branch 3.2 (maintained until 2030), the same for every minor. Source: versions.json of
 docker-library/haproxy."""
@@ -310,3 +371,21 @@ def has_runtime_config_call(runtime: str, version: str) -> Optional[bool]:
     if parsed is None or floor is None:
         return None
     return (parsed.major, parsed.minor) >= floor
+
+
+def etcd_flags_gone(before: Version, after: Version) -> tuple[str, ...]:
+    """The flags that an etcd knows no longer, which the one before it may have known; one that ends in `-` stands for a prefix."""
+    first, last = (before.major, before.minor), (after.major, after.minor)
+    return tuple(flag for key, text in ETCD_FLAGS_GONE.items() if first < key <= last for flag in text.split())
+
+
+def find_refused_gate(name: str, value: bool, *, minor: int) -> str:
+    """Why a component of this minor ends if the gate is set to `value`, in words; "" as far as it is known not to."""
+    for since, names in GATES_GONE.items():
+        if since <= minor and name in names.split():
+            return f"Kubernetes 1.{since} has no feature gate {name} any more"
+    for since, names in GATES_LOCKED.items():
+        fixed = {gate.partition("=")[0]: not gate.endswith("=false") for gate in names.split()}
+        if since <= minor and name in fixed and fixed[name] is not value:
+            return f"since Kubernetes 1.{since} it is always {str(fixed[name]).lower()}"
+    return ""

@@ -57,6 +57,13 @@ _KINDS: Mapping[str, tuple[str, str, bool]] = {
     "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles", True),
     "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings", True),
     "CertificateSigningRequest": ("/apis/certificates.k8s.io/v1", "certificatesigningrequests", False),
+    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets", True),
+    "ValidatingWebhookConfiguration": (
+        "/apis/admissionregistration.k8s.io/v1",
+        "validatingwebhookconfigurations",
+        False,
+    ),
+    "MutatingWebhookConfiguration": ("/apis/admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations", False),
     "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", False),
 }
 _PREFIX_OF_VERSION = {prefix.split("/", 2)[2]: prefix for prefix, _, _ in _KINDS.values()}
@@ -116,6 +123,16 @@ _WORKLOAD: Shape = {
         "numberAvailable": int,
     },
 }
+_SELECTOR: Shape = {
+    "matchLabels": _TEXTS,
+    "matchExpressions": [{"key!": str, "operator!": str, "values": [str]}],
+}
+_WEBHOOK: Shape = {
+    "name!": str,
+    "failurePolicy": str,
+    "clientConfig": {"url": str, "service": {"namespace": str, "name": str}},
+    "rules": [{"apiGroups": [str], "resources": [str], "operations": [str]}],
+}
 _SHAPES: Mapping[str, Shape] = {
     # plural -> the fields that kb reads from such an object, besides its metadata
     "configmaps": {"data": _TEXTS},
@@ -130,7 +147,7 @@ _SHAPES: Mapping[str, Shape] = {
         "status": {
             "conditions": _CONDITIONS,
             "addresses": [{"type": str, "address!": str}],
-            "nodeInfo": {"kubeletVersion": str},
+            "nodeInfo": {"kubeletVersion": str, "containerRuntimeVersion": str, "osImage": str},
         },
     },
     "pods": {
@@ -142,14 +159,23 @@ _SHAPES: Mapping[str, Shape] = {
     "services": {"spec": {"clusterIP": str, "clusterIPs": [str]}},
     "endpointslices": {
         "ports": [{"name": str, "port": int}],
-        "endpoints": [{"addresses": [str], "conditions": {"ready": bool}}],
+        "endpoints": [{"addresses": [str], "conditions": {"ready": bool}, "nodeName": str}],
     },
     "events": {"message": str, "reason": str, "lastTimestamp": str, "eventTime": str},
     "certificatesigningrequests": {
         "spec!": {"request": str, "username": str, "signerName": str},
         "status": {"certificate": str, "conditions": _CONDITIONS},
     },
-    "customresourcedefinitions": {"status": {"conditions": _CONDITIONS}},
+    "customresourcedefinitions": {
+        "spec": {"versions": [{"name": str, "storage": bool, "served": bool}]},
+        "status": {"conditions": _CONDITIONS, "storedVersions": [str]},
+    },
+    "poddisruptionbudgets": {
+        "spec": {"selector": _SELECTOR},
+        "status": {"disruptionsAllowed": int, "expectedPods": int, "currentHealthy": int, "desiredHealthy": int},
+    },
+    "validatingwebhookconfigurations": {"webhooks": [_WEBHOOK]},
+    "mutatingwebhookconfigurations": {"webhooks": [_WEBHOOK]},
     "leases": {"spec!": {"holderIdentity": str, "leaseDurationSeconds": int, "renewTime": str, "acquireTime": str}},
     "clusterrolebindings": {"roleRef": {"kind": str, "name": str}},
     "rolebindings": {"roleRef": {"kind": str, "name": str}},
@@ -314,6 +340,12 @@ class Api:
         """GET a health endpoint once and return the answer, whatever its status. Raises Unreachable."""
         return self.host.http_get(
             self._url(endpoint), tls=self.identity.tls, headers=self._headers(), timeout_s=timeout_s
+        )
+
+    def read_page(self, path: str, *, timeout_s: float, max_bytes: int) -> HttpResponse:
+        """GET what is no object, such as /metrics, once, and return the answer, whatever its status. Raises Unreachable."""
+        return self.host.http_get(
+            self._url(path), tls=self.identity.tls, headers=self._headers(), timeout_s=timeout_s, max_bytes=max_bytes
         )
 
     # ---- paths

@@ -43,6 +43,7 @@ with lazily:
         static_pods,
         status,
         token,
+        upgrade_plan,
     )
 
 
@@ -85,6 +86,9 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("etcd compact",         "Have etcd forget its history, as far as no API server needs it",          lambda call: etcd_upkeep.compact(call), words="revision..."),
         Row("etcd alarm",           "List etcd's alarms, or make room and disarm them: kb etcd alarm disarm",  lambda call: etcd_upkeep.alarm(call), words="verb..."),
         Row("etcd leader",          "Show which member leads etcd, or have another one lead",                  lambda call: etcd_upkeep.leader(call), words="member..."),
+    ),
+    "Upgrade it": (
+        Row("upgrade plan", "Show what an upgrade would do to each node and what blocks it; change nothing", lambda call: upgrade_plan.plan(call), words="version..."),
     ),
     "Keep it safe": (
         Row("backup", "Write all that another machine needs to be this control plane into one file", lambda call: backup.backup(call)),

@@ -14,26 +14,11 @@ from kubeup import releases
 from kubeup.frozen_values import frozen
 from kubeup.releases import Release, Version
 from kubeup.trouble import Trouble
+from kubeup.upgrade.objection import MANDATORY, SAID, SKIPPABLE, WEIGHTS, Objection
 from kubeup.upgrade.survey import API_SERVER, ETCD, KUBE_PROXY, KUBELET, RUNTIME, Seen, Versions
 
-MANDATORY, SKIPPABLE, SAID = "mandatory", "skippable", "said"
-"""How an objection weighs: nothing overrides it; --force does; it is only told."""
 MINORS_AT_ONCE = 1
 """How many minors an API server may go up in one upgrade, and how many two API servers of a cluster may be apart."""
-
-
-@frozen
-class Objection:
-    """Something that speaks against an upgrade.
-
-    name: stable, in kebab-case. weighs: mandatory | skippable | said. node: the only node that it concerns; "" for all: what concerns one
-    node does not keep the others from being upgraded.
-    """
-
-    name: str
-    trouble: Trouble
-    weighs: str = MANDATORY
-    node: str = ""
 
 
 @frozen
@@ -62,13 +47,7 @@ def judge(
         return (Objection("cluster-version-unknown", trouble),)
     wish = Wish(version, release, versions.etcd_tag or release.etcd_tag, allows_experimental, allows_candidates)
     found = [objection for rule in RULES for objection in rule(versions, wish)]
-    return tuple(sorted(found, key=lambda one: (MANDATORY, SKIPPABLE, SAID).index(one.weighs)))
-
-
-def find_blockers(objections: Iterable[Objection], *, node: str = "", is_forced: bool = False) -> list[Objection]:
-    """Those that keep `node` from being upgraded; without a node, those that keep all of them. is_forced: the skippable do not count."""
-    weights = (MANDATORY,) if is_forced else (MANDATORY, SKIPPABLE)
-    return [one for one in objections if one.weighs in weights and one.node in ("", node)]
+    return tuple(sorted(found, key=lambda one: WEIGHTS.index(one.weighs)))
 
 
 def _refuse_unknown(target: str, version: Optional[Version]) -> Objection:
@@ -111,6 +90,15 @@ def _object_to_leap(versions: Versions, wish: Wish) -> Iterator[Objection]:
                 f"finish the former upgrade first: bring that machine to {newest}",
             )
             yield Objection("api-server-left-behind", trouble)
+
+
+def _object_to_silence(versions: Versions, _: Wish) -> Iterator[Objection]:
+    """An API server or a member of etcd that does not say its version: it may not be stopped by what follows."""
+    for one in versions.of(API_SERVER, ETCD):
+        if one.unknown and not one.version:
+            what = f"{one.component} of {one.node or one.place or 'the cluster'} does not say which version it is"
+            trouble = Trouble(what, one.unknown, "on that machine: kb doctor")
+            yield Objection("does-not-answer", trouble, SKIPPABLE)
 
 
 def _object_to_downgrade(versions: Versions, wish: Wish) -> Iterator[Objection]:
@@ -269,6 +257,7 @@ def _object_to_runtimes(versions: Versions, wish: Wish) -> Iterator[Objection]:
 
 
 RULES: tuple[Callable[[Versions, Wish], Iterator[Objection]], ...] = (
+    _object_to_silence,
     _object_to_leap,
     _object_to_downgrade,
     _object_to_unstable,

@@ -67,7 +67,7 @@ def check_kubelet_flags(node: Node) -> Findings:
     """Ask the installed kubelet whether it accepts its flags: it parses them all before it prints its version. kubeadm
     does not check this, and waits for a kubelet that crashes again and again."""
     for source, flags in _kubelet_flags(node):
-        for name, value, is_known in _find_unparsed(node.host, flags):
+        for name, value, is_known in find_unparsed(node.host, flags):
             gone = kubelet_flags.find_gone(name)
             what = f"does not take --{name}={value}" if is_known else f"has no flag --{name}"
             yield Finding(
@@ -100,13 +100,15 @@ def _kubelet_flags(node: Node) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         yield str(path), [(arg.name, arg.value) for arg in kubelet.parse_flags_env(text, "KUBELET_EXTRA_ARGS")]
 
 
-def _find_unparsed(host: Host, flags: list[tuple[str, str]]) -> Iterator[tuple[str, str, bool]]:
-    """(name, value, whether the flag exists at all) of each flag that the kubelet rejects. It names only the first, so
+def find_unparsed(
+    host: Host, flags: list[tuple[str, str]], *, program: str = "kubelet"
+) -> Iterator[tuple[str, str, bool]]:
+    """(name, value, whether the flag exists at all) of each flag that the kubelet `program` rejects. It names only the first, so
     the others are tried again without it."""
     left = list(flags)
     while left:
         words = [f"--{name}={value}" if value else f"--{name}" for name, value in left]
-        answer = host.query(["kubelet", *words, "--version"], timeout_s=30)
+        answer = host.query([program, *words, "--version"], timeout_s=30)
         found = None if answer.ok or answer.missing else _NOT_PARSED.search(answer.stderr or answer.stdout)
         name = (found["unknown"] or found["invalid"]) if found else ""
         culprits = [flag for flag in left if kubelet_flags.normal_name(flag[0]) == kubelet_flags.normal_name(name)]

@@ -6,7 +6,8 @@ import pytest
 
 from kubeup import releases
 from kubeup.upgrade import policy
-from kubeup.upgrade.policy import MANDATORY, SAID, SKIPPABLE, Wish
+from kubeup.upgrade.objection import MANDATORY, SAID, SKIPPABLE, find_blockers
+from kubeup.upgrade.policy import Wish
 from kubeup.upgrade.survey import API_SERVER, ETCD, KUBE_PROXY, KUBELET, RUNTIME, Seen, Versions
 
 
@@ -118,6 +119,18 @@ def test_judge(versions: Versions, target: str, wanted: list[tuple[str, str]]) -
         assert one.trouble.what and one.trouble.cause and one.trouble.remedy
 
 
+def test_what_does_not_answer() -> None:
+    versions = Versions(
+        (
+            Seen(API_SERVER, "v1.35.6", "cp1", "10.0.0.11:6443"),
+            Seen(API_SERVER, "", "cp2", "10.0.0.12:6443", "it is away"),
+            Seen(ETCD, "", unknown="no member of etcd answers"),
+        )
+    )
+    found = policy.judge(versions, "v1.36.3")
+    assert [(one.name, one.weighs) for one in found] == [("does-not-answer", SKIPPABLE)] * 2
+
+
 def test_pre_releases_that_are_wanted() -> None:
     versions = cluster("v1.35.6")
     assert policy.judge(versions, "v1.36.0-beta.1", allows_experimental=True) == ()
@@ -137,17 +150,17 @@ def test_the_hop_says_how_far_and_how() -> None:
 
 def test_what_concerns_one_node_keeps_only_that_one() -> None:
     found = policy.judge(cluster("v1.36.3", runtimes=("containerd://2.1.4", "containerd://1.7.24")), "v1.37.0")
-    assert policy.find_blockers(found) == []
-    assert policy.find_blockers(found, node="n1") == []
-    assert [one.name for one in policy.find_blockers(found, node="n2")] == ["runtime-too-old"]
+    assert find_blockers(found) == []
+    assert find_blockers(found, node="n1") == []
+    assert [one.name for one in find_blockers(found, node="n2")] == ["runtime-too-old"]
 
 
 def test_force_overrides_what_is_skippable_alone() -> None:
     found = policy.judge(cluster("v1.35.6", kubelets=("v1.30.0",)), "v1.35.5")
-    assert {one.name for one in policy.find_blockers(found)} == {"kubelet-too-old", "downgrade"}
-    assert policy.find_blockers(found, is_forced=True) == []
+    assert {one.name for one in find_blockers(found)} == {"kubelet-too-old", "downgrade"}
+    assert find_blockers(found, is_forced=True) == []
     down = policy.judge(cluster("v1.35.6"), "v1.34.9")
-    assert [one.name for one in policy.find_blockers(down, is_forced=True)] == ["downgrade"]
+    assert [one.name for one in find_blockers(down, is_forced=True)] == ["downgrade"]
 
 
 # ---- kubeadm's words: the rows of policy_test.go
