@@ -12,7 +12,7 @@ import datetime
 import ipaddress
 import json
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional, TypeVar
 
 from kubeup.errors import ClusterError, HostError
@@ -21,7 +21,7 @@ from kubeup.json_text import parse_json
 from kubeup.machine.host import Host
 from kubeup.machine.http import HttpResponse, HttpStream, Tls, Unreachable
 from kubeup.secret import Secret
-from kubeup.shapes import Shape, fit
+from kubeup.shapes import Shape, fit, fit_what_does
 from kubeup.trust import Anchors
 
 FIELD_MANAGER = "kb"
@@ -88,6 +88,8 @@ _META: Shape = {
     "labels": _TEXTS,
     "annotations": _TEXTS,
     "managedFields": [{"manager": str, "operation": str}],
+    "ownerReferences": [{"kind": str, "name": str, "controller": bool}],
+    "deletionGracePeriodSeconds": int,
 }
 _CONDITIONS: Shape = [{"type": str, "status": str, "message": str, "reason": str}]
 _CONTAINER_STATUSES: Shape = [
@@ -151,8 +153,12 @@ _SHAPES: Mapping[str, Shape] = {
         },
     },
     "pods": {
-        "spec": {"nodeName": str},
-        "status": {"podIP": str, "conditions": _CONDITIONS, "containerStatuses": _CONTAINER_STATUSES},
+        "spec": {
+            "nodeName": str,
+            "terminationGracePeriodSeconds": int,
+            "volumes": [{"name": str, "emptyDir": {str: object}}],
+        },
+        "status": {"podIP": str, "phase": str, "conditions": _CONDITIONS, "containerStatuses": _CONTAINER_STATUSES},
     },
     "deployments": _WORKLOAD,
     "daemonsets": _WORKLOAD,
@@ -193,9 +199,12 @@ _PATCH_TYPES = {
 
 
 class ApiRefused(ClusterError):
-    """The API server rejected a request. `http_status` is HTTP's, `reason` the API's ("Forbidden")."""
+    """The API server rejected a request. `http_status` is HTTP's, `reason` the API's ("Forbidden"), `causes` the messages of its
+    causes: which disruption budget refuses an eviction, for example."""
 
-    def __init__(self, request: str, status: int, *, reason: str, message: str, server: str) -> None:
+    def __init__(
+        self, request: str, status: int, *, reason: str, message: str, server: str, causes: Sequence[str] = ()
+    ) -> None:
         super().__init__(
             f"the API server refused: {request}",
             cause=f"{message or reason or 'no reason given'} (HTTP {status})",
@@ -204,6 +213,7 @@ class ApiRefused(ClusterError):
         )
         self.http_status = status
         self.reason = reason
+        self.causes = tuple(causes)
 
 
 class AlreadyExists(ApiRefused):
@@ -284,6 +294,29 @@ class Api:
             timeout_s=TRIAL_TIMEOUT_S,
         )
         self._object(answer, f"POST {path}")
+
+    def evict(self, namespace: str, name: str, *, uid: str, is_trial: bool = False) -> None:
+        """Ask for the eviction of one pod, which disruption budgets may refuse. Asks once. is_trial: the server only says whether it would
+        evict it. Raises ApiRefused (409 if the pod of this name has another uid by now), Unreachable.
+        Source: pkg/registry/core/pod/storage/eviction.go"""
+        path = f"{path_of('Pod', name, namespace=namespace)}/eviction"
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        data, headers = json.dumps(body).encode(), self._headers("application/json")
+        if is_trial:
+            url, ask = self._url(f"{path}?dryRun=All"), self.host.http_ask
+            answer = ask(url, data, tls=self.identity.tls, headers=headers, timeout_s=TRIAL_TIMEOUT_S)
+        else:
+            answer = self.host.http_send(
+                "POST", self._url(path), body=data, tls=self.identity.tls, headers=headers, timeout_s=TRIAL_TIMEOUT_S
+            )
+        self._object(answer, f"POST {path}")
+        if not is_trial:
+            self.changes.append(path)
 
     def apply(self, obj: Object) -> bool:
         """Apply `obj` by server-side apply, creating it if needed; fields that others set and `obj` does not name stay. Returns
@@ -431,7 +464,8 @@ class Api:
         reason = str(body.get("reason", "")) if isinstance(body, dict) else ""
         message = str(body.get("message", "")) if isinstance(body, dict) else ""
         wrong = AlreadyExists if reason == "AlreadyExists" else ApiRefused
-        raise wrong(request, answer.status, reason=reason, message=message, server=self.server)
+        causes = _read_causes(body)
+        raise wrong(request, answer.status, reason=reason, message=message, server=self.server, causes=causes)
 
     def _retrying(self, ask: Callable[[], HttpResponse], request: str) -> HttpResponse:
         """Retry until the answer is final. A starting or overloaded server answers 429 or 5xx, and a restarting one refuses the
@@ -465,6 +499,13 @@ class Api:
 
     def _has_time(self, deadline: float) -> bool:
         return self.host.is_live and self.host.monotonic() + RETRY_INTERVAL_S < deadline
+
+
+def _read_causes(body: object) -> list[str]:
+    """The messages of the causes in a Status. Source: apimachinery, meta/v1 StatusCause"""
+    shape: Shape = {"details!": {"causes": [{"message": str}]}}
+    found = fit_what_does(body, shape)
+    return [cause["message"] for cause in found["details"].get("causes") or () if cause.get("message")]
 
 
 def fit_object(body: object, path: str) -> Object:
