@@ -1,0 +1,237 @@
+"""What is kept of a node as it was before an upgrade, so that it can be taken back: programs, the kubelet's files, manifests.
+
+The folder /var/lib/kb/upgrade holds copies of the former files below `former`, the new programs until they are in place below
+`programs`, and what was upgraded in upgrade.json. It stays until `finish` or for seven days; the next upgrade begins a new one. Manifests
+may hold a user's secrets, so only root may read any of it, and a reset removes it with everything else that is kb's own. This module
+copies and puts back. It does not know which files an upgrade changes, nor when going back is safe.
+
+    {"schema": 1, "former": "v1.35.6", "wanted": "v1.36.3", "status": "running", "began": "2026-11-29T10:00:00Z",
+     "files": {"/usr/local/bin/kubelet": true, "/var/lib/kubelet/instance-config.yaml": false}, "steps": ["programs"], "notes": {}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.errors import HostError
+from kubeup.frozen_values import frozen
+from kubeup.json_text import parse_json
+from kubeup.machine.files import CHUNK
+from kubeup.machine.host import Host
+from kubeup.paths import Paths
+from kubeup.shapes import fit
+
+SCHEMA = 1
+RUNNING, DONE, TAKEN_BACK = "running", "done", "taken back"
+LASTS = datetime.timedelta(days=7)
+ROOM = 64 << 20
+"""Free space, in bytes, that stays free beside the copies."""
+_MOMENT = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@frozen
+class Kept:
+    """One upgrade of this node. former, wanted: the versions, `v1.35.6`. files: the path of a file that the upgrade may change -> whether
+    there was one, so that its copy is kept. steps: what is done of the upgrade. notes: facts that going back needs, by name."""
+
+    former: str
+    wanted: str
+    status: str = RUNNING
+    began: str = ""
+    ended: str = ""
+    files: Mapping[str, bool] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def has_done(self, step: str) -> bool:
+        return step in self.steps
+
+    @property
+    def expires(self) -> Optional[datetime.datetime]:
+        """When it is no longer kept; None while the upgrade has not ended."""
+        return _parse_moment(self.ended) + LASTS if self.ended else None
+
+
+def folder(paths: Paths) -> Path:
+    return paths.state_dir / "upgrade"
+
+
+def programs_folder(paths: Paths) -> Path:
+    """Where new programs wait until they are put in place: on the same machine, verified."""
+    return folder(paths) / "programs"
+
+
+def copy_of(paths: Paths, path: Path) -> Path:
+    """Where the copy of a former file is."""
+    return folder(paths) / "former" / path.relative_to("/")
+
+
+def _file(paths: Paths) -> Path:
+    return folder(paths) / "upgrade.json"
+
+
+# ---- the record
+
+
+_SHAPE = {
+    "schema!": int,
+    "former!": str,
+    "wanted!": str,
+    "status!": str,
+    "began!": str,
+    "ended": str,
+    "files": {str: bool},
+    "steps": [str],
+    "notes": {str: str},
+}
+
+
+def load(host: Host, paths: Paths) -> Optional[Kept]:
+    """The last upgrade of this node, finished or not; None if nothing is kept of one. Raises HostError (upgrade-unreadable)."""
+    path = _file(paths)
+    if not host.exists(path):
+        return None
+    try:
+        found = dict(fit(parse_json(host.read_text(path), "it"), _SHAPE, what="it"))
+        return _parse(found)
+    except (ValueError, TypeError, KeyError) as error:
+        raise HostError(
+            f"{path} cannot be read",
+            cause=f"it does not describe an upgrade of this node: {error}",
+            remedy=f"see which version the node runs (kubelet --version), then: mv {path} {path}.damaged",
+            code="upgrade-unreadable",
+        ) from error
+
+
+def _parse(found: dict[str, Any]) -> Kept:
+    if found.pop("schema") != SCHEMA:
+        raise ValueError("it has another schema")
+    names = {item.name for item in dataclasses.fields(Kept)}
+    kept = Kept(**{name: value for name, value in found.items() if name in names and value is not None})
+    if kept.status not in (RUNNING, DONE, TAKEN_BACK) or not all(path.startswith("/") for path in kept.files):
+        raise ValueError(f"its status is {kept.status!r}")
+    for text in filter(None, (kept.began, kept.ended)):
+        _parse_moment(text)
+    return dataclasses.replace(kept, steps=tuple(kept.steps))
+
+
+def _parse_moment(text: str) -> datetime.datetime:
+    return datetime.datetime.strptime(text, _MOMENT).replace(tzinfo=datetime.timezone.utc)
+
+
+def save(host: Host, paths: Paths, kept: Kept) -> Kept:  # noqa: PLR0917
+    for place in (paths.state_dir, folder(paths)):
+        host.make_dir(place, mode=0o700)
+    value = {"schema": SCHEMA, **dataclasses.asdict(kept)}
+    host.write_file(_file(paths), json.dumps(value, indent=1) + "\n", mode=0o600)
+    return kept
+
+
+def begin(host: Host, paths: Paths, *, former: str, wanted: str) -> Kept:
+    """The record of the upgrade to `wanted`: that of an earlier run that goes on, or a new one. What was kept of an earlier upgrade is
+    removed then. former: what the node runs now."""
+    found = load(host, paths)
+    if found is not None and found.wanted == wanted and found.status == RUNNING:
+        return found
+    host.remove_tree(folder(paths))
+    return save(host, paths, Kept(former, wanted, began=f"{host.now():{_MOMENT}}"))
+
+
+def note_done(host: Host, paths: Paths, *, step: str, **notes: str) -> None:
+    """Note that a step of the running upgrade is done. Does nothing if none is recorded."""
+    found = load(host, paths)
+    if found is not None and not (found.has_done(step) and dict(found.notes) == {**found.notes, **notes}):
+        steps = found.steps if found.has_done(step) else (*found.steps, step)
+        save(host, paths, dataclasses.replace(found, steps=steps, notes={**found.notes, **notes}))
+
+
+def end(host: Host, paths: Paths, *, status: str) -> None:
+    """Note how the upgrade of this node ended: from here on, what is kept is kept for LASTS. The new programs that were not put in place
+    are removed."""
+    found = load(host, paths)
+    if found is not None and found.status != status:
+        host.remove_tree(programs_folder(paths))
+        save(host, paths, dataclasses.replace(found, status=status, ended=f"{host.now():{_MOMENT}}"))
+
+
+def finish(host: Host, paths: Paths) -> bool:
+    """Remove everything that is kept; returns whether there was anything."""
+    is_there = host.exists(folder(paths))
+    host.remove_tree(folder(paths))
+    return is_there
+
+
+def drop_expired(host: Host, paths: Paths) -> bool:
+    """Remove what has been kept for long enough; returns whether that was so. Raises HostError (upgrade-unreadable)."""
+    found = load(host, paths)
+    expires = found.expires if found is not None else None
+    return expires is not None and host.now() > expires and finish(host, paths)
+
+
+# ---- the files
+
+
+def keep(host: Host, paths: Paths, *, files: Iterable[Path]) -> Kept:
+    """Copy those of these files that are not kept yet, and note which did not exist. A file that an earlier run of this upgrade has kept
+    may be a new one by now, so its copy stays. Raises HostError (disk-full, ...): nothing is lost then.
+
+    An upgrade has to be recorded (begin)."""
+    found = load(host, paths)
+    if found is None:
+        raise ValueError("no upgrade is recorded")
+    fresh = [path for path in dict.fromkeys(files) if str(path) not in found.files]
+    there = {path: stat for path in fresh if (stat := host.stat(host.real_path(path))) is not None}
+    _require_room(host, paths, size=sum(stat.size for stat in there.values()))
+    for path in there:
+        _copy(host, path, copy_of(paths, path))
+    if fresh:
+        files_known = {**found.files, **{str(path): path in there for path in fresh}}
+        found = save(host, paths, dataclasses.replace(found, files=files_known))
+    return found
+
+
+def _require_room(host: Host, paths: Paths, *, size: int) -> None:
+    free = host.free_bytes(paths.state_dir)
+    if free < size + ROOM:
+        raise HostError(
+            f"{paths.state_dir} has {free >> 20} MiB of free space",
+            cause=f"the node's former programs and files take {size >> 20} MiB there, so that they can come back; nothing was changed",
+            remedy=f"make space: du -xh {paths.state_dir} | sort -h | tail",
+            code="disk-full",
+        )
+
+
+def _copy(host: Host, path: Path, copy: Path) -> None:  # noqa: PLR0917
+    stat = host.stat(host.real_path(path))
+    for parent in reversed([one for one in copy.parents if not host.exists(one)]):
+        host.make_dir(parent, mode=0o700)
+    with host.open_read(path) as file:
+        host.write_stream(copy, iter(lambda: file.read(CHUNK), b""), mode=stat.mode if stat else 0o600)
+    host.copy_attributes(host.real_path(path), copy)
+
+
+def put_back(host: Host, paths: Paths, *, files: Iterable[Path]) -> list[Path]:
+    """Give these files the content that was kept, or remove those that did not exist; what was not kept stays. Each is whole at every
+    moment, so a program that runs may be replaced. Returns the paths, in their order. Raises HostError."""
+    found = load(host, paths)
+    known = found.files if found is not None else {}
+    done = []
+    for path in files:
+        if str(path) not in known:
+            continue
+        if known[str(path)]:
+            copy = copy_of(paths, path)
+            stat = host.stat(copy)
+            with host.open_read(copy) as file:
+                host.write_stream(path, iter(lambda: file.read(CHUNK), b""), mode=stat.mode if stat else 0o600)
+            host.copy_attributes(copy, host.real_path(path))
+        else:
+            host.remove(path)
+        done.append(path)
+    return done
