@@ -77,6 +77,15 @@ def _as_part_of_runtime(host: Host, one: Standing) -> Standing:
     return Standing(one.item, "good", place) if host.exists(place) else one
 
 
+def ask_version(host: Host, path: Path, *, item: NodeFile) -> tuple[str, str]:
+    """The version that the program at `path` prints, and why it prints none, in words: one of the two is ""."""
+    answer = host.query([path, *item.version_words], timeout_s=60)
+    match = re.search(item.version_pattern, answer.stdout + answer.stderr)
+    if not answer.ok:
+        return "", f"it does not run: {_first_line(answer.stderr)}"
+    return (match.group(1), "") if match else ("", f"it says {_first_line(answer.stdout + answer.stderr)!r}")
+
+
 def _look_at(host: Host, item: NodeFile, *, cluster_version: str, release: Release) -> Standing:
     if item.name.startswith("cni/"):
         place = Path(item.place)
@@ -218,21 +227,28 @@ def architectures_in(host: Host, found: Layout) -> tuple[str, ...]:
 
 
 def stage(
-    host: Host, offered: Sequence[Offered], *, arch: str, cluster_version: str, release: Release, tell: Tell
+    host: Host,
+    offered: Sequence[Offered],
+    *,
+    arch: str,
+    cluster_version: str,
+    release: Release,
+    tell: Tell,
+    folder: Path = STAGING,
 ) -> dict[str, Path]:
-    """Fetch everything to STAGING and verify it; nothing is installed yet. Raises HostError: disk-full, file-damaged,
-    wrong-architecture, wrong-version; STAGING is then removed again."""
+    """Fetch everything to `folder` and verify it; nothing is installed yet. Raises HostError: disk-full, file-damaged,
+    wrong-architecture, wrong-version; the folder is then removed again."""
     _require_space(host, offered)
     try:
         staged = {}
         for one in offered:
             tell(f"{one.item.name}: {one.size >> 20} MiB from {one.origin}")
-            path = STAGING / one.item.name.replace("/", "-")
+            path = folder / one.item.name.replace("/", "-")
             host.write_stream(path, _proven(one, arch), mode=one.mode | 0o100)
             _prove_version(host, one, path=path, cluster_version=cluster_version, release=release)
             staged[one.item.name] = path
     except BaseException:
-        host.remove_tree(STAGING)
+        host.remove_tree(folder)
         raise
     return staged
 

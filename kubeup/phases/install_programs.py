@@ -140,8 +140,11 @@ def _source(ctx: Run) -> str:
 
 def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:  # noqa: PLR0917
     arch = find_architecture(ctx)
-    chosen = _choose(
-        ctx, wanted, source=source, offered=_offer(ctx, source, names=[one.item.name for one in wanted], arch=arch)
+    chosen = choose_programs(
+        ctx,
+        wanted,
+        source=source,
+        offered=offer_programs(ctx, source, names=[one.item.name for one in wanted], arch=arch),
     )
     if not chosen:
         return
@@ -151,7 +154,7 @@ def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
     )
     places = programs.put_in_place(ctx.host, staged)
     if source == "download":
-        ctx.host.remove_tree(_spool(ctx))  # as large as what was installed
+        ctx.host.remove_tree(spool_of(ctx))  # as large as what was installed
     ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")
 
 
@@ -160,13 +163,15 @@ def _foretell_placing(ctx: Run, wanted: Sequence[Standing], source: str) -> None
     if source == "download":
         _plan_downloads(ctx, wanted, arch=arch)
         return
-    offered = _offer(ctx, source, names=[one.item.name for one in wanted], arch=arch, takes_copies=False)
-    chosen = _choose(ctx, wanted, source=source, offered=offered)
+    offered = offer_programs(ctx, source, names=[one.item.name for one in wanted], arch=arch, takes_copies=False)
+    chosen = choose_programs(ctx, wanted, source=source, offered=offered)
     if chosen:
         _plan_files_of(ctx, {one.item.place: one.mode for one in chosen})
 
 
-def _choose(ctx: Run, wanted: Sequence[Standing], *, source: str, offered: Mapping[str, Offered]) -> list[Offered]:
+def choose_programs(
+    ctx: Run, wanted: Sequence[Standing], *, source: str, offered: Mapping[str, Offered]
+) -> list[Offered]:
     """The wanted programs out of the offered ones; [] if the mirror has only images. Raises HostError (packages-not-found)."""
     names = [one.item.name for one in wanted]
     absent = [name for name in names if name not in offered]
@@ -199,11 +204,13 @@ def _plan_downloads(ctx: Run, wanted: Sequence[Standing], *, arch: str) -> None:
     _plan_files_of(ctx, {one.item.place: 0o755 for one in wanted})
 
 
-def _spool(ctx: Run) -> Path:
+def spool_of(ctx: Run) -> Path:
     return ctx.paths.state_dir / "downloads"
 
 
-def _offer(ctx: Run, source: str, *, names: Sequence[str], arch: str, takes_copies: bool = True) -> dict[str, Offered]:
+def offer_programs(
+    ctx: Run, source: str, *, names: Sequence[str], arch: str, takes_copies: bool = True
+) -> dict[str, Offered]:
     """The programs that the source offers: name -> program.
 
     takes_copies: whether the files in the mirror's folder exist; in a dry run they may only be planned."""
@@ -225,7 +232,7 @@ def _offer(ctx: Run, source: str, *, names: Sequence[str], arch: str, takes_copi
         cluster_version=ctx.config.cluster.kubernetes_version,
         arch=arch,
         preset=presets.find_preset(ctx.config.kb.packages.preset),
-        spool=_spool(ctx),
+        spool=spool_of(ctx),
         tell=ctx.report.waiting,
     )
 
