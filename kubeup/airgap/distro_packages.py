@@ -38,14 +38,7 @@ DNF_REPO = Path("/etc/yum.repos.d/kb-kubernetes.repo")
 def install(host: Host, manager: str, *, wanted: Sequence[Standing], version: str, preset_name: str) -> list[str]:
     """Install the packages of the wanted files; return the package names. Raises HostError: no-package-manager,
     packages-not-installed, packages-not-trusted, repository-key-missing."""
-    program = "apt-get" if manager == "apt" else "dnf"
-    if not host.which(program):
-        raise HostError(
-            f"packages.source is {manager}",
-            cause=f"there is no {program} on this machine",
-            remedy=f"choose another source: {'dnf' if manager == 'apt' else 'apt'}, bundle or download",
-            code="no-package-manager",
-        )
+    _require(host, manager)
     _add_repository(host, manager, version=version, preset=presets.find_preset(preset_name))
     names = plan_packages(manager, wanted, version=version)
     commands = {
@@ -55,13 +48,68 @@ def install(host: Host, manager: str, *, wanted: Sequence[Standing], version: st
         "dnf": (["dnf", "install", "-y", "--refresh", "--setopt=disable_excludes=kb-kubernetes", *names],),
     }
     for argv in commands[manager]:
-        done = host.run(argv, timeout_s=1800, env={"DEBIAN_FRONTEND": "noninteractive"})
-        if not done.ok:
-            raise _failure(argv, done)
+        _run(host, argv)
     held = [name for name in HELD if any(one.item.component == name for one in wanted)]
     if manager == "apt" and held:
         host.run(["apt-mark", "hold", *held])
     return names
+
+
+def fetch(host: Host, manager: str, *, names: Sequence[str], version: str, preset_name: str) -> None:
+    """Have the package manager fetch kubelet or kubectl of a version, and verify the signatures. Nothing is installed, and what is held
+    stays held. Raises HostError, as install."""
+    _require(host, manager)
+    _add_repository(host, manager, version=version, preset=presets.find_preset(preset_name))
+    for argv in _commands(
+        manager, names, version=version, words=("--download-only",) if manager == "apt" else ("--downloadonly",)
+    ):
+        _run(host, argv)
+
+
+def install_fetched(host: Host, manager: str, *, names: Sequence[str], version: str) -> None:
+    """Install what fetch() has fetched. Packages that apt holds are released for that, and held again. Raises HostError."""
+    held = [name for name in names if name in host.query(["apt-mark", "showhold"]).stdout.split()]
+    try:
+        if held:
+            host.run(["apt-mark", "unhold", *held])
+        _run(
+            host,
+            _commands(
+                manager, names, version=version, words=("--no-download",) if manager == "apt" else ("--cacheonly",)
+            )[-1],
+        )
+    finally:
+        if manager == "apt":
+            host.run(["apt-mark", "hold", *dict.fromkeys((*held, *names))])
+
+
+def _commands(manager: str, names: Sequence[str], *, version: str, words: Sequence[str]) -> list[list[str]]:
+    plain = version.lstrip("v")
+    if manager == "dnf":
+        # --setopt, because dnf 5 lacks --disableexcludes
+        wanted = [f"{name}-{plain}" for name in names]
+        fresh = ["--refresh"] if "--downloadonly" in words else []
+        return [["dnf", "install", "-y", *fresh, "--setopt=disable_excludes=kb-kubernetes", *words, *wanted]]
+    wanted = [f"{name}={plain}-*" for name in names]
+    options = ["-q", "-y", "--no-install-recommends", "--allow-change-held-packages", *words]
+    return [["apt-get", "update", "-q"], ["apt-get", "install", *options, *wanted]]
+
+
+def _run(host: Host, argv: Sequence[str]) -> None:
+    done = host.run(argv, timeout_s=1800, env={"DEBIAN_FRONTEND": "noninteractive"})
+    if not done.ok:
+        raise _failure(argv, done)
+
+
+def _require(host: Host, manager: str) -> None:
+    program = "apt-get" if manager == "apt" else "dnf"
+    if not host.which(program):
+        raise HostError(
+            f"packages.source is {manager}",
+            cause=f"there is no {program} on this machine",
+            remedy=f"choose another source: {'dnf' if manager == 'apt' else 'apt'}, bundle or download",
+            code="no-package-manager",
+        )
 
 
 def _failure(argv: Sequence[str], done: CommandResult) -> HostError:

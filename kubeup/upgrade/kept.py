@@ -134,10 +134,10 @@ def save(host: Host, paths: Paths, kept: Kept) -> Kept:  # noqa: PLR0917
 
 
 def begin(host: Host, paths: Paths, *, former: str, wanted: str) -> Kept:
-    """The record of the upgrade to `wanted`: that of an earlier run that goes on, or a new one. What was kept of an earlier upgrade is
-    removed then. former: what the node runs now."""
+    """The record of the upgrade to `wanted`: that of an earlier run of it, or a new one. What was kept of an earlier upgrade is removed
+    then. former: what the node runs now."""
     found = load(host, paths)
-    if found is not None and found.wanted == wanted and found.status == RUNNING:
+    if found is not None and found.wanted == wanted and found.status != TAKEN_BACK:
         return found
     host.remove_tree(folder(paths))
     return save(host, paths, Kept(former, wanted, began=f"{host.now():{_MOMENT}}"))

@@ -42,7 +42,11 @@ TAKEN_BACK = {
         "network/step_aside.py:raise_bridge",
     ),
     "cleanup-node/remove-service-route": ("phases/kernel.py:ServiceRoute",),
-    "cleanup-node/release-packages": ("airgap/distro_packages.py:install",),  # the packages themselves stay
+    "cleanup-node/release-packages": (  # the packages themselves stay
+        "airgap/distro_packages.py:_run",
+        "airgap/distro_packages.py:install",
+        "airgap/distro_packages.py:install_fetched",
+    ),
     "cleanup-node/stop-services": (
         "engine/items.py:Unit",
         "phases/install_programs.py:_ensure_runtime_runs",
@@ -76,6 +80,7 @@ TAKEN_BACK = {
         "phases/recovered_certs.py:restart_node",
         "phases/restart_pods.py:Restart",
         "phases/restore.py:move_aside",
+        "phases/upgrade_kubelet.py:start_and_watch",
         "phases/waits.py:nudge_kubelet",
     ),
 }

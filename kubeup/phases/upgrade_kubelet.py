@@ -1,0 +1,401 @@
+"""The phase `kubelet-config` of an upgrade: another kubelet and its configuration together, watched, and back if it does not work.
+
+The kubelet has no mode in which it only checks its configuration, and two must not run on one node: so the real start is watched, and
+what was there before comes back if the new one does not work. Each change is one rename, or is looked at first, so that a run that was cut
+off goes on. Pods run on meanwhile; where they should leave first (another minor), they are evicted, and the node is as open to pods
+afterwards as it was before. kubeadm writes config.yaml and leaves the rest to the operator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kubeup.engine.items import File
+from kubeup.engine.run import Outputs, Results, Run
+from kubeup.engine.story import Act
+from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.lazy_modules import lazily
+from kubeup.machine import services
+from kubeup.machine.files import CHUNK
+from kubeup.machine.waiting import say_round, wait_for, watch
+from kubeup.phases import kubelet_start, upgrade_programs
+from kubeup.phases.recovered_certs import is_renewed
+from kubeup.phases.upgrade_run import UpgradeRun
+from kubeup.phases.wait_node import node_path
+from kubeup.releases import parse_version
+from kubeup.trouble import Trouble
+
+with lazily:
+    from kubeup.airgap import distro_packages, downloads, programs
+    from kubeup.cluster import api, eviction, probes
+    from kubeup.diagnosis import kubelet_trouble, log_lines
+    from kubeup.engine import records
+    from kubeup.swap import kubelet_view, store
+    from kubeup.upgrade import kept
+
+STEP = "kubelet"
+START_S = 90.0
+"""How long a kubelet may take until its node is Ready with the new version: five to fifteen seconds as a rule."""
+LASTS_S = 10.0
+"""For how long it then has to run without a restart."""
+LOOK_AFTER_S, LOOK_EVERY_S = 3.0, 2.0
+ASKED_S = 25.0
+"""How long a kubelet may take to tell which static pods it runs."""
+POLL_S = 0.5
+
+
+# ---- the phase
+
+
+def change_kubelet(ctx: UpgradeRun) -> Outputs:
+    """Put the new kubelet in its place with its configuration, and watch it start. Where the operator installs programs himself and has
+    not yet done so, nothing changes, and what is left is told.
+
+    Raises ClusterError: pods-not-evicted, pods-not-gone, kubelet-not-upgraded (after the former one has come back),
+    kubelet-not-taken-back; HostError.
+    """
+    run = replace(ctx, host=ctx.machine or ctx.host)
+    if (
+        upgrade_programs.find_candidate(run) is None
+        and upgrade_programs.find_source(run) not in upgrade_programs.MANAGERS
+    ):
+        return _leave_to_operator(run)
+    change = Change(run, plan_files(run), wanted=upgrade_programs.wanted_version(run))
+    if change.is_done():
+        eviction.uncordon(run.api, run.config.node.name)
+        kept.end(run.host, run.paths, status=kept.DONE)
+        return None
+    kept.begin(run.host, run.paths, former=run.former, wanted=change.wanted)
+    kept.keep(run.host, run.paths, files=(*upgrade_programs.list_kept_files(run), *change.files))
+    ctx.promises.expect(change.files)
+    took_s = change.carry_out(drains=run.drains and not upgrade_programs.find_candidate_is_running(run))
+    ctx.promises.tell_changed([*change.files, change.place])
+    run.report.note(f"the kubelet {change.wanted} runs; the node was Ready with it after {took_s:.0f} s")
+    kept.note_done(run.host, run.paths, step=STEP)
+    kept.end(run.host, run.paths, status=kept.DONE)
+    return None
+
+
+def _leave_to_operator(run: UpgradeRun) -> Outputs:
+    line = upgrade_programs.say_installation(run)
+    told = (
+        f"the kubelet of node {run.config.node.name} is still {run.former}: install the new one ({line}), "
+        "then run the same command again"
+    )
+    run.report.warn(told)
+    return Results(remaining=(told,))
+
+
+def plan_files(run: Run) -> dict[Path, str]:
+    """The kubelet's files for the wanted version, in the order in which they are written."""
+    shared = kubelet_start.shared_kubelet_config(run)
+    for text in shared.warnings:
+        run.report.warn_once(text)
+    files = {**kubelet_start.render_kubelet_files(run, shared), **kubelet_start.render_unit_files(run)}
+    env = upgrade_programs.render_flags_env(run)
+    if env:  # its flags may be the admin's, or those with which the node registered
+        files[run.paths.kubelet_flags_env] = env
+    return files
+
+
+def foretell_kubelet(ctx: UpgradeRun) -> Outputs:
+    """Dry run: the files that would be written, and the program that would be replaced."""
+    for path, text in plan_files(ctx).items():
+        ctx.host.write_file(path, text, keeps=True)
+    for one in upgrade_programs.list_outdated(ctx):
+        if upgrade_programs.find_source(ctx):
+            ctx.host.write_stream(one.path, (), mode=0o755)
+    return None
+
+
+# ---- the change, and the way back
+
+
+@dataclass
+class Change:
+    """Another kubelet for this node: its program and its files. wanted: the version, `v1.36.3`."""
+
+    run: UpgradeRun
+    files: Mapping[Path, str]
+    wanted: str
+    _notes: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> Path:
+        """Where the program is."""
+        found = upgrade_programs.find_installed(self.run, "kubelet")
+        return found.path if found is not None else Path("/usr/bin/kubelet")
+
+    def is_done(self) -> bool:
+        """Whether the node runs the wanted kubelet with these files already, and says so."""
+        host = self.run.host
+        if upgrade_programs.list_outdated(self.run) or not services.is_active(host, "kubelet"):
+            return False
+        are_same = all(host.exists(path) and host.read_text(path) == text for path, text in self.files.items())
+        return are_same and upgrade_programs.read_reported(self.run) == self.wanted
+
+    def carry_out(self, *, drains: bool) -> float:
+        """Returns after how many seconds the node was Ready again. Raises KbError, after the way back."""
+        node, client = self.run.config.node.name, self.run.api
+        try:
+            if drains:
+                self._drain()
+            took_s = self._replace()
+        except BaseException:
+            with contextlib.suppress(KbError):  # its own failure must stay the one that is shown
+                eviction.uncordon(client, node)
+            raise
+        if eviction.uncordon(client, node):
+            self.run.report.note(f"node {node} takes new pods again")
+        return took_s
+
+    def _drain(self) -> None:
+        node = self.run.config.node.name
+        if not eviction.cordon(self.run.api, node):
+            self.run.report.note(f"node {node} was cordoned before, and stays so")
+        gone = eviction.evict_all(self.run.api, node, tell=self.run.report.waiting)
+        if gone:
+            self.run.report.note(f"evicted from node {node}: {eviction.name_pods(gone)}")
+
+    def _replace(self) -> float:
+        began = self.run.host.now()
+        try:
+            self._put_in()
+            return start_and_watch(self.run, version=self.wanted, since=began)
+        except BaseException as error:
+            trouble = find_trouble(self.run, error)
+            self._go_back(trouble, error)
+            raise
+
+    def _put_in(self) -> None:
+        run, place = self.run, self.place
+        kubelet_start.stop_kubelet(run)
+        for path, text in self.files.items():
+            run.host.write_file(path, text, keeps=True)
+        put_programs(run, place)
+        record_files(run, self.files)
+
+    def _go_back(self, trouble: Trouble, error: BaseException) -> None:
+        """Put the former program and files back, start them, and raise an error that says why. An interruption goes on as one."""
+        version = find_former(self.run)
+        self.run.report.note(f"the kubelet {self.wanted} does not work: taking it back. {trouble.cause}")
+        take_back(self.run, version=version)
+        if not isinstance(error, KbError):
+            return
+        raise ClusterError(
+            f"the kubelet {self.wanted} does not work on node {self.run.config.node.name}",
+            cause=f"{trouble.cause}; the former one, {version}, runs again",
+            remedy=trouble.remedy,
+            code="kubelet-not-upgraded",
+            details=error.details,
+        ) from error
+
+
+def put_programs(run: Run, place: Path) -> None:
+    """Put the new programs that were fetched in their places; a file that is in its place already stays. Raises HostError."""
+    source = upgrade_programs.find_source(run)
+    outdated = upgrade_programs.list_outdated(run)
+    if outdated and source in upgrade_programs.MANAGERS:
+        names = [one.name for one in outdated]
+        distro_packages.install_fetched(run.host, source, names=names, version=upgrade_programs.wanted_version(run))
+        return
+    for one in outdated:
+        new = upgrade_programs.find_new(run, one.name)
+        if new is not None:
+            _lay(run, new, place if one.name == "kubelet" else one.path)
+
+
+def _lay(run: Run, source: Path, path: Path) -> None:  # noqa: PLR0917
+    """A copy, so that a way back and another try need no second download; the file itself changes by one rename."""
+    found = run.host.stat(run.host.real_path(path))
+    with run.host.open_read(source) as file:
+        run.host.write_stream(path, iter(lambda: file.read(CHUNK), b""), mode=found.mode if found else 0o755)
+
+
+def find_former(run: Run) -> str:
+    """The version of the kubelet that was kept; "" if none was."""
+    found = kept.load(run.host, run.paths)
+    place = upgrade_programs.find_installed(run, "kubelet")
+    if found is None or place is None or not found.files.get(str(place.path)):
+        return ""
+    copy = kept.copy_of(run.paths, place.path)
+    return programs.ask_version(run.host, copy, item=downloads.FILES_BY_NAME["kubelet"])[0]
+
+
+def take_back(run: Run, *, version: str) -> None:
+    """Put the kubelet's former program and files back, start it and watch it. Raises ClusterError (kubelet-not-taken-back)."""
+    host, paths = run.host, run.paths
+    began = host.now()
+    try:
+        kubelet_start.stop_kubelet(run)
+        kept.put_back(host, paths, files=_kubelet_files(run))
+        record_files(run, _kubelet_files(run))
+        start_and_watch(run, version=version, since=began)
+        _tell_of_packages(run, version)
+    except KbError as error:
+        trouble = find_trouble(run, error)
+        raise ClusterError(
+            f"the former kubelet, {version}, does not come back on node {run.config.node.name}",
+            cause=trouble.cause,
+            remedy=f"{trouble.remedy}; what was there before is in {kept.folder(paths) / 'former'}",
+            code="kubelet-not-taken-back",
+        ) from error
+
+
+def _tell_of_packages(run: Run, version: str) -> None:
+    manager = upgrade_programs.find_source(run)
+    if manager in upgrade_programs.MANAGERS:
+        run.report.note(f"the former kubelet, {version}, is in its place again; {manager} still lists the new package")
+
+
+def _kubelet_files(run: Run) -> list[Path]:
+    """Everything of the kubelet that was kept: programs, files, units, its repository. Not the manifests, which the swap takes back."""
+    found = kept.load(run.host, run.paths)
+    names = [Path(name) for name in (found.files if found is not None else ())]
+    return [path for path in names if path.parent != run.paths.manifests]
+
+
+def record_files(run: Run, files: Iterable[Path]) -> None:
+    """Have the record say what the kubelet's files are now, so that a later change of somebody else's is told from this one."""
+    kept_records = records.load_records(run.host, run.paths.records)
+    for path in files:
+        steps = [step for step, items in kept_records.steps.items() if str(path) in items]
+        item = File(path, "", has_mode=True)
+        found = item.look(run) if steps else None
+        for step in steps:
+            if found is not None:
+                kept_records.put(step, {**kept_records.steps[step], str(path): item.record(found)})
+    try:
+        kept_records.save()
+    except HostError as error:
+        run.report.warn_once(f"what was done could not be recorded: {error}")
+
+
+# ---- the watch
+
+
+def start_and_watch(run: Run, *, version: str, since: datetime.datetime) -> float:
+    """Start the kubelet, and wait until the node is Ready with it and it has run for a while without a restart. Returns after how many
+    seconds the node was Ready. since: reports from before it do not count.
+
+    Raises HostError (kubelet-not-started), ClusterError (not-healthy) with what is broken.
+    """
+    host = run.host
+    if services.find(host) is services.SYSTEMD:
+        host.run(["systemctl", "reset-failed", "kubelet"])
+    kubelet_start.restart_kubelet(run)
+    looked = 0.0
+    began = host.monotonic()
+
+    def meanwhile(missing: str, elapsed: float) -> None:
+        nonlocal looked
+        if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
+            looked = elapsed
+            unit = kubelet_trouble.read_kubelet_unit(host)
+            if unit is not None and unit.is_ending and unit.exit_code:
+                raise _not_healthy(run, f"it ends with exit code {unit.exit_code}")
+
+    took_s = wait_for(
+        host,
+        lambda: find_missing(run, version, since=since, waited_s=host.monotonic() - began),
+        goal=f"kubelet {version}",
+        timeout_s=START_S,
+        tell=run.report.waiting,
+        failure=lambda missing, elapsed: _not_healthy(run, f"{missing} after {elapsed:.0f} s"),
+        meanwhile=meanwhile,
+        poll_s=POLL_S,
+    )
+    _watch_on(run)
+    return took_s
+
+
+def find_missing(run: Run, version: str, *, since: datetime.datetime, waited_s: float) -> str:
+    """What is missing until the kubelet of this version works, in words; "" if nothing is."""
+    host, name = run.host, run.config.node.name
+    url = probes.kubelet_healthz_url(run.config)
+    health = probes.probe_url(host, url) if url else probes.Health(True, "")
+    if not health.is_healthy:
+        return f"its health endpoint: {health.seen}"
+    client = api.Api(host, run.api.identity, retry_s=0)
+    try:
+        node = client.get(node_path(run))
+        lease = client.get(api.path_of("Lease", name, namespace="kube-node-lease"))
+    except KbError as error:
+        return f"node {name} cannot be read: {error.cause}"
+    told = str((((node or {}).get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
+    if told != version:
+        return f"node {name} still reports kubelet {told or 'nothing'}"
+    status, message = probes.node_condition(node)
+    if status != "True":
+        return f"node {name} is not Ready: {message}"
+    if lease is not None and not is_renewed(lease, since):
+        return f"node {name} has not renewed its Lease"
+    return _find_missing_pods(run) if waited_s < ASKED_S else ""
+
+
+def _find_missing_pods(run: Run) -> str:
+    """The static pods that the kubelet has not read yet; asked for only as long as that can be told."""
+    wanted = {name for name in store.COMPONENTS if run.host.exists(run.paths.manifest(name))}
+    if not wanted or not run.config.is_control_plane:
+        return ""
+    seen = kubelet_view.read_static_pods(run.host, run.paths, node_name=run.config.node.name)
+    if seen is None:
+        return "it does not say which static pods it runs"
+    missing = sorted(wanted - set(seen))
+    return f"it has not read {', '.join(missing)}" if missing else ""
+
+
+def _watch_on(run: Run) -> None:
+    """Raises ClusterError (not-healthy) if the kubelet is another process before it has run for LASTS_S more."""
+    first = kubelet_trouble.read_kubelet_unit(run.host)
+    if first is None or not first.pid:
+        return
+    began = run.host.monotonic()
+
+    def look() -> str:
+        unit = kubelet_trouble.read_kubelet_unit(run.host)
+        if unit is not None and (unit.pid != first.pid or unit.is_ending):
+            raise _not_healthy(run, "it worked for a moment, and then ended")
+        ran_s = run.host.monotonic() - began
+        return "" if ran_s >= LASTS_S else f"it has run for {ran_s:.0f} s of {LASTS_S:.0f} s"
+
+    def tell(missing: str, elapsed: float) -> bool:
+        run.report.waiting(say_round("kubelet", missing, elapsed=elapsed, timeout_s=LASTS_S))
+        return False
+
+    watch(run.host, look, timeout_s=2 * LASTS_S, is_over=tell, poll_s=1.0)
+
+
+def _not_healthy(run: Run, missing: str) -> ClusterError:
+    """With the kubelet's own last error, while its log is of this start."""
+    host = run.host
+    link = kubelet_trouble.find_kubelet_trouble(host) or kubelet_trouble.find_healthz_trouble(host)
+    lines = kubelet_trouble.read_present_log(host)
+    said = link.cause if link is not None else log_lines.last_error_line(lines)
+    return ClusterError(
+        f"the kubelet of node {run.config.node.name} does not work",
+        cause=f"{missing}: {said}" if said else missing,
+        remedy=f"see its log: {services.say_log(host, 'kubelet')}",
+        code="not-healthy",
+        details=tuple(lines[-5:]),
+    )
+
+
+def find_trouble(run: Run, error: BaseException) -> Trouble:
+    """What an error of the change says, for an error that goes on."""
+    if isinstance(error, KbError):
+        return Trouble(error.what, error.cause, error.remedy)
+    return Trouble("the upgrade was stopped", str(error) or type(error).__name__, services.say_log(run.host, "kubelet"))
+
+
+def is_other_minor(former: str, wanted: str) -> bool:
+    """Whether two versions differ by more than the patch."""
+    have, want = parse_version(former), parse_version(wanted)
+    return have is not None and want is not None and have.key[:2] != want.key[:2]
+
+
+KUBELET = Act(do=change_kubelet, foretell=foretell_kubelet, live="cluster", always=True)

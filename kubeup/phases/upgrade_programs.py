@@ -1,0 +1,357 @@
+"""The phase `programs` of an upgrade: fetch and verify the new kubelet and kubectl, and keep the former ones.
+
+Nothing stops here. What could stop a new kubelet from starting is tried with the new program itself as far as that is possible without
+starting it. kubeadm leaves the programs to the operator's packages; so does kb where no source is configured, and says which line
+installs them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Optional
+
+from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
+from kubeup.errors import HostError
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
+from kubeup.machine import services
+from kubeup.phases import install_programs, local_bundle
+from kubeup.phases.upgrade_run import UpgradeRun
+from kubeup.releases import kubelet_refuses_cgroup_v1, parse_version
+
+with lazily:
+    from kubeup.airgap import distro_packages, downloads, programs
+    from kubeup.cluster import eviction
+    from kubeup.node import crictl, kubelet
+    from kubeup.swap import store
+    from kubeup.upgrade import kept
+
+STEP = "programs"
+NAMES = ("kubelet", "kubectl")
+MANAGERS = ("apt", "dnf")
+_CGROUP2 = Path("/sys/fs/cgroup/cgroup.controllers")
+_EXTRA_FILES = (Path("/etc/default/kubelet"), Path("/etc/sysconfig/kubelet"))
+_ARGS = re.compile(r"""^\s*(?:Environment=)?["']?(KUBELET_\w*ARGS)=(.*?)["']?\s*$""", re.MULTILINE)
+_PARSED_BY_KB = ("KUBELET_KUBECONFIG_ARGS", "KUBELET_CONFIG_ARGS", "KUBELET_KUBEADM_ARGS")
+"""The variables whose flags are kb's or kubeadm's own: they are written anew, or name only files."""
+
+
+@frozen
+class Program:
+    """An installed program. version: `v1.35.6`, "" if it says none."""
+
+    name: str
+    path: Path
+    version: str
+
+
+# ---- looks
+
+
+def find_installed(run: Run, name: str) -> Optional[Program]:
+    """The kubelet that the service starts, or the kubectl in PATH; None if there is none."""
+    path = _find_service_program(run) if name == "kubelet" else None
+    path = path or run.host.which(name)
+    if path is None:
+        return None
+    return Program(name, path, programs.ask_version(run.host, path, item=downloads.FILES_BY_NAME[name])[0])
+
+
+def _find_service_program(run: Run) -> Optional[Path]:
+    """Where systemd finds the kubelet: a PATH may name another one."""
+    if services.find(run.host) is not services.SYSTEMD:
+        return None
+    shown = run.host.query(["systemctl", "show", "kubelet", "-p", "ExecStart", "--value"]).stdout
+    match = re.search(r"path=(/\S+)", shown)
+    return Path(match.group(1)) if match and run.host.exists(Path(match.group(1))) else None
+
+
+def find_new(run: Run, name: str) -> Optional[Path]:
+    """The new program that was fetched and waits to be put in place; None if there is none."""
+    path = kept.programs_folder(run.paths) / name
+    return path if run.host.exists(path) else None
+
+
+def find_source(run: Run) -> str:
+    """Where the new programs come from: bundle | mirror | download | apt | dnf, or "" if the operator installs them."""
+    source, kb = run.config.kb.packages.source, run.config.kb
+    if source == "auto":
+        return "bundle" if kb.bundle else "mirror" if kb.mirror.endpoint else ""
+    return "" if source == "none" else source
+
+
+def wanted_version(run: Run) -> str:
+    return run.config.cluster.kubernetes_version
+
+
+def list_outdated(run: Run) -> list[Program]:
+    """The installed programs that are of another version than the wanted one."""
+    found = [one for one in (find_installed(run, name) for name in NAMES) if one is not None]
+    return [one for one in found if one.version != wanted_version(run)]
+
+
+def say_installation(run: Run) -> str:
+    """The line with which an operator installs the new kubelet."""
+    plain = wanted_version(run).lstrip("v")
+    if run.host.which("apt-get"):
+        return f"apt-get install -y --allow-change-held-packages kubelet='{plain}-*' kubectl='{plain}-*'"
+    if run.host.which("dnf"):
+        return f"dnf install -y --setopt=disable_excludes=kubernetes kubelet-{plain} kubectl-{plain}"
+    return f"put the kubelet {wanted_version(run)} in the place of {run.host.which('kubelet') or '/usr/bin/kubelet'}"
+
+
+# ---- the phase
+
+
+def fetch_programs(ctx: UpgradeRun) -> Outputs:
+    """Keep what the upgrade may change on this node, fetch the new programs, verify and try them. Nothing stops, and nothing is replaced.
+
+    Raises HostError: kubelet-missing, packages-not-found, file-damaged, wrong-architecture, wrong-version, disk-full,
+    kubelet-flags-refused, cgroup-v1-refused; UsageError (not-confirmed).
+    """
+    run = replace(ctx, host=ctx.machine or ctx.host)
+    _require_kubelet(run)
+    tell_pods(run)
+    kept.begin(run.host, run.paths, former=run.former, wanted=wanted_version(run))
+    kept.keep(run.host, run.paths, files=list_kept_files(run))
+    outdated = list_outdated(run)
+    source = find_source(run)
+    if outdated and source in MANAGERS:
+        _fetch_packages(run, source, outdated)
+    elif outdated and source:
+        _fetch_files(run, source, outdated)
+    elif any(one.name == "kubelet" for one in outdated):
+        run.report.note(
+            f"this node's kubelet stays {run.former} until you install the new one: no source of programs is given"
+        )
+    program = find_candidate(run)
+    if program is not None:
+        try_kubelet(run, program)
+    kept.note_done(run.host, run.paths, step=STEP, source=source)
+    return None
+
+
+def _require_kubelet(run: Run) -> Program:
+    found = find_installed(run, "kubelet")
+    if found is None:
+        raise HostError(
+            "there is no kubelet on this node",
+            cause="neither its service nor PATH names one",
+            remedy=f"install the one that runs here: {crictl.install_command(run.host, 'kubelet')}",
+            code="kubelet-missing",
+        )
+    return found
+
+
+def find_candidate(run: Run) -> Optional[Path]:
+    """The program of the wanted version: fetched, or installed already; None if there is none yet."""
+    new = find_new(run, "kubelet")
+    if new is not None:
+        return new
+    found = find_installed(run, "kubelet")
+    return found.path if found is not None and found.version == wanted_version(run) else None
+
+
+def list_kept_files(run: Run) -> list[Path]:
+    """The files of this node that an upgrade may change."""
+    found = [one.path for one in (find_installed(run, name) for name in NAMES) if one is not None]
+    own = (run.paths.kubelet_flags_env, run.paths.kubelet_instance_config, run.paths.kubelet_config)
+    units = [path for path in kubelet.find_unit_files(run.host) if str(path) in run.owned_paths]
+    manifests = [run.paths.manifest(name) for name in store.COMPONENTS if run.config.is_control_plane]
+    conf = run.paths.kubernetes / "kubelet.conf"
+    repositories = (distro_packages.APT_LIST, distro_packages.APT_KEY, distro_packages.DNF_REPO)
+    managed = repositories if find_source(run) in MANAGERS else ()
+    return [*found, *own, *units, *manifests, conf, *managed]
+
+
+def _fetch_files(run: UpgradeRun, source: str, outdated: list[Program]) -> None:  # noqa: PLR0917
+    wanted, folder = wanted_version(run), kept.programs_folder(run.paths)
+    missing = [one for one in outdated if not _is_good(run, folder / one.name, one.name)]
+    if not missing:
+        return
+    arch = local_bundle.find_architecture(run)
+    names = [one.name for one in missing]
+    standing = [programs.Standing(downloads.FILES_BY_NAME[name], "wrong") for name in names]
+    offered = install_programs.offer_programs(run, source, names=names, arch=arch)
+    chosen = install_programs.choose_programs(run, standing, source=source, offered=offered)
+    if not chosen:
+        return  # the mirror has images alone, and has said so
+    staged = programs.stage(
+        run.host,
+        chosen,
+        arch=arch,
+        cluster_version=wanted,
+        release=run.release,
+        tell=run.report.waiting,
+        folder=folder,
+    )
+    for name, path in staged.items():
+        if not _is_good(run, path, name):
+            version, why = programs.ask_version(run.host, path, item=downloads.FILES_BY_NAME[name])
+            run.host.remove_tree(folder)
+            raise HostError(
+                f"{name} from the {source} is not {wanted}",
+                cause=why or f"it is {version}; nothing was stopped",
+                remedy=f"make a bundle for it: kb bundle create --kubernetes-version {wanted}",
+                code="wrong-version",
+            )
+    if source == "download":
+        run.host.remove_tree(install_programs.spool_of(run))
+    run.report.note(f"fetched from the {source}, and verified: {', '.join(sorted(staged))} {wanted}")
+
+
+def _is_good(run: Run, path: Path, name: str) -> bool:  # noqa: PLR0917
+    if not run.host.exists(path):
+        return False
+    return programs.ask_version(run.host, path, item=downloads.FILES_BY_NAME[name])[0] == wanted_version(run)
+
+
+def _fetch_packages(run: UpgradeRun, manager: str, outdated: list[Program]) -> None:  # noqa: PLR0917
+    names = [one.name for one in outdated]
+    preset = run.config.kb.packages.preset
+    distro_packages.fetch(run.host, manager, names=names, version=wanted_version(run), preset_name=preset)
+    run.report.note(f"fetched by {manager}, and verified: {', '.join(names)} {wanted_version(run)}")
+
+
+def foretell_programs(ctx: UpgradeRun) -> Outputs:
+    """Dry run: what would be fetched. Nothing is."""
+    _require_kubelet(ctx)
+    tell_pods(ctx)
+    for one in list_outdated(ctx):
+        source = find_source(ctx)
+        ctx.report.note(
+            f"{one.name} {one.version} at {one.path} would be replaced by {wanted_version(ctx)} from the {source}"
+            if source
+            else f"{one.name} {one.version} at {one.path} stays: no source of programs is given"
+        )
+    program = find_candidate(ctx)
+    if program is not None:
+        try_kubelet(ctx, program)
+    return None
+
+
+# ---- what a drain meets
+
+
+def tell_pods(run: UpgradeRun) -> None:
+    """Say by name what a drain of this node would meet, and have the user agree to lose pods that nothing makes anew. Raises UsageError
+    (not-confirmed), ApiRefused, Unreachable."""
+    if not run.drains or find_candidate_is_running(run):
+        return
+    found = eviction.look(run.api, run.config.node.name)
+    for text in found.describe():
+        run.report.note(text)
+    if found.bare:
+        run.agree(
+            f"the drain of node {run.config.node.name} ends pods that nothing makes anew: {eviction.name_pods(found.bare)}. "
+            "To leave them where they are: --no-drain"
+        )
+
+
+def find_candidate_is_running(run: Run) -> bool:
+    """Whether the node reports the wanted kubelet already, so that no pod has to leave for it."""
+    return read_reported(run) == wanted_version(run)
+
+
+def read_reported(run: Run) -> str:
+    """The version of the kubelet that the cluster knows of this node; "" if it knows none. Raises ApiRefused, Unreachable."""
+    from kubeup.cluster.api import path_of
+
+    node = run.api.get(path_of("Node", run.config.node.name))
+    return str((((node or {}).get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
+
+
+# ---- trials of the new kubelet
+
+
+def try_kubelet(run: Run, program: Path) -> None:
+    """Try with the new program what would stop it from starting: the flags that others have set, and cgroup v1.
+
+    Raises HostError: kubelet-flags-refused, cgroup-v1-refused."""
+    for path, variable, flags in list_flags(run):
+        why = find_refused_flag(run, program, flags)
+        if why:
+            raise HostError(
+                f"the kubelet {wanted_version(run)} does not accept its flags in {path}",
+                cause=f"{variable}: {why}; nothing was stopped",
+                remedy=f"correct or remove it there: {shlex.join(['vi', str(path)])}",
+                code="kubelet-flags-refused",
+            )
+    _check_cgroup(run)
+
+
+def find_refused_flag(run: Run, program: Path, flags: list[str]) -> str:  # noqa: PLR0917
+    """Why the program does not accept these flags, in its own words; "" if it does. `--version` has it read all flags, and end."""
+    answer = run.host.query([program, "--version", *flags], timeout_s=60)
+    if answer.ok:
+        return ""
+    match = re.search(r'failed to parse kubelet flag: ((?:[^"\\]|\\.)*)"', answer.stderr)
+    return match.group(1).replace('\\"', '"') if match else crictl.last_words(answer.stderr)
+
+
+def list_flags(run: Run) -> Iterator[tuple[Path, str, list[str]]]:
+    """(file, variable, flags) of each variable with the kubelet's flags that is not written by kb or kubeadm; and those in
+    kubeadm-flags.env as they will be."""
+    env = render_flags_env(run)
+    if env:
+        flags = [f"--{flag.name}={flag.value}" for flag in kubelet.parse_flags_env(env)]
+        yield run.paths.kubelet_flags_env, "KUBELET_KUBEADM_ARGS", flags
+    drop_ins = kubelet.find_unit_files(run.host)
+    for path in dict.fromkeys((*drop_ins, *(path for path in _EXTRA_FILES if run.host.exists(path)))):
+        for variable, text in _ARGS.findall(run.host.read_text(path)):
+            if variable not in _PARSED_BY_KB and (flags := _split(text)):
+                yield path, variable, flags
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text.strip("\"'"))
+    except ValueError:
+        return text.split()
+
+
+def render_flags_env(run: Run) -> str:
+    """The text of kubeadm-flags.env for the new kubelet: as it is, without what the new release has elsewhere or not at all. "" if there
+    is no such file."""
+    path = run.paths.kubelet_flags_env
+    if not run.host.exists(path):
+        return ""
+    text = run.host.read_text(path)
+    flags = kubelet.parse_flags_env(text)
+    gone = set()
+    if not run.release.pod_infra_container_image_flag:
+        gone.add("pod-infra-container-image")
+    if kubelet.has_instance_config(run.config.cluster, run.release):
+        gone |= {
+            flag.name
+            for flag in flags
+            if flag.name == "container-runtime-endpoint" and flag.value == run.config.node.cri_socket
+        }
+    left = tuple(flag for flag in flags if flag.name not in gone)
+    return kubelet.render_flags_env(left) if len(left) < len(flags) else text
+
+
+def _check_cgroup(run: Run) -> None:
+    """Raises HostError (cgroup-v1-refused)."""
+    version = parse_version(wanted_version(run))
+    if version is None or not kubelet_refuses_cgroup_v1(version) or run.host.exists(_CGROUP2):
+        return
+    setting: Mapping[str, object] = run.config.kubelet
+    if not run.host.is_dir(_CGROUP2.parent) or setting.get("failCgroupV1") is False:
+        return
+    if any(flag.partition("=")[0] == "--fail-cgroupv1" for _, _, flags in list_flags(run) for flag in flags):
+        return
+    raise HostError(
+        f"the kubelet {wanted_version(run)} does not start on this machine",
+        cause="it has cgroup version 1, and failCgroupV1 is not false in the KubeletConfiguration; nothing was stopped",
+        remedy="set it: kubectl -n kube-system edit configmap kubelet-config; or boot with systemd.unified_cgroup_hierarchy=1",
+        code="cgroup-v1-refused",
+    )
+
+
+PROGRAMS = Act(do=fetch_programs, foretell=foretell_programs, live="node", always=True)

@@ -1,0 +1,409 @@
+"""The kubelet of an upgrade: program and files change together, and both come back where the new one does not work."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from kubeup.cluster import eviction
+from kubeup.config.types import Join, KbConfiguration, Packages
+from kubeup.engine.run import Caller
+from kubeup.errors import ClusterError, HostError, KbError, UsageError
+from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import Argv, CommandResult, shown_argv
+from kubeup.machine.http import HttpResponse, Unreachable
+from kubeup.phases import upgrade_kubelet, upgrade_programs
+from kubeup.phases.upgrade_run import UpgradeRun
+from kubeup.releases import RELEASES
+from kubeup.report import Report
+from kubeup.upgrade import kept
+from tests.fake_drain import BUDGET, NODE, DrainedNode, api_of, make_pod, refuse
+from tests.fake_node import PATHS, make_config
+
+OLD, NEW = "v1.34.9", "v1.35.6"
+KUBELET, KUBECTL = "/usr/bin/kubelet", "/usr/bin/kubectl"
+STAGED = kept.programs_folder(PATHS)
+CONFIG, ENV = str(PATHS.kubelet_config), str(PATHS.kubelet_flags_env)
+NODE_PATH = f"/api/v1/nodes/{NODE}"
+LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE}"
+FORMER_ENV = 'KUBELET_KUBEADM_ARGS="--node-labels=a=b --pod-infra-container-image=registry.k8s.io/pause:3.10.1"\n'
+MANAGED = {
+    "systemctl stop kubelet",
+    "systemctl restart kubelet",
+    "systemctl reset-failed kubelet",
+    "systemctl daemon-reload",
+}
+
+
+@dataclass
+class Worker(DrainedNode):
+    """A worker with a kubelet of 1.34. A program's content is the version that it prints; breaks: what the new kubelet does not do."""
+
+    breaks: str = ""
+    is_running: bool = True
+    pid: int = 100
+    exits: int = 0
+    dies_at: Optional[str] = None
+    """The change before which kb is killed."""
+    refused_flag: str = ""
+
+    def query(self, argv: Argv, **more: Any) -> CommandResult:
+        words = shown_argv(argv)
+        text = self.files.get(words[0], b"").decode()
+        if words[1:2] == ("--version",) and text.startswith("v"):
+            if text == NEW and self.refused_flag and any(word.startswith(self.refused_flag) for word in words[2:]):
+                told = f'err="failed to parse kubelet flag: unknown flag: {self.refused_flag}"'
+                return CommandResult(words, 1, "", told)
+            return CommandResult(words, 0, f"Kubernetes {text}\n")
+        if words[1:2] == ("version",) and text.startswith("v"):
+            return CommandResult(words, 0, f"Client Version: {text}\n")
+        if words[:3] == ("systemctl", "show", "kubelet"):
+            return CommandResult(words, 0, self._show(words))
+        if words[:3] == ("systemctl", "is-active", "kubelet"):
+            return CommandResult(words, 0, "active\n" if self.is_running else "inactive\n")
+        if words[0] == "journalctl":
+            return CommandResult(words, 0, 'E1130 run.go:72] "command failed" err="no such field: nope"\n')
+        return super().query(argv, **more)
+
+    def _show(self, words: tuple[str, ...]) -> str:
+        if "ExecStart" in words:
+            return "{ path=/usr/bin/kubelet ; argv[]=/usr/bin/kubelet $KUBELET_EXTRA_ARGS ; }\n"
+        if "LoadState,NeedDaemonReload,DropInPaths" in words:
+            return "LoadState=loaded\nNeedDaemonReload=no\nDropInPaths=\n"
+        ends = self.breaks == "exits" and self.version == NEW
+        state = (
+            "ActiveState=activating\nSubState=auto-restart\nExecMainStatus=1"
+            if ends
+            else "ActiveState=active\nSubState=running"
+        )
+        return f"LoadState=loaded\n{state}\nNRestarts={self.exits}\nMainPID={self.pid}\n"
+
+    @property
+    def version(self) -> str:
+        return self.files[KUBELET].decode()
+
+    def run(self, argv: Argv, **more: Any) -> CommandResult:
+        words = shown_argv(argv)
+        self._die_before(" ".join(words))
+        if words[:2] == ("systemctl", "stop"):
+            self.is_running = False
+        if words[:2] == ("systemctl", "restart"):
+            self.is_running, self.pid = True, self.pid + 1
+            self._report()
+        return super().run(argv, **more)
+
+    def _report(self) -> None:
+        is_bad = self.version == NEW and self.breaks == "exits"
+        if is_bad:
+            return
+        ready = "False" if self.version == NEW and self.breaks == "not ready" else "True"
+        node = self.cluster.objects[NODE_PATH]
+        node["status"] = {
+            "nodeInfo": {"kubeletVersion": self.version},
+            "conditions": [{"type": "Ready", "status": ready, "message": "no network"}],
+        }
+        self.cluster.objects[LEASE_PATH]["spec"]["renewTime"] = f"{self.clock:%Y-%m-%dT%H:%M:%S.000000Z}"
+
+    def http_get(self, url: str, **more: Any) -> HttpResponse:
+        if url.endswith(":10248/healthz"):
+            if not self.is_running or (self.breaks == "exits" and self.version == NEW):
+                raise Unreachable(url, "refused", text="refused")
+            return HttpResponse(200, b"ok")
+        return super().http_get(url, **more)
+
+    def write_file(self, path: Path, data: Any, **more: Any) -> bool:
+        self._die_before(f"write {path}")
+        return super().write_file(path, data, **more)
+
+    def http_send(self, method: str, url: str, **more: Any) -> HttpResponse:
+        self._die_before(f"{method} {url.partition('6443')[2]}".partition("?")[0])
+        return super().http_send(method, url, **more)
+
+    def _die_before(self, change: str) -> None:
+        self.steps.append(change)
+        if change == self.dies_at:
+            self.dies_at = None
+            raise Killed
+
+    steps: list[str] = field(default_factory=list)
+
+
+class Killed(SystemExit):
+    """kb is killed: no line of it runs any more. The tests see to that, since a way back would run."""
+
+
+def make_worker(*pods: Any, **more: Any) -> Worker:
+    host = Worker(pods={pod["metadata"]["name"]: pod for pod in pods}, accepts=MANAGED, **more)
+    host.programs = {"systemctl", "kubelet", "kubectl", "apt-get"}
+    host.dirs = {"/run/systemd/system", "/sys/fs/cgroup"}
+    host.files = {
+        KUBELET: OLD.encode(), KUBECTL: OLD.encode(), CONFIG: b"kind: KubeletConfiguration\n", ENV: FORMER_ENV.encode(),
+        "/sys/fs/cgroup/cgroup.controllers": b"", str(PATHS.kubernetes / "kubelet.conf"): b"x",
+        "/usr/lib/systemd/system/kubelet.service": b"EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env\n",
+    }  # fmt: skip
+    host.modes = {KUBELET: 0o755, KUBECTL: 0o755}
+    host.cluster.objects[NODE_PATH] = {
+        "kind": "Node", "metadata": {"name": NODE}, "spec": {}, "status": {"nodeInfo": {"kubeletVersion": OLD}},
+    }  # fmt: skip
+    lease = {"kind": "Lease", "metadata": {"name": NODE}, "spec": {"renewTime": "2025-12-31T00:00:00.000000Z"}}
+    host.cluster.objects[LEASE_PATH] = lease
+    return host
+
+
+def fetched(host: Worker) -> Worker:
+    """As after the phase before, which has fetched the programs."""
+    host.files[str(STAGED / "kubelet")] = host.files[str(STAGED / "kubectl")] = NEW.encode()
+    return host
+
+
+def make_run(host: Worker, *, drains: bool = True, source: str = "bundle", **more: Any) -> UpgradeRun:
+    config = make_config(node=NODE)
+    config = dataclasses.replace(
+        config,
+        cluster=dataclasses.replace(config.cluster, kubernetes_version=NEW),
+        kb=KbConfiguration(bundle="/root/b.tar" if source == "bundle" else "", packages=Packages(source=source)),
+        join=Join(),
+    )
+    fields: dict[str, Any] = {
+        "host": host, "paths": PATHS, "config": config, "release": RELEASES[35], "caller": Caller.by(api_of(host)),
+        "report": Report(io.StringIO(), verbosity=1), "texts": (), "agree": lambda question: None, "former": OLD,
+        "is_first": False, "drains": drains, **more,
+    }  # fmt: skip
+    return UpgradeRun(**fields)
+
+
+def begin(host: Worker, **more: Any) -> UpgradeRun:
+    run = make_run(host, **more)
+    kept.begin(host, PATHS, former=OLD, wanted=NEW)
+    fetched(host)
+    return run
+
+
+def node_of(host: Worker) -> dict[str, Any]:
+    return host.cluster.objects[NODE_PATH]
+
+
+def expect_new(host: Worker) -> None:
+    assert host.version == NEW and host.files[KUBECTL] == NEW.encode() and host.is_running
+    assert b"pod-infra-container-image" not in host.files[ENV] and b"--node-labels=a=b" in host.files[ENV]
+    assert b"clusterDNS" in host.files[CONFIG] and str(PATHS.kubelet_instance_config) in host.files
+    assert host.modes[KUBELET] == 0o755
+
+
+def expect_former(host: Worker) -> None:
+    assert host.version == OLD and host.files[KUBECTL] == OLD.encode() and host.is_running
+    assert host.files[ENV] == FORMER_ENV.encode() and host.files[CONFIG] == b"kind: KubeletConfiguration\n"
+    assert str(PATHS.kubelet_instance_config) not in host.files
+    assert "unschedulable" not in node_of(host)["spec"]
+
+
+# ---- forward
+
+
+def test_program_and_files_change_together_on_a_drained_node() -> None:
+    host = make_worker(make_pod("web"), make_pod("proxy", owner="DaemonSet"))
+    run = begin(host)
+    upgrade_kubelet.change_kubelet(run)
+    expect_new(host)
+    assert host.evicted == ["web"] and "unschedulable" not in node_of(host)["spec"]
+    steps = [
+        step for step in host.steps if step.startswith(("POST", "systemctl", f"write {KUBELET}", f"write {CONFIG}"))
+    ]
+    assert steps[0].startswith("POST") and steps[1:] == [
+        "systemctl stop kubelet", f"write {CONFIG}", f"write {KUBELET}", "systemctl reset-failed kubelet", "systemctl restart kubelet",
+    ]  # fmt: skip
+    found = kept.load(host, PATHS)
+    assert found and found.status == kept.DONE and found.has_done("kubelet")
+    assert host.files[str(kept.copy_of(PATHS, Path(KUBELET)))] == OLD.encode()
+
+
+def test_once_more_it_changes_nothing() -> None:
+    host = make_worker()
+    upgrade_kubelet.change_kubelet(begin(host))
+    before, host.changes = dict(host.files), []
+    upgrade_kubelet.change_kubelet(make_run(host))
+    assert host.files == before and not host.changes
+
+
+def test_without_a_drain_no_pod_leaves() -> None:
+    host = make_worker(make_pod("web"))
+    upgrade_kubelet.change_kubelet(begin(host, drains=False))
+    expect_new(host)
+    assert not host.evicted and not [step for step in host.steps if step.startswith("PATCH")]
+
+
+def test_the_cordon_of_the_admin_stays() -> None:
+    host = make_worker(make_pod("web"))
+    node_of(host)["spec"]["unschedulable"] = True
+    upgrade_kubelet.change_kubelet(begin(host))
+    expect_new(host)
+    assert host.evicted == ["web"] and node_of(host)["spec"]["unschedulable"] is True
+
+
+def test_without_a_source_what_the_operator_has_to_do_is_told() -> None:
+    host = make_worker(make_pod("web"))
+    run = make_run(host, source="none")
+    upgrade_programs.fetch_programs(run)
+    results = upgrade_kubelet.change_kubelet(run)
+    expect_former(host)
+    assert (
+        results
+        and results.remaining
+        and "apt-get install" in results.remaining[0]
+        and "1.35.6-*" in results.remaining[0]
+    )
+    assert not host.evicted
+
+
+def test_what_the_operator_has_installed_is_started() -> None:
+    host = make_worker(make_pod("web"))
+    host.files[KUBELET] = host.files[KUBECTL] = NEW.encode()
+    run = make_run(host, source="none")
+    upgrade_programs.fetch_programs(run)
+    upgrade_kubelet.change_kubelet(run)
+    expect_new(host)
+
+
+# ---- back
+
+
+@pytest.mark.parametrize(("breaks", "told"), [("exits", "no such field: nope"), ("not ready", "no network")])
+def test_a_kubelet_that_does_not_work_is_taken_back_and_the_node_uncordoned(breaks: str, told: str) -> None:
+    host = make_worker(make_pod("web"), breaks=breaks)
+    with pytest.raises(ClusterError) as caught:
+        upgrade_kubelet.change_kubelet(begin(host))
+    assert caught.value.code == "kubelet-not-upgraded"
+    assert told in caught.value.cause and f"{OLD}, runs again" in caught.value.cause
+    expect_former(host)
+    assert host.ticks < 150
+
+
+def test_a_kubelet_that_ends_at_once_costs_seconds_not_the_whole_wait() -> None:
+    host = make_worker(breaks="exits")
+    with pytest.raises(ClusterError):
+        upgrade_kubelet.change_kubelet(begin(host, drains=False))
+    assert host.ticks < 30
+
+
+def test_a_budget_that_allows_none_is_named_and_nothing_stops() -> None:
+    host = make_worker(make_pod("web"), answer=lambda name, at: refuse())
+    with pytest.raises(ClusterError) as caught:
+        upgrade_kubelet.change_kubelet(begin(host))
+    assert caught.value.code == "pods-not-evicted" and BUDGET in caught.value.cause
+    expect_former(host)
+    assert "systemctl stop kubelet" not in host.steps
+
+
+def test_a_former_kubelet_that_does_not_come_back_is_told() -> None:
+    host = make_worker(breaks="exits")
+
+    def report() -> None:
+        host.breaks = "exits" if host.version == NEW else "lost"
+        if host.breaks == "lost":
+            host.is_running = False
+
+    host._report = report  # type: ignore[method-assign]
+    with pytest.raises(ClusterError) as caught:
+        upgrade_kubelet.change_kubelet(begin(host, drains=False))
+    assert caught.value.code == "kubelet-not-taken-back" and "/var/lib/kb/upgrade/former" in caught.value.remedy
+
+
+# ---- cut off
+
+
+def count_changes() -> list[str]:
+    host = make_worker(make_pod("web"))
+    upgrade_kubelet.change_kubelet(begin(host))
+    return list(dict.fromkeys(host.steps))
+
+
+@pytest.mark.parametrize("change", count_changes())
+def test_killed_before_each_change_the_same_command_goes_on(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_worker(make_pod("web"))
+    run = begin(host)
+    host.dies_at = change
+    with monkeypatch.context() as dead:
+        dead.setattr(upgrade_kubelet.Change, "_go_back", lambda *args: None)
+        dead.setattr(eviction, "uncordon", lambda *args: False)
+        with pytest.raises(Killed):
+            upgrade_kubelet.change_kubelet(run)
+    again = make_run(host)
+    upgrade_programs.fetch_programs(again)
+    upgrade_kubelet.change_kubelet(again)
+    expect_new(host)
+    assert "unschedulable" not in node_of(host)["spec"] and not host.pods
+    assert host.files[str(kept.copy_of(PATHS, Path(KUBELET)))] == OLD.encode()
+
+
+# ---- before anything stops
+
+
+def refused(host: Worker, **more: Any) -> KbError:
+    before = dict(host.files)
+    with pytest.raises(KbError) as caught:
+        upgrade_programs.fetch_programs(make_run(host, **more))
+    kept_files = {name: data for name, data in host.files.items() if not name.startswith("/var/lib/kb")}
+    assert kept_files == {name: data for name, data in before.items() if not name.startswith("/var/lib/kb")}
+    assert host.is_running and "systemctl stop kubelet" not in host.steps
+    return caught.value
+
+
+def test_a_flag_of_the_admin_that_the_new_kubelet_lacks_is_named_with_its_file() -> None:
+    host = make_worker(refused_flag="--gone")
+    kept.begin(host, PATHS, former=OLD, wanted=NEW)
+    fetched(host)
+    host.files["/etc/default/kubelet"] = b'KUBELET_EXTRA_ARGS="--gone=1 --v=2"\n'
+    error = refused(host)
+    assert error.code == "kubelet-flags-refused"
+    assert "/etc/default/kubelet" in error.what and "unknown flag: --gone" in error.cause
+
+
+def test_a_drop_in_counts_too() -> None:
+    host = make_worker(refused_flag="--gone")
+    kept.begin(host, PATHS, former=OLD, wanted=NEW)
+    fetched(host)
+    host.files["/etc/systemd/system/kubelet.service.d/90-own.conf"] = (
+        b'[Service]\nEnvironment="KUBELET_EXTRA_ARGS=--gone"\n'
+    )
+    assert "90-own.conf" in refused(host).what
+
+
+def test_cgroup_v1_without_the_setting_is_refused() -> None:
+    host = make_worker()
+    kept.begin(host, PATHS, former=OLD, wanted=NEW)
+    del fetched(host).files["/sys/fs/cgroup/cgroup.controllers"]
+    assert refused(host).code == "cgroup-v1-refused"
+
+
+def test_pods_that_nothing_makes_anew_need_a_word() -> None:
+    def disagree(question: str) -> None:
+        raise UsageError(question, cause="nobody agreed", remedy="give --yes", code="not-confirmed")
+
+    host = make_worker(make_pod("lonely", owner=""))
+    error = refused(host, agree=disagree)
+    assert error.code == "not-confirmed" and "app/lonely" in error.what
+
+
+def test_a_node_without_a_kubelet_is_told_apart() -> None:
+    host = make_worker()
+    del host.files[KUBELET]
+    host.programs.discard("kubelet")
+    with pytest.raises(HostError) as caught:
+        upgrade_programs.fetch_programs(make_run(host))
+    assert caught.value.code == "kubelet-missing"
+
+
+def test_a_dry_run_changes_nothing_and_shows_the_files() -> None:
+    host = make_worker(make_pod("web"))
+    dry = DryRunHost(host)
+    run = dataclasses.replace(make_run(host), host=dry)
+    upgrade_programs.foretell_programs(run)
+    upgrade_kubelet.foretell_kubelet(run)
+    assert {CONFIG, KUBELET} <= {step.what.partition(" ")[0] for step in dry.plan}
+    assert not host.changes and json.dumps(dry.plan[0].diff)
