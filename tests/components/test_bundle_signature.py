@@ -131,7 +131,7 @@ def test_a_copy_that_lies_there_counts_by_its_index_and_signature(tmp_path: Path
     assert caught.value.code == "signature-missing"
     shutil.copy(made / "evil.tar", tmp_path / "node/usb/kb.tar")
     with pytest.raises(HostError) as told:
-        install_programs._offer(ctx, "bundle", names=["kubelet"], arch="amd64")
+        install_programs.offer_programs(ctx, "bundle", names=["kubelet"], arch="amd64")
     assert told.value.code == "signature-missing", "the phase of the programs asks for itself"
     with pytest.raises(HostError) as served:
         do(serve_mirror.plan_mirror, ctx)
