@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
@@ -41,6 +41,9 @@ VARIANTS = ("1.6", *CONTAINERD_SUITES, "bare")
 
 # haproxy and the libraries that the base lacks; the load balancer's image is made of them (images.py).
 HAPROXY_PACKAGES = ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1")
+
+# What CRI-O calls, and the libraries of it that the base lacks. CRI-O itself is no package of Debian's: $KB_E2E_BIN/crio has it.
+CRIO_PACKAGES = ("conmon", "libglib2.0-0")
 
 # A second package manager beside apt: dnf, rpmkeys (which it calls to check signatures), and an RPM data base of its own.
 DNF_PACKAGES = ("dnf", "rpm")
@@ -72,14 +75,14 @@ WantedBy=sysinit.target
 # containerd ask it not to, and tests need the others too; so runc itself is wrapped, on such machines only.
 RUNC_WRAPPER = """\
 #!/bin/sh
-# Test node: this machine may not lower oom_score_adj.
+# Test node: this machine may not lower oom_score_adj, and has no CAP_SYS_RESOURCE to give.
 bundle=
 for word; do
     [ "$bundle" != next ] || bundle=$word
     case $word in --bundle | -b) bundle=next ;; esac
 done
 if [ -f "$bundle/config.json" ]; then
-    sed -i 's/"oomScoreAdj": *-[0-9]*/"oomScoreAdj":0/' "$bundle/config.json"
+    sed -i 's/"oomScoreAdj": *-[0-9]*/"oomScoreAdj":0/; s/, *"CAP_SYS_RESOURCE"//g; s/"CAP_SYS_RESOURCE",//g' "$bundle/config.json"
 fi
 exec REAL "$@"
 """
@@ -244,13 +247,7 @@ def ensure_haproxy() -> list[Path]:
 
 
 def _add_haproxy(root: Path) -> None:
-    for name in HAPROXY_PACKAGES:
-        apt = settings.cache_dir() / "apt" / SUITE
-        unpacked = apt / "unpacked"
-        shutil.rmtree(unpacked, ignore_errors=True)
-        # not straight into the base: a package's /lib would take the place of the link /lib
-        sh(["dpkg-deb", "--extract", str(download_package(name, SUITE, apt)), str(unpacked)])
-        shutil.copytree(unpacked / "usr", root / "usr", symlinks=True, dirs_exist_ok=True)
+    _add_packages(root, HAPROXY_PACKAGES)
 
 
 def variant_key(variant: str) -> str:
@@ -290,6 +287,35 @@ def _add_dnf(root: Path) -> None:
         shutil.copytree(archives, fetched, ignore=shutil.ignore_patterns("partial", "lock"))
     sh(["chroot", str(root), "sh", "-c", "DEBIAN_FRONTEND=noninteractive dpkg --install /tmp/dnf/*.deb"], timeout_s=600)
     shutil.rmtree(fetched)
+
+
+def ensure_crio() -> list[Path]:
+    """The layers (topmost first) of the base with CRI-O in the place of containerd; runc and the CNI plugins are the base's."""
+    programs = [settings.find_crio(name) for name in settings.CRIO_BINARIES]
+    key = hash_recipe(base_key(), CRIO_PACKAGES, *(describe_file(path) for path in programs))
+    return [build_once(layers_dir() / f"crio-{key}", lambda draft: _build_layer(draft, _add_crio)), ensure_base()]
+
+
+def _add_crio(root: Path) -> None:
+    sh(["chroot", str(root), "dpkg", "--purge", "containerd"])
+    _add_packages(root, CRIO_PACKAGES)
+    for name in settings.CRIO_BINARIES:
+        target = root / "usr/local/bin" / name
+        shutil.copyfile(settings.find_crio(name), target)
+        target.chmod(0o755)
+
+
+def _add_packages(root: Path, names: Sequence[str]) -> None:
+    """Lay the files of packages over a base, without telling dpkg."""
+    for name in names:
+        apt = settings.cache_dir() / "apt" / SUITE
+        unpacked = apt / "unpacked"
+        shutil.rmtree(unpacked, ignore_errors=True)
+        # not straight into the base: a package's /lib would take the place of the link /lib
+        sh(["dpkg-deb", "--extract", str(download_package(name, SUITE, apt)), str(unpacked)])
+        for part in ("usr", "lib"):
+            if (unpacked / part).is_dir():
+                shutil.copytree(unpacked / part, root / "usr" / ("" if part == "usr" else part), symlinks=True, dirs_exist_ok=True)
 
 
 def _remove_runtime(root: Path) -> None:

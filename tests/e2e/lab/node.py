@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .lab import Lab
 
 # An overlay cannot lie upon an overlay, and these hold overlays, mounts, or a data base that wants a real file system.
-DISK_FOLDERS = ("var/lib/containerd", "var/lib/kubelet", "var/lib/etcd")
+DISK_FOLDERS = ("var/lib/containerd", "var/lib/containers", "var/lib/kubelet", "var/lib/etcd")
 KUBECONFIG = "/etc/kubernetes/admin.conf"
 INTERFACE = "eth0"
 OFFERED = "/opt/kubernetes"
@@ -70,7 +70,7 @@ class NodeSpec:
     `containerd_config` is a key of runtime.CONFIGS or the text of a config.toml. `prepared` is what kubeadm's manual asks of
     the operator: the kubelet's unit as its package installs it, and IP forwarding; `kubeadm` adds its program to that.
     `far`: on the lab's second network, beyond a router.
-    `dnf` puts Debian's dnf beside apt.
+    `dnf` puts Debian's dnf beside apt. `crio`: CRI-O in the place of containerd, with an empty image store.
     """
 
     name: str
@@ -85,6 +85,7 @@ class NodeSpec:
     default_route: bool = True
     far: bool = False
     dnf: bool = False
+    crio: bool = False
 
 
 @dataclass
@@ -149,7 +150,7 @@ class Node:
     def create_disk(self) -> None:
         """Make the disk, with what tells this node from others written to it."""
         self.folder.mkdir(parents=True)
-        layers = image.ensure_dnf(self.spec.containerd) if self.spec.dnf else image.ensure_variant(self.spec.containerd)
+        layers = self._find_layers()
         if self.spec.version and self.spec.kubelet:
             layers = [image.ensure_release_layer(self.release, kubeadm=self.spec.kubeadm), *layers]
         (self.folder / "layers").write_text("\n".join(str(layer) for layer in layers))
@@ -164,9 +165,14 @@ class Node:
         image.wrap_runc(self.root)
         if self.spec.kubeadm or self.spec.prepared:
             self._write_kubelet_unit()
-        if self.spec.version and self.spec.images and self.spec.containerd != "bare":
+        if self.spec.version and self.spec.images and self.spec.containerd != "bare" and not self.spec.crio:
             seed = self.lab.ensure_seed(self.release, self.spec.containerd)
             sh(["cp", "-a", "--reflink=auto", f"{seed}/.", str(self.disk_path("/var/lib/containerd"))])
+
+    def _find_layers(self) -> list[Path]:
+        if self.spec.crio:
+            return image.ensure_crio()
+        return image.ensure_dnf(self.spec.containerd) if self.spec.dnf else image.ensure_variant(self.spec.containerd)
 
     def mount(self) -> None:
         """Mount the disk's root (it stays mounted while the node is stopped, so that tests may change it)."""

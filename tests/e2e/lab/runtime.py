@@ -60,6 +60,41 @@ server = "http://{registry}"
 """
 
 
+CRIO_UNIT = """\
+[Unit]
+Description=Container Runtime Interface for OCI (CRI-O)
+After=network-online.target
+
+[Service]
+Type=notify
+ExecStart=/usr/local/bin/crio
+KillMode=process
+TasksMax=infinity
+Restart=on-failure
+
+[Install]
+WantedBy=multi-user.target
+"""
+CRIO_CONFIG = """\
+[crio.image]
+pause_image = "registry.k8s.io/pause:{pause}"
+[crio.runtime]
+default_runtime = "runc"
+[crio.runtime.runtimes.runc]
+runtime_path = "/usr/sbin/runc"
+monitor_path = "/usr/bin/conmon"
+[crio.network]
+plugin_dirs = ["/opt/cni/bin"]
+"""
+CRIO_MIRROR = """\
+[[registry]]
+location = "{host}"
+[[registry.mirror]]
+location = "{registry}"
+insecure = true
+"""
+
+
 def render_lab_config(containerd: str, pause: str) -> str:
     """The lab's config.toml for that containerd."""
     template = LAB_VERSION_3 if containerd.startswith("2") else LAB_VERSION_2
@@ -69,7 +104,9 @@ def render_lab_config(containerd: str, pause: str) -> str:
 def write_config(node: Node) -> None:
     """Give a node's containerd the configuration that its spec asks for, and the way to the lab's registry."""
     spec = node.spec
-    if spec.containerd == "bare":
+    if spec.crio:
+        write_crio(node)
+    if spec.crio or spec.containerd == "bare":
         return
     folder = node.root / "etc/containerd"
     config = folder / "config.toml"
@@ -92,3 +129,21 @@ def write_hosts(folder: Path, registry: str) -> None:
     for host in MIRRORED:
         (folder / host).mkdir(parents=True, exist_ok=True)
         (folder / host / "hosts.toml").write_text(HOSTS.format(registry=registry))
+
+
+def write_crio(node: Node) -> None:
+    """CRI-O's unit and configuration, and the way to the lab's registry."""
+    facts = node.release.facts if node.spec.version else settings.MINORS["1.35"]
+    mirrors = [CRIO_MIRROR.format(host=host, registry=node.lab.registry.address) for host in MIRRORED]
+    files = {
+        "etc/systemd/system/crio.service": CRIO_UNIT,
+        "etc/crio/crio.conf.d/10-lab.conf": CRIO_CONFIG.format(pause=facts.pause),
+        "etc/containers/registries.conf": "\n".join(mirrors),
+        "etc/containers/policy.json": '{"default": [{"type": "insecureAcceptAnything"}]}\n',
+    }
+    for name, text in files.items():
+        place = node.root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    wants = node.root / "etc/systemd/system/multi-user.target.wants/crio.service"
+    wants.symlink_to("/etc/systemd/system/crio.service")

@@ -23,6 +23,8 @@ COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "ku
 NODE_BINARIES = ("kubelet", "kubectl", "crictl")
 IMAGE_BINARIES = (*COMPONENTS, "etcd", "coredns", "pause")
 
+CRIO_BINARIES = ("crio", "pinns")
+
 # The programs of this machine that the harness runs, and the Debian package of each.
 PROGRAMS = {
     "systemd-nspawn": "systemd-container",
@@ -106,6 +108,14 @@ def find_release(version: str) -> Release:
         have = ", ".join(releases) or "none"
         raise LabError(f"no complete binaries of Kubernetes {minor} below $KB_E2E_BIN (found: {have})")
     return releases[minor]
+
+
+def find_crio(name: str) -> Path:
+    """One of CRI-O's static programs. Raises LabError."""
+    path = Path(os.environ.get("KB_E2E_BIN", "/nonexistent"), "crio", name)
+    if not path.is_file():
+        raise LabError(f"{path} is missing; a node with CRI-O needs it")
+    return path
 
 
 def cache_dir() -> Path:
