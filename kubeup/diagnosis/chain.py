@@ -12,6 +12,7 @@ from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import containers as node_containers
 from kubeup.node import runtime
+from kubeup.node.crictl import unit_of
 
 
 def find_runtime_trouble(host: Host, cri_socket: str) -> Optional[BrokenLink]:
@@ -31,8 +32,7 @@ def find_runtime_trouble(host: Host, cri_socket: str) -> Optional[BrokenLink]:
 def _is_stopped(host: Host, status: runtime.RuntimeStatus) -> bool:
     """Whether the runtime is stopped and nothing is about to start it: a restart also removes its socket for a
     moment."""
-    unit = "crio" if "crio" in status.socket else "containerd"
-    return status.problem in ("no-socket", "refused") and services.is_stopped(host, unit)
+    return status.problem in ("no-socket", "refused") and services.is_stopped(host, unit_of(status.socket))
 
 
 def find_broken_link(

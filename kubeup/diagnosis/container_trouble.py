@@ -94,9 +94,7 @@ def _find_running_trouble(
         return None
     log = node_containers.container_logs(host, cri_socket, container_id=newest.id, lines=60)
     what = f"{newest.name} runs but is not healthy ({unhealthy})"
-    found_sign = match_signs(
-        host, CONTAINER_SIGNS, lines=log, what=what, link="probe", words=source_words(host, newest.name)
-    )
+    found_sign = match_signs(host, CONTAINER_SIGNS, lines=log, what=what, link="probe", words=source_words(newest.name))
     if found_sign and found_sign.is_final:
         # it may have logged its last words before the runtime notices its exit
         host.sleep(_LAST_WORDS_S)
@@ -133,7 +131,7 @@ def describe_exit(host: Host, cri_socket: str, *, ended: node_containers.Contain
             is_final=attempts >= 3,
             link="container",
         )
-    words = source_words(host, ended.name)
+    words = source_words(ended.name)
     found = match_signs(host, CONTAINER_SIGNS, lines=[*log, ended.message], what=what, link="container", words=words)
     if found:
         return replace(found, details=last_lines(log))

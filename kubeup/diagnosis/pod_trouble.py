@@ -24,6 +24,7 @@ from kubeup.frozen_values import frozen
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import image_pulls, runtime
+from kubeup.node.crictl import last_words, unit_of
 
 
 @frozen
@@ -86,11 +87,11 @@ def parse_pod_troubles(lines: Iterable[str]) -> list[PodTrouble]:
 
 def _unescape(text: str) -> str:
     while "\\" in text:
-        plainer = re.sub(r"\\(.)", r"\1", text)
+        plainer = re.sub(r"\\(.)", lambda quoted: " " if quoted[1] in "nt" else quoted[1], text)
         if plainer == text:
             break
         text = plainer
-    return text.strip().strip('"')
+    return text.strip().strip('"').strip()
 
 
 def find_pod_trouble(host: Host, cri_socket: str, *, component: str) -> Optional[BrokenLink]:
@@ -153,7 +154,7 @@ def _describe_sandbox(host: Host, cri_socket: str, *, component: str, text: str)
     found = match_signs(host, SANDBOX_SIGNS, lines=[text], what=what, link="sandbox")
     if found is None:
         return BrokenLink(
-            what, shorten(text), f"fix what the cause names, {THEN} (its log: {services.say_log(host, 'containerd')})",
+            what, shorten(text), f"fix what the cause names, {THEN} (its log: {services.say_log(host, unit_of(cri_socket))})",
             link="sandbox",
         )  # fmt: skip
     setting_of = re.fullmatch(r"(\w+) = (\w+)", found.remedy)
@@ -205,8 +206,10 @@ def _describe_image(host: Host, cri_socket: str, *, component: str, text: str) -
 def _describe_start(host: Host, cri_socket: str, *, component: str, text: str) -> BrokenLink:
     what = f"the container of {component} cannot be started"
     signs = (*CONTAINER_SIGNS, *SANDBOX_SIGNS)
-    found = match_signs(host, signs, lines=[text], what=what, link="container", words=source_words(host, component))
+    found = match_signs(host, signs, lines=[text], what=what, link="container", words=source_words(component))
     return found or BrokenLink(
-        what, shorten(text), f"fix what the cause names, {THEN} (its log: {services.say_log(host, 'containerd')})",
+        what,
+        shorten(last_words(text)),  # CRI-O quotes the line of runc's log
+        f"fix what the cause names, {THEN} (its log: {services.say_log(host, unit_of(cri_socket))})",
         link="container",
     )  # fmt: skip

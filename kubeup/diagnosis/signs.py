@@ -148,11 +148,12 @@ def say_new_identity(host: Host) -> str:
 
 def _service_words(host: Host) -> Mapping[str, str]:
     """The commands of this machine's service manager that remedies need."""
-    manager = services.spoken_of(host)
+    manager, runtime = services.spoken_of(host), crictl.find_unit(host)
     return {
         "restart_kubelet": manager.say("restart", "kubelet"),
-        "restart_runtime": manager.say("restart", "containerd"),
-        "runtime_log": services.say_log(host, "containerd", lines=20),
+        "restart_runtime": manager.say("restart", runtime),
+        "runtime_log": services.say_log(host, runtime, lines=20),
+        "runtime_data": crictl.data_folder(runtime),
     }
 
 
@@ -314,7 +315,7 @@ SANDBOX_SIGNS: tuple[Sign, ...] = (
     Sign(
         r"no space left on device",
         cause="the disk that holds the runtime's data is full",
-        remedy="make space: df -h /var/lib/containerd, " + THEN,
+        remedy="make space: df -h {runtime_data}, " + THEN,
     ),
     Sign(
         r"runc: executable file not found|exec: \\*\"runc\\*\"",
@@ -432,7 +433,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
 """Signs of a container that exited, or runs and is unhealthy."""
 
 
-def source_words(host: Host, component: str) -> dict[str, str]:
+def source_words(component: str) -> dict[str, str]:
     """Where a component's flags come from."""
     if component in CONFIG_OF:
         source = f"{CONFIG_OF[component]}.extraArgs"

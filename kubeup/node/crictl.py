@@ -29,9 +29,23 @@ def ctr_argv(socket: str, *words: str) -> list[str]:
     return ["ctr", "--connect-timeout", "5s", "-a", str(socket_path(socket)), "-n", "k8s.io", *words]
 
 
+UNITS = ("containerd", "crio")
+"""The services of the runtimes that kb knows."""
+
+
 def unit_of(socket: str) -> str:
     """The name of the service that listens on the socket."""
     return "crio" if "crio" in socket_path(socket).name else "containerd"
+
+
+def find_unit(host: Host) -> str:
+    """The name of this machine's runtime service, for a text of somebody who knows no socket."""
+    return "crio" if host.which("crio") and not host.which("containerd") else "containerd"
+
+
+def data_folder(unit: str) -> str:
+    """Where a runtime has images and containers, unless it is configured otherwise."""
+    return "/var/lib/containers" if unit == "crio" else "/var/lib/containerd"
 
 
 def install_command(host: Host, deb: str, rpm: str = "", *, apk: str = "") -> str:  # noqa: PLR0917

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 from kubeup.cluster import etcd, probes
 from kubeup.cluster.api import Api, ApiRefused, path_of
-from kubeup.diagnosis import chain, container_trouble
+from kubeup.diagnosis import chain, container_trouble, signs
 from kubeup.diagnosis.signs import BrokenLink
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError, HostError, KbError
@@ -23,7 +23,7 @@ from kubeup.machine import services
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import say_round, watch
 from kubeup.node import containers
-from kubeup.node.crictl import crictl_argv, split_json, unit_of
+from kubeup.node.crictl import UNITS, crictl_argv, data_folder, split_json, unit_of
 from kubeup.swap import manifests
 from kubeup.trouble import Trouble
 from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
@@ -150,15 +150,20 @@ class _Start:
 
 def _not_proven(found: Trouble, *, name: str = "") -> NotProven:
     details = found.details if isinstance(found, BrokenLink) else ()
-    remedy = found.remedy
+    name = name or found.what.split()[0]
+    cause, remedy = found.cause, found.remedy
+    # a swapped manifest may be anybody's, whatever the configuration says
+    for words in sorted(signs.source_words(name).values(), key=len, reverse=True):
+        cause, remedy = (text.replace(words, "its manifest") for text in (cause, remedy))
     if any(word in remedy for word in _OF_A_NEW_NODE):
-        remedy = f"correct what its manifest says or names; its last container: crictl ps -a --name {name or found.what.split()[0]}"
-    return NotProven(found.what, cause=found.cause, remedy=remedy, code="static-pod-not-working", details=details)
+        remedy = f"correct what its manifest says or names; its last container: crictl ps -a --name {name}"
+    return NotProven(found.what, cause=cause, remedy=remedy, code="static-pod-not-working", details=details)
 
 
 def _find_full_disk(run: Run) -> Optional[Trouble]:
     """A disk without space: then the kubelet starts nothing, and says so only in its log."""
-    for place in (Path("/var/lib/kubelet"), Path("/var/lib/containerd"), Path("/var/lib/etcd")):
+    runtimes = (Path(data_folder(unit)) for unit in UNITS)
+    for place in (Path("/var/lib/kubelet"), *runtimes, Path("/var/lib/etcd")):
         free = run.host.free_bytes(place) if run.host.is_dir(place) else FULL
         if free < FULL:
             remedy = f"make space: du -xh {place} | sort -h | tail"

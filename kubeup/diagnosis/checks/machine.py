@@ -101,7 +101,7 @@ def check_firewall(node: Node) -> Findings:
 
 
 def check_disk_space(node: Node) -> Findings:
-    folders = [(Path(node.runtime.root_dir or "/var/lib/containerd"), 0)]
+    folders = [(Path(node.runtime.root_dir or crictl.data_folder(crictl.unit_of(node.config.node.cri_socket))), 0)]
     if node.config.cluster.local_etcd and node.workflow != JOIN:
         folders.insert(0, (Path(node.config.cluster.local_etcd.data_dir), MIN_ETCD_BYTES))
     for folder, needed in folders:

@@ -315,7 +315,9 @@ def _add_packages(root: Path, names: Sequence[str]) -> None:
         sh(["dpkg-deb", "--extract", str(download_package(name, SUITE, apt)), str(unpacked)])
         for part in ("usr", "lib"):
             if (unpacked / part).is_dir():
-                shutil.copytree(unpacked / part, root / "usr" / ("" if part == "usr" else part), symlinks=True, dirs_exist_ok=True)
+                shutil.copytree(
+                    unpacked / part, root / "usr" / ("" if part == "usr" else part), symlinks=True, dirs_exist_ok=True
+                )
 
 
 def _remove_runtime(root: Path) -> None:

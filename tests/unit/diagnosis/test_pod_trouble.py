@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from kubeup.diagnosis import chain
 from kubeup.machine.host import CommandResult
 from tests.unit.diagnosis.signs_case import find, make_host
 
@@ -57,6 +58,32 @@ def test_what_keeps_a_sandbox_from_being_made(text: str, cause: str, remedy: str
     assert (link.what, link.is_final) == ("no sandbox of etcd can be made", True)
     assert cause in link.cause
     assert remedy in link.remedy
+
+
+def test_what_crio_quotes_of_runc_is_named_with_crio_s_log() -> None:
+    """Seen with CRI-O 1.35: the line of runc's log is quoted, with its end."""
+    text = (
+        'container create failed: time=\\\\\\"2026-11-30T02:29:45Z\\\\\\" level=error msg=\\\\\\"runc create failed: unable to start '
+        'container process: unable to apply caps: operation not permitted\\\\\\"\\\\n'
+    )
+    host = make_host(
+        kubelet_log=sync_line("StartContainer", "kube-proxy", "CreateContainerError", text, "kube-proxy-jtqvs")
+    )
+    host.files["/var/run/crio/crio.sock"] = b""
+    link = chain.find_broken_link(host, "unix:///var/run/crio/crio.sock", components=("kube-proxy",))
+    assert link is not None
+    assert link.cause == (
+        "runc create failed: unable to start container process: unable to apply caps: operation not permitted"
+    )
+    assert "journalctl -u crio " in link.remedy
+
+
+def test_a_full_disk_of_crio_is_looked_for_where_crio_has_its_data() -> None:
+    host = make_host(kubelet_log=sandbox_line("write /var/lib/containers/x: no space left on device"))
+    host.programs = (host.programs - {"containerd"}) | {"crio"}
+    link = find(host, "etcd")
+    assert link is not None
+    assert "df -h /var/lib/containers, " in link.remedy
 
 
 def test_an_image_that_is_nowhere_is_final_and_the_pause_after_it_hides_nothing() -> None:

@@ -76,6 +76,33 @@ def test_a_container_that_ends_while_it_is_watched() -> None:
     assert f"{NAME} exited" in caught.value.what
 
 
+@pytest.mark.parametrize("log", ["unknown flag: --no-such", 'invalid argument "x" for "--no-such" flag: not a number'])
+def test_a_flag_that_a_new_pod_refuses_is_one_of_its_manifest(log: str) -> None:
+    """Where the new binary could not be tried, its exit tells. The flag may come from a file of the user's, whatever the
+    ClusterConfiguration says."""
+    host, run = machine()
+    one = host.running(NAME)[0]
+    host.kubelet_runs, one.state = False, "exited"
+    host.files[f"/var/log/{one.id}.log"] = f"2026-01-01T00:00:00Z stderr F Error: {log}\n".encode()
+    with pytest.raises(proof.NotProven) as caught:
+        proof.wait_until_works(run, NAME, text=FORMER[NAME])
+    assert "--no-such" in caught.value.cause and "from its manifest" in caught.value.cause
+    assert "--no-such" in caught.value.remedy and "its manifest" in caught.value.remedy
+    assert "extraArgs" not in f"{caught.value.cause} {caught.value.remedy}"
+
+
+@pytest.mark.parametrize("folder", ["/var/lib/containerd", "/var/lib/containers"])
+def test_a_full_disk_of_either_runtime_is_seen(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, run = machine()
+    host.dirs.add(folder)
+    host.containers.remove(host.running(NAME)[0])
+    monkeypatch.setattr(host, "free_bytes", lambda path: 1 << (20 if str(path) == folder else 40))
+    host.kubelet_runs = False
+    with pytest.raises(proof.NotProven) as caught:
+        proof.wait_until_works(run, NAME, text=FORMER[NAME])
+    assert caught.value.what == f"{folder} has 1 MiB of free space"
+
+
 def test_a_container_that_runs_and_does_not_work_in_the_end() -> None:
     host, run = machine()
     one = host.running(NAME)[0]
