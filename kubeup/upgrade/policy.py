@@ -14,8 +14,10 @@ from kubeup import releases
 from kubeup.frozen_values import frozen
 from kubeup.releases import Release, Version
 from kubeup.trouble import Trouble
-from kubeup.upgrade.objection import MANDATORY, SAID, SKIPPABLE, WEIGHTS, Objection
+from kubeup.upgrade.objection import MANDATORY, SAID, SKIPPABLE, WEIGHTS, Objection, find_blockers
 from kubeup.upgrade.survey import API_SERVER, ETCD, KUBE_PROXY, KUBELET, RUNTIME, Seen, Versions
+
+__all__ = ["MANDATORY", "SAID", "SKIPPABLE", "Objection", "find_blockers", "judge", "judge_as_kubeadm"]
 
 MINORS_AT_ONCE = 1
 """How many minors an API server may go up in one upgrade, and how many two API servers of a cluster may be apart."""
