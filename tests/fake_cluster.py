@@ -237,10 +237,10 @@ WANTS = "etc/systemd/system/multi-user.target.wants"
 NODE_CHANGES = KUBELET_STARTS | {
     "modprobe br_netfilter",
     "sysctl -w net.ipv4.ip_forward=1",
-    "systemctl enable kb-routes.service",
+    "systemctl enable --no-reload kb-routes.service",
     "systemctl restart kb-routes.service",
     "systemctl disable --now kb-routes.service",
-    "systemctl enable kb-certs.timer",
+    "systemctl enable --no-reload kb-certs.timer",
     "systemctl restart kb-certs.timer",
     "systemctl disable --now kb-certs.timer",
     "systemctl disable --now kb-certs.service",
@@ -268,6 +268,8 @@ class ClusterHost(LocalHost):
             "bridge": "",
             "systemctl is-active kb-routes.service": self._keeper_state,
             "systemctl is-active kb-certs.timer": self._keeper_state,
+            "systemctl show kb-routes.service": self._loaded,
+            "systemctl show kb-certs.timer kb-certs.service": self._loaded,
         }
         self.accepts = set(NODE_CHANGES)
         if self.cluster.is_up:
@@ -316,6 +318,10 @@ class ClusterHost(LocalHost):
     def _keeper_state(self, argv: tuple[str, ...]) -> CommandResult:
         runs = f"systemctl restart {argv[-1]}" in self.commands
         return CommandResult(argv, 0 if runs else 3, "active\n" if runs else "inactive\n")
+
+    def _loaded(self, argv: tuple[str, ...]) -> CommandResult:
+        """systemd reads a unit when it first meets it."""
+        return CommandResult(argv, 0, "LoadState=loaded\nNeedDaemonReload=no\n" * (argv.index("--property") - 2))
 
     def _systemctl(self, verb: str, *words: str) -> None:
         """Enabling is a link, as systemd has it."""

@@ -713,6 +713,8 @@ class Machine(ClusterHost):
                 "ActiveState=active\nSubState=running" if self.kubelet_since else "ActiveState=inactive\nSubState=dead"
             )
             return CommandResult(words, 0, f"LoadState=loaded\n{state}\nNRestarts=0\nExecMainStatus=0\nMainPID=42\n")
+        if words[:2] == ("systemctl", "show") and words[-1] == "LoadState,NeedDaemonReload":
+            return CommandResult(words, 0, "LoadState=loaded\nNeedDaemonReload=no\n" * (len(words) - 4))
         if words[:3] == ("journalctl", "-u", "kubelet"):
             return CommandResult(words, 0, "I0101 00:00:00.0 1 server.go:1] started\n")
         if self.lists_containers and line == "crictl ps -a -o json":

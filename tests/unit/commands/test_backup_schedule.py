@@ -28,8 +28,9 @@ def node(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> Node:
     assert kb.main(list(INIT), make_host=lambda root: host) == 0
     host.make_dir(FOLDER, mode=0o700)
     host.answers["systemctl is-active kb-backup.timer"] = host._keeper_state
+    host.answers["systemctl show kb-backup.timer kb-backup.service"] = host._loaded
     host.accepts |= {
-        "systemctl enable kb-backup.timer",
+        "systemctl enable --no-reload kb-backup.timer",
         "systemctl restart kb-backup.timer",
         "systemctl disable --now kb-backup.timer",
         "systemctl disable --now kb-backup.service",

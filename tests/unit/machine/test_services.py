@@ -100,15 +100,35 @@ def test_the_log_of_a_service_is_where_its_manager_has_it() -> None:
 
 
 KEEPER_STARTS = (
-    "systemctl enable kb-routes.service",
+    "systemctl enable --no-reload kb-routes.service",
+    "systemctl daemon-reload",
     "systemctl restart kb-routes.service",
 )
+KNOWN = "LoadState=loaded\nNeedDaemonReload=no\n"
+CHANGED = "LoadState=loaded\nNeedDaemonReload=yes\n"
 
 
-def test_a_unit_of_kb_s_runs_from_its_new_file_and_at_boot() -> None:
+@pytest.mark.parametrize("shown", [CHANGED, "LoadState=not-found\nNeedDaemonReload=no\n", ""])
+def test_a_unit_of_kb_s_runs_from_its_new_file_and_at_boot(shown: str) -> None:
     host = FakeHost(accepts=KEEPER_STARTS)
+    host.answers["systemctl show kb-routes.service --property LoadState,NeedDaemonReload"] = shown
     services.start_own_unit(host, "kb-routes.service")
     assert host.changes == [f"run {command}" for command in KEEPER_STARTS]
+
+
+def test_systemd_does_not_read_all_units_again_for_one_that_it_holds_as_it_is() -> None:
+    host = FakeHost(accepts=KEEPER_STARTS)
+    host.answers["systemctl show kb-routes.service"] = KNOWN
+    services.start_own_unit(host, "kb-routes.service")
+    assert "run systemctl daemon-reload" not in host.changes and len(host.changes) == 2
+
+
+@pytest.mark.parametrize(("service", "reloads"), [(KNOWN, False), (CHANGED, True), ("", True)])
+def test_a_timer_is_held_as_it_is_if_its_service_is_too(service: str, reloads: bool) -> None:
+    host = FakeHost(accepts=[command.replace("routes.service", "certs.timer") for command in KEEPER_STARTS])
+    host.answers["systemctl show kb-certs.timer kb-certs.service"] = f"{KNOWN}\n{service}"
+    services.start_own_unit(host, "kb-certs.timer")
+    assert ("run systemctl daemon-reload" in host.changes) == reloads
 
 
 def test_one_that_does_not_start_is_an_error_with_the_log_to_read() -> None:
