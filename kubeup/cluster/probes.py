@@ -18,6 +18,7 @@ from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.paths import Paths
+from kubeup.shapes import Shape, fit
 from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
 
 # component -> (flag of the address, flag of the port, default port, path)
@@ -27,6 +28,14 @@ _ENDPOINTS: Mapping[str, tuple[str, str, str, str]] = {
     "kube-scheduler": ("bind-address", "secure-port", "10259", "/livez"),
 }
 COMPONENTS = tuple(_ENDPOINTS)
+
+_PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+_PROBE: Shape = {"httpGet": {"host": str, "path": str, "scheme": str, "httpHeaders": [{}]}}
+_PROBED_POD: Shape = {
+    "spec!": {
+        "containers!": [{"ports": [{"name": str, "containerPort!": int}], **dict.fromkeys(_PROBES, _PROBE)}],
+    }
+}
 
 _LATE_HOOKS = ("rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes")
 """What a new cluster's API server does once it serves, retrying every second: it writes the roles and priority classes. A member
@@ -68,6 +77,28 @@ def _read_command(host: Host, paths: Paths, *, component: str) -> list[str]:
         if command and command[0].rpartition("/")[2] == component:
             return command
     return []
+
+
+def find_probed_urls(host: Host, paths: Paths, *, component: str) -> tuple[str, ...]:
+    """The URLs that the kubelet asks of a component's static pod, read from the manifest on disk; () if there are none, or if it asks
+    in another way: with headers, over a plain connection, or by running a program."""
+    manifest = paths.manifest(component)
+    if not host.exists(manifest):
+        return ()
+    try:
+        pod = fit(load_mapping(host.read_text(manifest), str(manifest)), _PROBED_POD, what="")
+    except ValueError:
+        return ()
+    found = []
+    for container in pod["spec"]["containers"]:
+        ports = {port.get("name"): port["containerPort"] for port in container.get("ports") or ()}
+        for probe in filter(None, map(container.get, _PROBES)):
+            asked = probe.get("httpGet") or {}
+            if not asked.get("host") or asked.get("httpHeaders"):
+                return ()
+            place = join_host_port(asked["host"], ports.get(asked.get("port"), asked.get("port")))
+            found.append(f"{str(asked.get('scheme') or 'HTTP').lower()}://{place}{asked.get('path') or '/'}")
+    return tuple(dict.fromkeys(found))
 
 
 def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:

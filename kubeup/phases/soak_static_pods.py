@@ -15,7 +15,7 @@ with lazily:
 
 
 def soak(ctx: Run, name: str) -> None:
-    """Wait until every static pod of node `name` is ready and has run without a restart for the soak time.
+    """Wait until every static pod of node `name` is well and has run without a restart for the soak time.
 
     Raises ClusterError (not-healthy).
     """
@@ -33,10 +33,12 @@ def soak(ctx: Run, name: str) -> None:
                 restarts[pod.component] = pod.restarts
                 ctx.report.note(f"{pod.component} restarted during the soak (now {pod.restarts} times)")
             age_s = running_for_s(ctx, pod)
-            if not pod.is_ready or pod.running_since is None:
+            if pod.running_since is None:
                 missing.append(f"{pod.component} is {pod.state}, not ready")
             elif age_s < soak_s:
                 missing.append(f"{pod.component} has run for {age_s:.0f} s of {soak_s} s")
+            elif not is_well(ctx, pod):
+                missing.append(f"{pod.component} is {pod.state}, not ready")
         return "; ".join(missing)
 
     limit = max(ctx.config.timeouts.control_plane_component_health_check_s, 3 * soak_s)
@@ -48,6 +50,20 @@ def soak(ctx: Run, name: str) -> None:
         find_cause=lambda: find_failing_probe(ctx, name, components=waiting),
     )
     wait.until(look)
+
+
+def is_well(ctx: Run, pod: probes.StaticPod) -> bool:
+    """Whether a running static pod of this node answers its probes: to the kubelet, or to kb if the kubelet has not asked yet.
+
+    The kubelet asks for the first time 10 to 20 s after a container's start, at random (initialDelaySeconds, and doProbe and run in
+    pkg/kubelet/prober/worker.go), and after its own restart once more. kb asks the same URLs as it does: without credentials, and
+    without verifying the certificate. Where the kubelet has been refused, only the kubelet counts."""
+    if pod.is_ready:
+        return True
+    urls = probes.find_probed_urls(ctx.host, ctx.paths, component=pod.component)
+    if not urls or probes.read_probe_failure(ctx.api, f"{pod.component}-{ctx.config.node.name}"):
+        return False
+    return all(probes.probe_url(ctx.host, url).is_healthy for url in urls)
 
 
 def find_failing_probe(ctx: Run, node_name: str, *, components: Iterable[str]) -> Optional[signs.BrokenLink]:

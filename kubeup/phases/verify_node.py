@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazily
-from kubeup.phases.soak_static_pods import expected_pods, running_for_s, soak
+from kubeup.phases.soak_static_pods import expected_pods, is_well, running_for_s, soak
 from kubeup.phases.wait_dns import dns_chain, has_dns, has_proxy, look_up_dns, wait_for_dns
 from kubeup.phases.wait_pod_ways import first_pod, plan_ways, wait_for_pod_ways
 from kubeup.phases.waits import Wait
@@ -72,8 +72,8 @@ def node_is_verified(ctx: Run) -> bool:
         return True
     name = ctx.config.node.name
     pods = probes.read_static_pods(ctx.api, name)
-    # being ready now is not enough: a pod that was recreated a second ago may still fail
-    stable = {pod.component for pod in pods if pod.is_ready and running_for_s(ctx, pod) >= ctx.config.kb.soak_s}
+    # being well now is not enough: a pod that was recreated a second ago may still fail
+    stable = {pod.component for pod in pods if running_for_s(ctx, pod) >= ctx.config.kb.soak_s and is_well(ctx, pod)}
     if expected_pods(ctx) - stable:
         return False
     if ctx.config.kb.pod_network.plugin == "none":

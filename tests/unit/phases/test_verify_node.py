@@ -10,6 +10,7 @@ from kubeup.config.types import (
 )
 from kubeup.engine.run import Results
 from kubeup.phases import verify_node
+from tests.unit.golden import golden_text
 from tests.unit.phases.started_node import PODS, make_context, node_of
 
 
@@ -45,6 +46,13 @@ def test_a_second_run_looks_at_ready_pods_and_dns(tmp_path: Path) -> None:
     node_of(ctx).answers_dns = False
     assert not verify_node.node_is_verified(ctx)
     assert verify_node.node_is_verified(replace(ctx, config=replace(ctx.config, kb=KbConfiguration(soak_s=0))))
+
+
+def test_a_second_run_asks_itself_where_the_kubelet_has_not_asked_yet(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    node_of(ctx).cluster.objects[f"{PODS}/etcd-cp1"]["status"]["containerStatuses"][0]["ready"] = False
+    ctx.host.write_file(ctx.paths.manifest("etcd"), golden_text(35, "manifests/etcd.yaml"), mode=0o600)
+    assert verify_node.node_is_verified(ctx)
 
 
 def test_a_second_run_does_not_take_pods_that_just_started_for_proven(tmp_path: Path) -> None:
