@@ -233,16 +233,16 @@ def _save_record(local: Host, record: Record) -> None:
 
 
 def _begin_anew(launch: Launch, node_state: State, *, paths: Paths) -> None:
-    """What an earlier restore has done has to be done again, and data that one has made are nobody's."""
+    """What an earlier restore has done has to be done again, and data that one has made are nobody's. Before the record of this one is
+    there: whoever continues it by that record takes what is done for done."""
     if launch.is_dry:
         return
-    for name, entry in node_state.phases.items():
-        if name.startswith("restore/") and entry.status == "done":
-            entry.status = "failed"
-    beside = paths.etcd_data.parent
-    for name in launch.local.list_dir(beside) if launch.local.is_dir(beside) else ():
-        if name.startswith(f"{paths.etcd_data.name}.{phases.COMING}-"):
-            launch.local.remove_tree(beside / name)
+    former = [one for name, one in node_state.phases.items() if name.startswith("restore/") and one.status == "done"]
+    for entry in former:
+        entry.status = "failed"
+    if former:
+        node_state.save()
+    phases.remove_coming(launch.local, paths)
 
 
 def _forget_former(launch: Launch, node_state: State, *, paths: Paths) -> None:

@@ -21,6 +21,7 @@ from kubeup.frozen_values import frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
+from kubeup.paths import Paths
 from kubeup.phases import addons, mark_control_plane, preflight, upload_config
 from kubeup.phases.waits import Wait
 from kubeup.secret import Secret
@@ -67,8 +68,20 @@ def folder(run: Run) -> Path:
 
 def _beside(run: RestoreRun, kind: str) -> Path:
     """A place for etcd's data on the same file system as their folder: `/var/lib/etcd.kb-restored-20261129T231407`."""
-    place = etcd_data.place_of_copy(run.real, run.paths.etcd_data)
-    return place.with_name(place.name.replace("kb-former", f"{kind}-{run.stamp}"))
+    return _place_of(run.real, run.paths, kind=f"{kind}-{run.stamp}")
+
+
+def _place_of(host: Host, paths: Paths, *, kind: str) -> Path:
+    place = etcd_data.place_of_copy(host, paths.etcd_data)
+    return place.with_name(place.name.replace("kb-former", kind))
+
+
+def remove_coming(host: Host, paths: Paths) -> None:
+    """Remove the data that earlier restores made and did not put in their place: they are nobody's."""
+    begin = _place_of(host, paths, kind=f"{COMING}-")
+    for name in host.list_dir(begin.parent) if host.is_dir(begin.parent) else ():
+        if name.startswith(begin.name):
+            host.remove_tree(begin.with_name(name))
 
 
 def _coming(run: RestoreRun) -> Path:
@@ -83,14 +96,16 @@ def make_data(ctx: RestoreRun) -> Outputs:
     """Restore the snapshot beside the data that are there. Nothing runs or stops by this. Raises HostError: disk-full, no-etcdutl,
     etcdutl-failed; ImagePullError."""
     host, coming = ctx.real, _coming(ctx)
+    part = coming.with_name(f"{coming.name}.part")
     if host.is_dir(coming):
+        host.remove_tree(part)
         return None
     _check_room(ctx)
     image, socket = restoring.etcd_image(ctx.backup), ctx.config.node.cri_socket
     pulled = image_pulls.ensure_images(host, socket, names=[image], tell=ctx.report.waiting)
     for failure in pulled.failed:
         raise failure
-    snapshot, part = folder(ctx) / "snapshot.db", coming.with_name(f"{coming.name}.part")
+    snapshot = folder(ctx) / "snapshot.db"
     with image_program.mount_image(host, socket, image=image) as mounted:
         etcdutl.require_etcdutl(host, mounted)
         host.make_dir(folder(ctx), mode=0o700)
@@ -248,7 +263,7 @@ def _put_data_in(ctx: RestoreRun) -> None:
     host, real, coming = ctx.real, ctx.real.real_path(ctx.paths.etcd_data), _coming(ctx)
     if not host.is_dir(coming):  # an earlier run was cut off after it
         return
-    if "member" in host.list_dir(real):
+    if "member" in host.list_dir(real) and "member" in host.list_dir(coming):  # else it is the restored one
         raise HostError(
             f"{real} holds data of etcd",
             cause="they came there after the restore began",

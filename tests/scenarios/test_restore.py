@@ -273,3 +273,34 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_end(tmp_path: Path, founded
         kept = [name for name in machine.list_dir(Path("/etc")) if name.startswith("kubernetes.kb-before-restore-")]
         assert [machine.read_bytes(Path("/etc") / name / "manifests/etcd.yaml") for name in kept] == [former]
         assert not [name for name in machine.list_dir(Path("/var/lib")) if "kb-restored" in name]
+
+
+def test_a_second_restore_that_is_killed_restores_all_the_same(tmp_path: Path, founded: Site, tools: Tools) -> None:
+    """Every step is done by the first restore's account: whenever the second is killed, it must not pass for what the first has done.
+    And data that are on their way are neither left nor taken for somebody else's."""
+    first, data = founded.machine("cp1"), make_backup(founded)
+    put(first, "/root/b.tar", data)
+    assert run_kb(first, "restore", "/root/b.tar", "--force").status == 0
+
+    def machine_of(number: int) -> Machine:
+        again = first.site.clone(tmp_path / f"again{number}", "cp1").machine("cp1")
+        put(again, str(DB), b"written since")
+        return again
+
+    whole = machine_of(0)
+    made = kill_after(whole, 0)
+    assert run_kb(whole, "restore", "/root/b.tar", "--force").status == 0
+    words = ("restore/restore.json", "kb-restored", "/var/lib/etcd")
+    at_data = [number for number, what in enumerate(made[:-1], start=1) if any(word in what for word in words)]
+    assert len(at_data) > 8, made
+    for number in (1, *at_data):
+        machine = machine_of(number)
+        kill_after(machine, number)
+        with pytest.raises(Gone):
+            run_kb(machine, "restore", "/root/b.tar", "--force")
+        revive(machine)
+        ended = run_kb(machine, "restore", "/root/b.tar", "--force")
+        assert ended.status == 0, f"{number} ({made[number - 1]}): {ended.err}"
+        assert machine.read_bytes(DB) == b"restored snapshot", f"{number} ({made[number - 1]})"
+        left = [name for name in machine.list_dir(Path("/var/lib")) if "kb-restored" in name]
+        assert not left, f"{number} ({made[number - 1]}): {left}"
