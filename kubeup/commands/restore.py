@@ -94,7 +94,7 @@ def _restore(launch: Launch, backup: Backup) -> RunResult:
         fields = {item.name: getattr(base, item.name) for item in dataclasses.fields(base)}
         ctx = phases.RestoreRun(**fields, backup=backup, place=place, stamp=record.stamp)
         try:
-            result = launch.work(ctx, node_state, skip=config.skip_phases)
+            result = launch.work(ctx, node_state, skip=_list_skipped(launch, config))
         except BaseException:
             if not launch.is_dry and not phases.has_begun(ctx):  # nothing is to be continued
                 launch.local.remove(_record_file())
@@ -103,6 +103,13 @@ def _restore(launch: Launch, backup: Backup) -> RunResult:
             _forget_former(launch, node_state, paths=paths)
             _save_record(launch.local, dataclasses.replace(record, done=True))
     return result
+
+
+def _list_skipped(launch: Launch, config: NodeConfig) -> list[str]:
+    """The phases that are named, and the addons that the cluster does without; of these a restore touches kube-proxy alone."""
+    given = launch.call.flags.get("skip-phases") or ()
+    own = {phase.name for phase in launch.call.command.phases}
+    return [name for name in config.skip_phases if name in given or name in own]
 
 
 def _find_file(call: Invocation) -> str:

@@ -28,7 +28,7 @@ from kubeup.secret import Secret
 
 with lazily:
     from kubeup.backup import archive, etcdutl, restoring
-    from kubeup.cluster import api, probes
+    from kubeup.cluster import api, objects, probes
     from kubeup.node import containers, etcd_data, image_program, image_pulls
 
 KEPT, COMING = "kb-before-restore", "kb-restored"
@@ -344,8 +344,12 @@ def plan_config(run: RestoreRun) -> Plan:
 
 
 def plan_kube_proxy(run: RestoreRun) -> Plan:
-    """Point kube-proxy at this machine, if that is where the API server is now."""
-    return Plan() if run.is_same or run.config.cluster.proxy.disabled else addons.plan_kube_proxy(run)
+    """Point kube-proxy at this machine, if that is where the API server is now, and if the cluster has one: the configuration that an older
+    kubeadm stored does not say that it was told to leave kube-proxy out."""
+    if run.is_same or run.config.cluster.proxy.disabled:
+        return Plan()
+    found = run.api.get(api.path_of("ConfigMap", "kube-proxy", namespace=objects.SYSTEM))
+    return addons.plan_kube_proxy(run) if found is not None else Plan()
 
 
 def plan_marks(run: RestoreRun) -> Plan:

@@ -127,6 +127,24 @@ def test_another_machine(tmp_path: Path, founded: Site, tools: Tools) -> None:
     assert "code:   cluster-lives\n" in again.err
 
 
+@pytest.mark.parametrize("told", [{"dns": {"disabled": True}, "proxy": {"disabled": True}}, {}])
+def test_a_cluster_without_kube_proxy_gets_none(
+    tmp_path: Path, founded: Site, tools: Tools, told: dict[str, Any]
+) -> None:
+    """Whether its configuration says so, or an older kubeadm was only told to leave kube-proxy out."""
+    objects = founded.cluster.objects
+    for path in [path for path in objects if "kube-proxy" in path]:
+        del objects[path]
+    config = objects[f"{SYSTEM}/configmaps/kubeadm-config"]["data"]
+    config["ClusterConfiguration"] = dump_yaml({**load_yaml(config["ClusterConfiguration"]), **told})
+    machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=make_backup(founded))
+    ended = run_kb(machine, "restore", "/root/b.tar")
+    assert ended.status == 0, ended.err
+    assert not [path for path in machine.site.cluster.objects if "kube-proxy" in path]
+    refused = run_kb(machine, "restore", "/root/b.tar", "--force", "--skip-phases=addon/coredns")
+    assert "code:   unknown-phase\n" in refused.err
+
+
 def test_the_same_machine_is_replaced_by_force_and_nothing_is_lost(tmp_path: Path, founded: Site, tools: Tools) -> None:
     first, data = founded.machine("cp1"), make_backup(founded)
     put(first, "/root/b.tar", data)

@@ -57,19 +57,23 @@ def kill_at_every_change(
     check: Callable[[str], None],
     restore: Callable[[], None],
     first: int = 0,
+    wanted: Callable[[Moment], bool] = lambda _: True,
 ) -> list[Moment]:
-    """Kill the command after each change of these phases (`join/etcd-join`, in their order), and run it again until it comes to
-    its end: that has to pass `check`, which is told the moments. `restore` brings the node back to before the command.
+    """Kill the command after each change of these phases (`join/etcd-join`, in their order; none: of all that it goes through), and
+    run it again until it comes to its end: that has to pass `check`, which is told the moments. `restore` brings the node back to
+    before the command. wanted: which of the changes, if not each.
 
     A round kills it once in each phase, after the first change of each, then after the second: the phases share their
     restores. Returns the moments at which it was killed: the caller says which ones there must be, since a few depend on how
     long a wait takes."""
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     made = run_watched(node, argv)
+    phases = phases or list(dict.fromkeys(name for name, _ in made))
     moments = [list_moments(made, phase) for phase in phases]
     assert all(moments), [phase for phase, found in zip(phases, moments) if not found]
     check("not killed")
     restore()
+    moments = [list(filter(wanted, found)) for found in moments]
     killed: list[Moment] = []
 
     def end_round(struck: list[Moment]) -> None:
