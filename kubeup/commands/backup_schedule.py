@@ -17,7 +17,8 @@ from kubeup.paths import Paths
 with lazily:
     from kubeup.backup import destination, encryption, making, opening, schedule
     from kubeup.doctor import node_files
-    from kubeup.machine import own_copy, services
+    from kubeup.machine import own_copy, services, waiting
+    from kubeup.machine.http import Unreachable
     from kubeup.phases import backup_timer
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
 
 _COMMAND = "kb backup schedule"
+_BOOT_S = 300.0
+"""How long a run waits for etcd and the API server: after a boot the timer makes up for a missed backup before the kubelet has started them."""
 
 
 def backup_schedule(call: Invocation) -> int:
@@ -167,6 +170,27 @@ def _now(launch: Launch) -> str:
     return f"{launch.local.now():%Y-%m-%dT%H:%M:%SZ}"
 
 
+def _wait_until_up(launch: Launch, source: making.Source) -> None:
+    """Wait until etcd and this node's API server answer, but not for ever: what is wrong with them, the backup says."""
+
+    def look() -> str:
+        if all(source.client.probe_read(one).startswith("no answer") for one in source.client.endpoints):
+            return "etcd does not answer"
+        try:
+            is_ready = source.api is None or source.api.probe_health("/readyz").status == 200
+        except Unreachable:
+            is_ready = False
+        return "" if is_ready else "the API server is not ready"
+
+    def tell(missing: str, elapsed: float) -> bool:
+        launch.call.report.waiting(
+            waiting.say_round("etcd and the API server", missing, elapsed=elapsed, timeout_s=_BOOT_S)
+        )
+        return False
+
+    waiting.watch(launch.local, look, timeout_s=_BOOT_S, is_over=tell, poll_s=2.0)
+
+
 def _make(launch: Launch, wanted: schedule.Schedule) -> tuple[str, Callable[[], None]]:
     """Make a backup. Returns where it is, and what removes those that are older than wanted."""
     local, call = launch.local, launch.call
@@ -174,6 +198,7 @@ def _make(launch: Launch, wanted: schedule.Schedule) -> tuple[str, Callable[[], 
     encryption.check_recipients(local, recipients)
     local.give_way()
     there = destination.find_destination(local, wanted.to)
+    _wait_until_up(launch, backup.find_source(call, local))
     with backup.locked(launch):
         source = backup.find_source(call, local)
         name = schedule.file_name(source.node, local.now(), program=recipients.program)

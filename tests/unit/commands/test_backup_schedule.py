@@ -11,8 +11,10 @@ import pytest
 
 import kb
 from kubeup.backup import destination, making
+from kubeup.cluster import etcd
 from kubeup.errors import HostError
 from kubeup.machine import services
+from kubeup.machine.http import Unreachable
 from kubeup.paths import Paths
 from tests.unit.commands.test_backup import Node
 from tests.unit.commands.test_launcher import INIT
@@ -156,6 +158,32 @@ def test_nobody_waits_while_a_backup_goes_out(node: Node, monkeypatch: pytest.Mo
     assert run(node, "run") == 0
     assert kb.main(["backup", "-o", "/backup/by-hand.tar"], make_host=lambda root: node) == 0
     assert seen == ["free", "free"]
+
+
+@pytest.mark.parametrize("away", [3, 10**6])
+def test_after_a_boot_it_waits_for_etcd(node: Node, capsys: Any, monkeypatch: pytest.MonkeyPatch, away: int) -> None:
+    """The timer makes up for what was missed before the kubelet has started anything."""
+    on(node)
+    looks: list[float] = []
+
+    def probe(*_: object, **more: object) -> str:
+        looks.append(node.monotonic())
+        with node.lock(Paths().lock, "another kb"):  # nobody waits for it
+            return "no answer: refused" if len(looks) <= away else ""
+
+    def answer_not(*_: object, **more: object) -> Any:
+        raise Unreachable("https://10.0.0.11:2379", "refused", text="refused")
+
+    slept: list[float] = []
+    monkeypatch.setattr(node, "sleep", slept.append)
+    monkeypatch.setattr(node, "monotonic", lambda: sum(slept))
+    monkeypatch.setattr(etcd.Etcd, "probe_read", probe)
+    if away > 3:
+        monkeypatch.setattr(etcd.Etcd, "list_members", answer_not)
+        assert run(node, "run") != 0 and "code:   no-snapshot\n" in capsys.readouterr().err
+        assert 250 < sum(slept) < 400
+    else:
+        assert run(node, "run") == 0 and len(looks) == 4 and len(node.list_dir(FOLDER)) == 1
 
 
 def test_the_timer_s_run_has_no_dry_run(node: Node, capsys: Any) -> None:
