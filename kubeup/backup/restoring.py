@@ -21,6 +21,8 @@ from kubeup.frozen_values import frozen
 from kubeup.yaml_files import YAMLError, commands_of_pod, dump_yaml, flags_of, load_mapping, load_yaml
 
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+BUMP = 1_000_000_000
+"""By how much the revision is raised."""
 _AUTHORITIES = ("ca", "front-proxy-ca", "etcd/ca")
 _OF_A_MACHINE = (
     "/etc/kubernetes/manifests",
@@ -54,7 +56,7 @@ def former_place(about: About) -> Place:
 
 
 def check_backup(backup: Backup, *, what: str) -> None:
-    """Raises HostError: backup-without-data, backup-without-manifests, release-unsupported."""
+    """Raises HostError: backup-without-data, backup-external-etcd, backup-without-manifests, release-unsupported."""
     about = backup.about
     if not backup.has(SNAPSHOT):
         raise HostError(
@@ -62,6 +64,15 @@ def check_backup(backup: Backup, *, what: str) -> None:
             cause="; ".join(about.missing) or "its etcd was external, and gave no snapshot",
             remedy="restore the external etcd where it runs; its control planes only have to reach it again",
             code="backup-without-data",
+        )
+    if about.etcd_kind == "external":
+        urls = ", ".join(url for member in about.members for url in member.client_urls) or "its operator's machines"
+        raise HostError(
+            f"{what} is of a cluster with an external etcd",
+            cause=f"its data belong to the etcd at {urls}, which kb has not made and does not change",
+            remedy=f"restore them as its operator: tar -xf {what} {SNAPSHOT}; etcdutl snapshot restore {SNAPSHOT} --data-dir NEW "
+            f"--bump-revision {BUMP} --mark-compacted; the control planes only have to reach that etcd again",
+            code="backup-external-etcd",
         )
     lacking = [name for name in COMPONENTS if not backup.has(_manifest_name(name))]
     if lacking:

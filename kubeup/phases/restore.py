@@ -32,8 +32,6 @@ with lazily:
     from kubeup.node import containers, etcd_data, image_program, image_pulls
 
 KEPT, COMING = "kb-before-restore", "kb-restored"
-BUMP = 1_000_000_000
-"""By how much the revision is raised."""
 MARGIN = 256 << 20
 """Bytes that stay free beside the restored data."""
 
@@ -130,7 +128,7 @@ def _words_of_etcdutl(ctx: RestoreRun) -> list[str]:
         f"--name={ctx.place.name}",
         f"--initial-cluster={ctx.place.name}={ctx.peer_url}",
         f"--initial-advertise-peer-urls={ctx.peer_url}",
-        f"--bump-revision={BUMP}",
+        f"--bump-revision={restoring.BUMP}",
         "--mark-compacted",
     ]
 

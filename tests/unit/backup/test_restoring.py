@@ -137,6 +137,8 @@ def test_without_stored_objects_the_pods_say_it() -> None:
     [
         ({"snapshot": False}, "backup-without-data"),
         ({"without": ("/etc/kubernetes/manifests/etcd.yaml",)}, "backup-without-manifests"),
+        ({"etcd_kind": "external", "without": ("/etc/kubernetes/manifests/etcd.yaml",)}, "backup-external-etcd"),
+        ({"etcd_kind": "external", "snapshot": False}, "backup-without-data"),
         ({"kubernetes": "v1.99.0"}, "release-unsupported"),
         ({"kubernetes": ""}, "release-unsupported"),
     ],
@@ -146,6 +148,14 @@ def test_what_cannot_be_restored(made: dict[str, Any], code: str) -> None:
     with pytest.raises(HostError) as caught:
         restoring.check_backup(make_backup(**made), what="it")
     assert caught.value.code == code
+
+
+def test_the_data_of_an_external_etcd_are_its_operator_s_to_restore() -> None:
+    members = (Member("1", "own", (), ("https://10.0.0.5:2379", "https://10.0.0.6:2379")),)
+    with pytest.raises(HostError) as caught:
+        restoring.check_backup(make_backup(etcd_kind="external", members=members), what="/root/b.tar")
+    assert "https://10.0.0.5:2379, https://10.0.0.6:2379" in caught.value.cause
+    assert "tar -xf /root/b.tar etcd/snapshot.db" in caught.value.remedy and "--bump-revision" in caught.value.remedy
 
 
 def test_another_minor_version_is_no_restore() -> None:
