@@ -10,6 +10,7 @@ import pytest
 
 from .lab.config import lab_config, list_ignored_checks
 from .lab.node import Node, wait_until
+from .lab.shell import Result
 from .lab.static_pods import Client, fill_store
 
 MakeNode = Callable[..., Node]
@@ -141,6 +142,53 @@ def check_rehearsed(node: Node) -> None:
     node.run(f"timeout -s KILL 6 {KB} backup verify {FILE}; true", timeout=60)
     ask(node, f"backup verify {FILE} -o json")
     assert list_left(node) == []
+
+
+# ---- a disk that fills in the middle
+
+
+def fill_meanwhile(node: Node, folder: str, words: str, *, after_s: float) -> Result:
+    """Run kb, and take all room in that folder when it has gone on for so long. Afterwards there is room again."""
+    ballast = f"{folder}/ballast"
+    fill = f"(sleep {after_s}; dd if=/dev/zero of={ballast} bs=64k status=none)"
+    line = f"{fill} & {KB} {words}; said=$?; wait; rm -f {ballast}; exit $said"
+    return node.run(["bash", "-c", f"set -o pipefail; {line}"], check=False, timeout=300)
+
+
+def refuses_full(node: Node, folder: str, words: str, *, after_s: float = 1.6) -> None:
+    answer = fill_meanwhile(node, folder, words, after_s=after_s)
+    print(words, answer.stderr, sep="\n")
+    assert answer.code != 0 and "code:   disk-full" in answer.stderr, (words, answer.output)
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_disk_that_fills_in_the_middle(node: Node) -> None:
+    """There was room when it was looked for. Nothing half is left, and what was there before stays."""
+    size_mib = int(node.run(f"{KB} backup -o {FILE} >/dev/null; stat -c %s {FILE}").stdout) >> 20
+    node.run(f"mkdir /small && mount -t tmpfs -o size={3 * size_mib + 80}m tmpfs /small")
+    node.run(f"{KB} backup -o /small/b.tar")
+    before = node.run("sha256sum /small/b.tar").stdout
+    refuses_full(node, "/small", "backup -o /small/b.tar")
+    assert node.run("sha256sum /small/b.tar; ls -A /small").stdout == f"{before}b.tar\n"
+
+    # the same by the timer, which says so until the next one is good
+    node.run(f"{KB} backup schedule daily --to /small --keep 2")
+    node.run("systemctl start kb-backup.service", timeout=120)
+    kept = node.run("ls -A /small").stdout
+    refuses_full(node, "/small", "backup schedule run")
+    assert node.run("ls -A /small").stdout == kept
+    assert "space" in json.loads(node.run(f"{KB} backup schedule status -o json").stdout)["last"]["error"]
+    assert "backup" in node.run(f"{KB} doctor", check=False).output
+    node.run(f"{KB} backup schedule run; {KB} backup schedule off")
+
+    # where a stream is kept until its hash is known, and where a backup is booted: kb's own folder
+    mount = f"mount -t tmpfs -o mode=700,size={4 * size_mib + 300}m tmpfs /var/lib/kb"
+    node.run(f"cp -a /var/lib/kb /root/kept; {mount}; cp -a /root/kept/. /var/lib/kb")
+    before = node.run("ls -A /var/lib/kb").stdout
+    refuses_full(node, "/var/lib/kb", "backup -o - | cat > /root/stream.tar")
+    refuses_full(node, "/var/lib/kb", f"backup verify {FILE}", after_s=1.0)
+    assert node.run("ls -A /var/lib/kb").stdout == before and list_left(node) == []
+    node.run(f"{KB} backup verify {FILE}", timeout=120)
 
 
 @pytest.mark.k8s_versions("1.35")

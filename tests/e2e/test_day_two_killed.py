@@ -15,7 +15,7 @@ import pytest
 
 from .lab.changes import Moment, kill_at_every_change
 from .lab.config import lab_config
-from .lab.control_planes import IGNORE, KB, check_members, join_control_plane, print_join, start_cluster
+from .lab.control_planes import IGNORE, KB, check_members, join_control_plane, lead_endpoint, print_join, start_cluster
 from .lab.node import Node, wait_until
 from .lab.static_pods import fill_store, list_left, read_stored
 from .test_certs_recover import are_ready, recover, short, stop_kubelets, wait_until_over
@@ -30,7 +30,13 @@ COUNTED = 100
 
 def only(*words: str) -> Callable[[Moment], bool]:
     """The moments whose change has one of these words; every one if that was asked for."""
-    return lambda moment: EVERY or (moment.nth == 1 and any(re.search(word, str(moment)) for word in words))
+
+    def is_wanted(moment: Moment) -> bool:
+        if EVERY:  # a folder of kb's own is made only once
+            return "make_dir /var/lib/kb" not in moment.change
+        return moment.nth == 1 and any(re.search(word, str(moment)) for word in words)
+
+    return is_wanted
 
 
 def show(killed: Sequence[Moment]) -> None:
@@ -72,9 +78,11 @@ def test_a_restore(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
 
     def check(moment: str) -> None:
         wait_until(lambda: read_kept(node) == stored, what=f"the objects of the backup, {moment}", timeout_s=60)
-        left = node.run("ls -dA /etc/kubernetes.kb-* /var/lib/etcd/.kb-* /var/lib/kb/restore/* /run/kb-* 2>&1").stdout
-        assert len(re.findall(r"^/etc/kubernetes\.kb-before-restore-", left, re.MULTILINE)) == 1, (moment, left)
-        assert len(re.findall(r"^/var/lib/etcd/\.kb-before-restore-", left, re.MULTILINE)) == 1, (moment, left)
+        left = node.run(
+            "ls -dA /etc/kubernetes.kb-* /var/lib/etcd/.kb-* /var/lib/kb/restore/* /run/kb-* 2>/dev/null; true"
+        ).stdout
+        for place in ("/etc/kubernetes.kb-before-restore-", "/var/lib/etcd/.kb-before-restore-"):
+            assert place in left, (moment, left)
         assert "kb-restored" not in left and "snapshot.db" not in left and "kb-image" not in left, (moment, left)
         assert json.loads(node.read("/var/lib/kb/restore/restore.json"))["done"] is True, moment
         check_members(node, ["r1"])
@@ -87,7 +95,6 @@ def test_a_restore(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
 # ---- etcd recover
 
 
-READY = "kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 5s get --raw /readyz"
 KEPT = ".kb-before-recover"
 
 
@@ -102,8 +109,8 @@ def test_an_etcd_that_recovers(make_node: MakeNode, kb_pyz: Path, k8s_version: s
     former = node.read(manifest)
     for other in nodes[1:]:
         other.kill()
-    wait_until(lambda: "0 of 3" in node.run(f"{KB} etcd members").stdout, what="etcd knows of no leader", timeout_s=60)
-    wait_until(lambda: not node.run(READY, check=False).ok, what="the API server to notice", timeout_s=60)
+    node.reboot()  # an API server that runs on may call itself ready for more than a minute
+    lead_endpoint(node)
     argv = shlex.split("kb.pyz etcd recover --lost e2 --lost e3 --yes")
 
     def check(moment: str) -> None:
@@ -126,12 +133,16 @@ def test_an_etcd_that_recovers(make_node: MakeNode, kb_pyz: Path, k8s_version: s
 # ---- certs recover
 
 
-def keep_expired(node: Node, places: str) -> Callable[[], None]:
-    """What brings the node back to the files that it has now."""
-    node.run(f"tar cf /root/expired.tar {places}")
+PLACES = "/etc/kubernetes /var/lib/kubelet/pki"
+
+
+def keep_expired(node: Node) -> Callable[[], None]:
+    """What brings the node back to the files that it has now. Folders stay, since containers have them mounted."""
+    node.run(f"tar cf /root/expired.tar {PLACES}")
+    new = "/var/lib/kubelet/pki/kubelet-client-* /etc/kubernetes/bootstrap-kubelet.conf"
 
     def put_back() -> None:
-        node.run(f"systemctl stop kubelet; rm -rf {places}; tar xf /root/expired.tar -C /; systemctl start kubelet")
+        node.run(f"systemctl stop kubelet; rm -f {new}; tar xf /root/expired.tar -C /; systemctl start kubelet")
 
     return put_back
 
@@ -144,7 +155,7 @@ def test_certificates_that_are_recovered(make_node: MakeNode, kb_pyz: Path, k8s_
     before = node.run(keys).stdout
     stop_kubelets([node])
     wait_until_over(node)
-    put_back = keep_expired(node, "/etc/kubernetes /var/lib/kubelet/pki")
+    put_back = keep_expired(node)
     put_back()
 
     def check(moment: str) -> None:
@@ -174,7 +185,7 @@ def test_a_worker_that_asks_for_its_certificate(make_node: MakeNode, kb_pyz: Pat
     uid = server.get("node w1")["metadata"]["uid"]
     stop_kubelets([worker])
     wait_until_over(worker)
-    put_back = keep_expired(worker, "/etc/kubernetes /var/lib/kubelet/pki")
+    put_back = keep_expired(worker)
     put_back()
 
     def check(moment: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Callable
@@ -10,15 +11,19 @@ from typing import Callable
 import pytest
 
 from .lab import settings
+from .lab.bundles import BARE, make_bundle
 from .lab.config import lab_config
 from .lab.control_planes import IGNORE, KB, check_members, code_of, join_control_plane, kubectl, wait_kubectl
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
+from .lab.settings import find_release
+from .world.web import check_cluster_serves
 
 MakeNode = Callable[..., Node]
 FEW = {"encryptionAlgorithm": "ECDSA-P256"}
 BACKUP = "/root/b.tar"
 BAR_S = 180.0
+AGE = shutil.which("age") or ""
 
 
 def has_etcdutl() -> bool:
@@ -141,6 +146,76 @@ def test_a_new_machine_of_the_same_name_and_a_worker_that_lived_through_it(
     own_kubectl(new, "scale deployment web --replicas=3")
     wait_until(lambda: "3/3" in own_kubectl(new, "get deployment web"), what="the third pod", timeout_s=120)
     assert before <= set(worker.run("crictl ps -q").stdout.split()), "no container of before was restarted"
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_machine_with_nothing_on_it(
+    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path
+) -> None:
+    """The control plane's machine is lost, and the new one has neither runtime nor kubelet nor network: all comes out of a bundle."""
+    old = make_control_plane(make_node, kb_pyz, k8s_version)
+    own_kubectl(old, "create configmap before --from-literal=a=1")
+    old.run(f"{KB} backup -o {BACKUP}", timeout=120)
+    data, address = old.disk_path(BACKUP).read_bytes(), old.address
+    lab.remove_node(old)
+    bundle = make_bundle(lab, kb_pyz, find_release(k8s_version), tmp_path / "all.tar")
+
+    new = make_node("cp1", version=k8s_version, **BARE)
+    assert new.address == address
+    new.scp(kb_pyz, "/root/kb.pyz")
+    new.disk_path(BACKUP).write_bytes(data)
+    refused = new.run(f"{KB} restore {BACKUP} {IGNORE}", check=False, timeout=120)
+    print(refused.output)
+    assert refused.code != 0 and not new.exists("/etc/kubernetes/pki")
+    new.scp(bundle, "/root/all.tar")
+    lab.clear_outside()
+    began = time.monotonic()
+    print(new.run(f"{KB} restore {BACKUP} --bundle all.tar --air-gapped {IGNORE}", timeout=600).output)
+    print(f"restored on a bare machine in {time.monotonic() - began:.0f} s")
+    wait_kubectl(new, f"--server https://{new.address}:6443 get configmap before", timeout_s=30)
+    new.wait_node_ready()
+    check_cluster_serves(new)
+    assert not [asked for asked in lab.list_outside() if not asked.endswith(". udp . 53")]
+
+
+@pytest.mark.k8s_versions("1.35")
+@pytest.mark.skipif(not AGE, reason="needs age on this machine")
+def test_an_encrypted_one(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """By its file and by a pipe; with a wrong key, cut off and with a flipped byte it is refused before anything stops."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    for program in ("age", "age-keygen"):
+        node.scp(Path(AGE).with_name(program), f"/usr/local/bin/{program}")
+    node.run("age-keygen -o key.txt; age-keygen -o other.txt; age-keygen -y key.txt > to.txt")
+    own_kubectl(node, "create configmap before --from-literal=a=1")
+    node.run(f"{KB} backup -o b.age --age $(cat to.txt)", timeout=120)
+    size = int(node.run("stat -c %s b.age").stdout)
+    node.run(f"head -c {size // 2} b.age > cut.age; head -c 100 b.age > head.age")
+    node.run(f"cp b.age flipped.age; printf x | dd of=flipped.age bs=1 seek={size // 2} conv=notrunc status=none")
+    state = "find /etc/kubernetes /var/lib/kb -type f | sort | xargs sha256sum; crictl ps -q | sort"
+    before = node.run(state).stdout
+
+    def refused(code: str, line: str) -> None:
+        answer = node.run(line, check=False, timeout=120)
+        print(line, answer.stderr, sep="\n")
+        assert code_of(answer) == code and node.run(state).stdout == before, (line, answer.output)
+
+    refused("backup-encrypted", f"{KB} restore b.age --force {IGNORE}")
+    refused("backup-key-wrong", f"{KB} restore b.age --identity other.txt --force {IGNORE}")
+    refused("backup-key-wrong", f"{KB} restore b.age --identity none.txt --force {IGNORE}")
+    for name in ("cut.age", "head.age", "flipped.age"):
+        refused("backup-damaged", f"{KB} restore {name} --identity key.txt --force {IGNORE}")
+    refused("backup-damaged", f"cat cut.age | {KB} restore - --identity key.txt --force {IGNORE}")
+    refused("backup-truncated", f"age -d -i key.txt cut.age 2>/dev/null | {KB} restore - --force {IGNORE}")
+    for line in (
+        f"{KB} restore b.age --identity key.txt --force {IGNORE}",
+        f"cat b.age | {KB} restore - --identity key.txt --force {IGNORE}",
+        f"age -d -i key.txt b.age | {KB} restore - --force {IGNORE}",
+    ):
+        own_kubectl(node, "delete configmap before")
+        began = time.monotonic()
+        node.run(line, timeout=600)
+        print(f"{time.monotonic() - began:.0f} s: {line}")
+        wait_kubectl(node, f"--server https://{node.address}:6443 get configmap before", timeout_s=30)
 
 
 def test_killed_and_run_again(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:

@@ -47,6 +47,7 @@ class Watch:
         """After a change."""
         what = re.sub("[0-9a-f]{32,}", "ID", f"{verb} {describe(verb, words)}")
         what = re.sub(r"records/\d+", "records/N", what)  # each run that changes something has a generation
+        what = re.sub(r"\d{8}T\d{6}(Z(\.\d+)?)?|\d{4}(-\d\d){5}", "TIME", what)
         running = self.running
         if verb == "write_file" and str(words[0]) == STATE:
             running = self._read_state(words[1])
