@@ -32,8 +32,8 @@ def only(*words: str) -> Callable[[Moment], bool]:
     """The moments whose change has one of these words; every one if that was asked for."""
 
     def is_wanted(moment: Moment) -> bool:
-        if EVERY:  # a folder of kb's own is made only once
-            return "make_dir /var/lib/kb" not in moment.change
+        if EVERY:  # a folder of kb's own is made only once, and the same record is not written again
+            return "make_dir /var/lib/kb" not in moment.change and "/records/" not in moment.change
         return moment.nth == 1 and any(re.search(word, str(moment)) for word in words)
 
     return is_wanted

@@ -94,7 +94,11 @@ def kill_at_every_change(
                 struck.append(moment)
             else:  # it had no such change to make this time, and came to its end: a lease to renew, a pod to push
                 print(f"not met: {moment}", flush=True)
-                end_round(struck)
+                if struck:
+                    end_round(struck)
+                else:
+                    check(f"not met: {moment}")
+                    restore()
         if struck:
             end_round(struck)
     return killed
