@@ -5,6 +5,7 @@ Mirrors cmd/kubeadm/app/cmd/phases/init/waitcontrolplane.go.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -84,10 +85,11 @@ def _wait_for_components(
     ctx: Run, components: tuple[str, ...], *, probe: Optional[Callable[[Run, str], probes.Health]] = None
 ) -> None:
     waiting = dict.fromkeys(components, "not asked yet")
+    asks = {name: partial(probe, ctx, name) if probe else prepare_probe(ctx, name) for name in components}
 
     def look() -> str:
         for component in list(waiting):
-            seen = (probe or probe_component)(ctx, component)
+            seen = asks[component]()
             if seen.is_healthy:
                 del waiting[component]
             else:
@@ -101,10 +103,16 @@ def _wait_for_components(
     ctx.report.detail(f"{', '.join(components)}: healthy after {took:.1f} s")
 
 
-def probe_component(ctx: Run, component: str) -> probes.Health:
+def prepare_probe(ctx: Run, component: str) -> Callable[[], probes.Health]:
+    """How to ask a component for its health, any number of times. Its manifest, which says where it listens, is read once."""
     if component == "kube-apiserver":
-        return probes.probe_apiserver(ctx.api)
-    return probes.probe_url(ctx.host, probes.component_url(ctx.host, ctx.paths, component=component))
+        return lambda: probes.probe_apiserver(ctx.api)
+    url = probes.component_url(ctx.host, ctx.paths, component=component)
+    return lambda: probes.probe_url(ctx.host, url)
+
+
+def probe_component(ctx: Run, component: str) -> probes.Health:
+    return prepare_probe(ctx, component)()
 
 
 def _missing(name: str, seen: probes.Health) -> str:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
+from unittest import mock
 
 from kubeup.cluster.api import Api, Identity, read_identity
 from kubeup.engine.run import Caller, Run
@@ -30,6 +31,7 @@ class YoungNode(Node):
 
     roles_after_s = 5.0
     namespaces_after_s = 1.0
+    controllers_after_s = 0.0
     asked: list[tuple[str, str]]
 
     def http_get(self, url: str, *, headers: Optional[Any] = None, **more: Any) -> Any:
@@ -37,7 +39,7 @@ class YoungNode(Node):
         who = (headers or {}).get("Authorization", "").partition(" ")[2]
         self.asked.append((who, url.partition("6443")[2]))
         if ":10248" in url or ":1025" in url:
-            return HttpResponse(200)
+            return HttpResponse(200 if ":10248" in url or age >= self.controllers_after_s else 500)
         if age < self.roles_after_s and who != "super":
             return HttpResponse(403, b"forbidden")
         if "/livez" in url and age < self.roles_after_s and "exclude=poststarthook/rbac/bootstrap-roles" not in url:
@@ -116,3 +118,14 @@ def test_who_names_a_kubeconfig_speaks_by_it_alone(tmp_path: Path) -> None:
     wait_control_plane.wait_for_control_plane(ctx)
     wait_control_plane.wait_for_controllers(ctx)
     assert {who for who, _ in node.asked if who} == {"mine"} and ctx.api.identity == mine
+
+
+def test_a_wait_reads_once_where_a_component_listens(tmp_path: Path) -> None:
+    """It asks ten times a second, on processors that the components need for their start."""
+    ctx, node = young_context(tmp_path)
+    node.controllers_after_s = 4.0
+    wait_control_plane.wait_for_control_plane(ctx)
+    with mock.patch.object(node, "read_text", wraps=node.read_text) as read:
+        wait_control_plane.wait_for_controllers(ctx)
+    manifests = [call.args[0].name for call in read.call_args_list if call.args[0].parent == ctx.paths.manifests]
+    assert sorted(manifests) == ["kube-controller-manager.yaml", "kube-scheduler.yaml"]
