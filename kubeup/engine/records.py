@@ -64,7 +64,8 @@ class Records:
 
     def save(self) -> None:
         """Write the record if it changed. Raises HostError."""
-        if digest(self.steps) == self._saved:
+        now = digest(self.steps)
+        if now == self._saved:
             return
         self.generation += not self._is_begun
         self._is_begun = True
@@ -72,7 +73,7 @@ class Records:
         self.host.make_dir(self.folder, mode=0o700)
         text = _render(self.steps, f"{self.host.now():%Y-%m-%dT%H:%M:%SZ}")
         self.host.write_file(self.folder / f"{self.generation:06d}.json", text, mode=0o600)
-        self._saved = digest(self.steps)
+        self._saved = now
         for number in _list_generations(self.host, self.folder)[:-KEPT]:
             self.host.remove(self.folder / f"{number:06d}.json")
 
