@@ -49,7 +49,8 @@ class Release:
     warns_without_runtime_config: bool = True
     """preflight warns if the CRI has no RuntimeConfig call (1.35)."""
     needs_runtime_config: bool = False
-    """The kubelet refuses to run if the CRI has no RuntimeConfig call (1.36: containerd 2)."""
+    """The kubelet refuses to run if the CRI has no RuntimeConfig call (1.37: containerd 2). Until then it takes the cgroup driver of its own
+    configuration (getCgroupDriverFromCRI in cmd/kubelet/app/server.go; tried with 1.36.3 on containerd 1.6.20)."""
     corefile: str = "Corefile"
     """CoreDNS's default configuration in configs/addons: since 1.32 it does not cache answers for the cluster's zone
     (kubernetes/kubernetes pull request 128359)."""
@@ -190,7 +191,6 @@ RELEASES: dict[int, Release] = {
         etcd_tag="3.6.8-0",
         coredns_tag="v1.14.2",
         pause_tag="3.10.2",
-        needs_runtime_config=True,
         feature_gates=("NodeLocalCRISocket", "PublicKeysECDSA", "RootlessControlPlane"),
     ),
     37: Release(

@@ -56,7 +56,7 @@ def test_what_is_there_and_good() -> None:
     [
         (V, "kubelet", "Kubernetes v1.34.2", "v1.34.2"),
         (V, "containerd", "containerd github.com/containerd/containerd v1.5.9 x", "1.6"),
-        ("v1.36.0", "containerd", "containerd github.com/containerd/containerd 1.7.24~ds1", "2.0"),
+        ("v1.37.0", "containerd", "containerd github.com/containerd/containerd 1.7.24~ds1", "2.0"),
     ],
 )
 def test_what_is_there_and_wrong_is_named(version: str, name: str, answer: str, word: str) -> None:

@@ -598,7 +598,9 @@ def test_a_dead_runtime_is_told_once() -> None:
     assert [finding.name for finding in table.run_batch(make_node(host), facts.NODE)] == ["CRI"]
 
 
-@pytest.mark.parametrize(("version", "level"), [("v1.34.9", ""), ("v1.35.6", "warning"), ("v1.36.3", "error")])
+@pytest.mark.parametrize(
+    ("version", "level"), [("v1.34.9", ""), ("v1.35.6", "warning"), ("v1.36.3", "warning"), ("v1.37.0", "error")]
+)
 def test_runtime_version(version: str, level: str) -> None:
     node = make_node(old_runtime(fit_host()), version=version)
     assert found(node, runtime_checks.check_runtime_version) == ([("ContainerRuntimeVersion", level)] if level else [])
