@@ -11,11 +11,19 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap
+from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap, upgrade_addons, upgrade_control_plane, upgrade_preflight, upgrade_rights
 # isort: on
 
 # A step shared with init and join.
 BALANCER = step("load-balancer/local",  "Run a load balancer for the API servers on this node, if configured", load_balancer.plan_load_balancer)
+
+# Steps that both upgrades have, and the last of them a swap too.
+UPGRADE_CHECKS = act("preflight",     "Check versions, health, others' changes and the new static pods; pull images; stop nothing", upgrade_preflight.CHECKS)
+UPGRADE_SWAP = act("control-plane",   "Renew certificates and swap the static pods that differ; go back if one does not work",      upgrade_control_plane.SWAP)
+UPGRADE_SERVER = step("kubeconfig",   "Have this node's kubelet call its own API server, where the new version has it so",          upgrade_control_plane.plan_kubelet_server)
+UPGRADE_DNS = step("addon/coredns",   "Upgrade CoreDNS once every API server has the new version, its edits kept",                   upgrade_addons.plan_coredns,    live="cluster")
+UPGRADE_PROXY = step("addon/kube-proxy", "Upgrade kube-proxy once every API server has the new version, its edits kept",             upgrade_addons.plan_kube_proxy, live="cluster")
+GATE = act("gate",                    "Check the whole cluster: may the next control plane follow?",                                static_pods_swap.GATE)
 
 # kb reconfigure endpoint: give the API servers a stable name, if the cluster has none or another one. First every certificate
 # gets the name, then the clients are pointed at it. On the other nodes the same command does their part.
@@ -41,7 +49,29 @@ RECONFIGURE_ENDPOINT = story(
 RECONFIGURE_STATIC_PODS = story(
     act("preflight", "Try the new static pods without starting them, and check that the cluster can do without the former ones meanwhile", static_pods_swap.TRIALS),
     act("swap",      "Stop the former static pods, start the new ones, and watch them; go back if one does not work",                       static_pods_swap.SWAP),
-    act("gate",      "Check the whole cluster: may the next control plane follow?",                                                          static_pods_swap.GATE),
+    GATE,
+)
+
+# kb upgrade apply VERSION: this control plane, and what the cluster stores, go to another version. Whatever differs of the static pods is
+# swapped at once, so that the API is away once and not three times. Every step looks first: the same command continues what was cut off.
+UPGRADE_APPLY = story(
+    UPGRADE_CHECKS,
+    step("bindings",              "Write the rights of the new version's clients, before their certificates",   upgrade_rights.plan_bindings, live="cluster"),
+    UPGRADE_SWAP,
+    step("upload-config/kubeadm", "Store the new version in the cluster's configuration, for the other nodes",  upgrade_control_plane.plan_stored_version, live="cluster"),
+    step("upload-config/kubelet", "Store the kubelets' configuration of the new version",                       upgrade_control_plane.plan_kubelet_config, live="cluster"),
+    UPGRADE_SERVER,
+    step("bootstrap-token",       "Write what joining nodes, and kubelets that renew certificates, are allowed", upgrade_rights.plan_bootstrap_rights, live="cluster"),
+    UPGRADE_DNS,
+    UPGRADE_PROXY,
+    GATE,
+)
+
+# kb upgrade node: the same on every other node, to the version that the cluster stores by now. Control planes first; the last of them
+# upgrades the addons.
+UPGRADE_NODE = story(
+    UPGRADE_CHECKS,
+    control_planes_only(UPGRADE_SWAP, UPGRADE_SERVER, UPGRADE_DNS, UPGRADE_PROXY, GATE),
 )
 
 # kb certs auto on: the timer of init and join, on a node that another tool made, or where it was switched off.
@@ -99,6 +129,8 @@ def make_restore(init: Callable[..., Story]) -> Story:
 STORIES: Mapping[str, Story] = {
     "reconfigure-endpoint": RECONFIGURE_ENDPOINT,
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
+    "upgrade-apply": UPGRADE_APPLY,
+    "upgrade-node": UPGRADE_NODE,
     "certs-auto": CERTS_AUTO,
     "certs-add-san": CERTS_ADD_SAN,
     "backup-schedule": BACKUP_SCHEDULE,

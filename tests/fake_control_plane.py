@@ -629,7 +629,7 @@ def _inspect_image(host: ControlPlane, words: tuple[str, ...]) -> str:
 
 
 def _list_images(host: ControlPlane, words: tuple[str, ...]) -> str:
-    names = [f"registry.k8s.io/{name}:v1.35.6" for name in COMPONENTS]
+    names = [f"registry.k8s.io/{name}:{tag}" for name in COMPONENTS for tag in ("v1.35.6", "v1.36.3")]
     return json.dumps({"images": [{"repoTags": names, "repoDigests": []}]})
 
 

@@ -22,6 +22,8 @@ _TABLES = {
     "RECONFIGURE_ENDPOINT": "## kb reconfigure endpoint",
     "RECONFIGURE_STATIC_PODS": "## kb reconfigure static-pods",
     "CERTS_AUTO": "## kb certs auto on",
+    "UPGRADE_APPLY": "## kb upgrade apply",
+    "UPGRADE_NODE": "## kb upgrade node",
     "CERTS_ADD_SAN": "## kb certs add-san",
     "BACKUP_SCHEDULE": "## kb backup schedule",
     "RESTORE": "## kb restore",

@@ -59,6 +59,8 @@ def _run_init(call: Invocation, *, only: str) -> int:
         if not (only and launch.local.exists(paths.manifest("kube-apiserver"))):
             _require_no_worker(node_state)
         launcher.require_same_node(node_state, config, paths=paths)
+        if not only and call.program.keeps_state:
+            launcher.require_no_step_back(launch.local, config, paths=paths, command="kb init")
         chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
         ctx = launcher.make_run(
             launch.target, config, paths=paths, report=call.report, kubeconfig_file=chosen, own_server=own_server

@@ -88,6 +88,8 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
         launch.tell(config)
         paths = Paths(pki=Path(config.cluster.certificates_dir))
         launcher.require_same_node(node_state, config, paths=paths)
+        if not only and call.program.keeps_state:
+            launcher.require_no_step_back(local, config, paths=paths, command="kb join")
         ctx = _make_run(launch.target, config, paths=paths, report=call.report)
         result = launch.work(ctx, node_state, phases=phases, only=only, skip=config.skip_phases)
     result.results.server = config.joined.server

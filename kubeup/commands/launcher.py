@@ -53,6 +53,8 @@ NEED_ROOT: Mapping[str, str] = {
     "restore": _CHANGES_FILES,
     "reconfigure endpoint": _CHANGES_FILES,
     "reconfigure static-pods": _CHANGES_FILES,
+    "upgrade apply": _CHANGES_FILES,
+    "upgrade node": _CHANGES_FILES,
     "adopt": _CHANGES_FILES,
     "certs renew": _CHANGES_FILES,
     "certs auto": _CHANGES_FILES,
@@ -75,6 +77,9 @@ NEED_ROOT: Mapping[str, str] = {
     "kubeconfig list": "it reads the kubeconfigs of this node and of its users",
 }
 """The commands that require root, and why; the reason for `init` also applies to `init phase`."""
+
+CONTINUE_SWAPS = frozenset({"reconfigure static-pods", "upgrade apply", "upgrade node"})
+"""The commands that look themselves at a swap that was cut off."""
 
 
 class Launch:
@@ -163,14 +168,9 @@ class Launch:
         if self.call.command.name == "reset" or not self.call.program.keeps_state:
             return
         self._refuse_cut_off_recovery(paths)
-        cut_off = None if self.call.command.name == "reconfigure static-pods" else store.load_cut_off(self.local, paths)
+        cut_off = None if self.call.command.name in CONTINUE_SWAPS else store.load_cut_off(self.local, paths)
         if cut_off is not None:
-            raise HostError(
-                f"a swap of {', '.join(cut_off.names)} was cut off on this node",
-                cause="its static pods may be half swapped",
-                remedy="continue it: kb reconfigure static-pods; or take it back: kb reconfigure static-pods --undo",
-                code="swap-cut-off",
-            )
+            raise swap_cut_off(cut_off)
 
     def _refuse_cut_off_recovery(self, paths: Paths) -> None:
         """Raises HostError (recovery-cut-off): etcd and the API server may be stopped."""
@@ -205,10 +205,12 @@ class Launch:
         only: str = "",
         skip: Sequence[str] = (),
         keeps_journal: bool = True,
+        workflow: str = "",
     ) -> RunResult:
-        """Run the command's phases (or `phases`), or only those named by `only`, even if they are to be skipped."""
+        """Run the command's phases (or `phases`), or only those named by `only`, even if they are to be skipped. workflow: their name in
+        the node's state, if it is not the command's."""
         worker = runner.Runner(
-            self.call.command.workflow,
+            workflow or self.call.command.workflow,
             self.call.command.phases if phases is None else phases,
             state=node_state,
             keeps_journal=keeps_journal and self.call.program.keeps_state,
@@ -330,6 +332,15 @@ def ask(question: str) -> str:
         return ""
 
 
+def swap_cut_off(swap: store.Swap) -> HostError:
+    return HostError(
+        f"a swap of {', '.join(swap.names)} was cut off on this node",
+        cause="its static pods may be half swapped",
+        remedy="continue it: kb reconfigure static-pods; or take it back: kb reconfigure static-pods --undo",
+        code="swap-cut-off",
+    )
+
+
 def list_phases(call: Invocation) -> int:
     from kubeup.cli.parser import render_phases
 
@@ -354,6 +365,30 @@ def require_same_node(node_state: State, config: NodeConfig, *, paths: Paths) ->
         )
     node_state.node, node_state.cluster = config.node.name, config.cluster.cluster_name
     node_state.cri_socket = config.node.cri_socket
+
+
+def require_no_step_back(local: Host, config: NodeConfig, *, paths: Paths, command: str) -> None:
+    """Raises HostError (version-goes-back) if this node's API server is newer than the configuration: the steps of `command` would write
+    its manifests as they were before an upgrade."""
+    path = paths.manifest("kube-apiserver")
+    found = releases.parse_version(_image_tag(local.read_text(path)) if local.exists(path) else "")
+    wanted = releases.parse_version(config.cluster.kubernetes_version)
+    if found is None or wanted is None or found.key <= wanted.key:
+        return
+    raise HostError(
+        f"this node runs Kubernetes {found}",
+        cause=f"the configuration says {wanted}, and {command} would take the node back to it, which an API server's data may not survive",
+        remedy=f"have the cluster's configuration say what runs: kb upgrade apply {found}"
+        if config.join
+        else f"have the configuration say what runs: kubernetesVersion: {found}, or --kubernetes-version {found}",
+        code="version-goes-back",
+    )
+
+
+def _image_tag(manifest: str) -> str:
+    """The tag of the first image of a static pod; "" if it has none that can be read."""
+    image = next((line.partition("image:")[2].strip() for line in manifest.splitlines() if "image:" in line), "")
+    return image.partition("@")[0].rpartition(":")[2]
 
 
 def paths_of(config: NodeConfig, flags: Mapping[str, Any]) -> Paths:

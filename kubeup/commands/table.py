@@ -43,6 +43,7 @@ with lazily:
         static_pods,
         status,
         token,
+        upgrade,
         upgrade_plan,
     )
 
@@ -88,6 +89,8 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("etcd leader",          "Show which member leads etcd, or have another one lead",                  lambda call: etcd_upkeep.leader(call), words="member..."),
     ),
     "Upgrade it": (
+        Row("upgrade apply", "Upgrade this control plane and the cluster's objects to a version, or continue", lambda call: upgrade.apply(call), words="version...", story="upgrade-apply"),
+        Row("upgrade node",  "Upgrade this node to the version that the cluster stores, or continue",          lambda call: upgrade.node(call), story="upgrade-node"),
         Row("upgrade plan", "Show what an upgrade would do to each node and what blocks it; change nothing", lambda call: upgrade_plan.plan(call), words="version..."),
     ),
     "Keep it safe": (

@@ -24,10 +24,6 @@ from kubeup.paths import Paths
 from kubeup.yaml_files import dump_yaml, load_mapping
 
 SYSTEM = "kube-system"
-GENERATED_FLAGS = frozenset(
-    {"container-runtime-endpoint", "pod-infra-container-image", "hostname-override", "register-with-taints"}
-)
-"""Kubelet flags that kubeadm and kb write themselves; all others are somebody's kubeletExtraArgs."""
 _USER_PREFIX = "system:node:"
 
 
@@ -56,7 +52,7 @@ def look_at_node(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
     patient = node_files.read_patient(host, paths, kubeconfig_file=kubeconfig_file)
     registration: dict[str, Any] = {"name": name, "criSocket": patient.config.node.cri_socket}
     flags = kubelet.parse_flags_env(facts.read_or_empty(host, str(paths.kubelet_flags_env)))
-    extra = [{"name": flag.name, "value": flag.value} for flag in flags if flag.name not in GENERATED_FLAGS]
+    extra = [{"name": flag.name, "value": flag.value} for flag in flags if flag.name not in kubelet.GENERATED_FLAGS]
     if extra:
         registration["kubeletExtraArgs"] = extra
     own: dict[str, Any] = {"nodeRegistration": registration}

@@ -158,6 +158,11 @@ def dump_instance_config(instance: Mapping[str, str]) -> str:
 
 # ---- kubeadm-flags.env
 
+GENERATED_FLAGS = frozenset(
+    {"container-runtime-endpoint", "pod-infra-container-image", "hostname-override", "register-with-taints"}
+)
+"""The flags that kubeadm and kb write themselves; all others are somebody's kubeletExtraArgs."""
+
 
 def plan_kubelet_flags(
     config: NodeConfig, release: Release, *, os_hostname: str, register_with_taints: bool = False

@@ -1,6 +1,6 @@
 """The phases etcd/local and control-plane/*: the static pod manifests.
 
-The rules are in kubeup/node/static_pods.py and kubeup/node/patches.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{etcd,controlplane}.go.
+The rules are in kubeup/node/static_pods.py, patches.py and own_manifests.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{etcd,controlplane}.go.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.yaml_files import YAMLError, dump_yaml, load_yaml
 
 with lazily:
-    from kubeup.node import etcd_data, patches, pki, static_pods
+    from kubeup.node import etcd_data, own_manifests, patches
 
 
 # ---- etcd
@@ -107,13 +107,8 @@ def _plan_manifest(
 
 def render_manifest(run: Run, component: str, *, members: Sequence[tuple[str, str]] = ()) -> str:
     """The text of a component's manifest on this node, with patches applied. Writes nothing."""
-    node = static_pods.NodeFacts(
-        host_ca_dirs=static_pods.probe_host_ca_dirs(run.host),
-        has_external_ca=component == "kube-controller-manager" and pki.is_external_ca(run.host, run.paths),
-        etcd_members=members,
-    )
-    pod = static_pods.render_pod(component, run.config, release=run.release, node=node)
-    return dump_yaml(patches.read_patches(run.host, run.config.patches_directory).apply(component, pod))
+    pod = own_manifests.render_own(run.host, run.paths, config=run.config, component=component, members=members)
+    return dump_yaml(pod)
 
 
 def describe_patches(run: Run, target: str) -> tuple[list[str], list[str]]:

@@ -34,6 +34,7 @@ with lazily:
     from kubeup.network import drain, drain_marks
     from kubeup.node import crictl, etcd_data, image_pulls, pod_trials, tried_pod
     from kubeup.swap import manifests, order, proof, store, turn
+    from kubeup.upgrade import target
 
 COMMAND = "kb reconfigure static-pods"
 ROOM = 256 << 20
@@ -51,13 +52,16 @@ API_GAP_S, ETCD_GAP_S = 10, 15
 class SwapRun(Run):
     """texts: the wanted manifests, by component. agree: asks for consent to what is said; raises UsageError without it.
 
-    before_stop, after_start: the user's own commands, for a load balancer that is not kb's."""
+    before_stop, after_start: the user's own commands, for a load balancer that is not kb's. command: what the user runs, for remedies;
+    tells_edits: whether others' changes of a manifest are still to be told."""
 
     texts: tuple[tuple[str, str], ...]
     agree: Callable[[str], None]
     before_stop: str = ""
     after_start: str = ""
     is_undo: bool = False
+    command: str = COMMAND
+    tells_edits: bool = True
 
 
 # ---- preflight
@@ -73,7 +77,7 @@ def check_swap(ctx: SwapRun) -> Outputs:
         raise HostError(
             "the kubelet does not run",
             cause="it is what stops and starts static pods",
-            remedy=f"start it: {services.spoken_of(ctx.host).say('start', 'kubelet')}; then: {COMMAND}",
+            remedy=f"start it: {services.spoken_of(ctx.host).say('start', 'kubelet')}; then: {ctx.command}",
             code="kubelet-not-running",
         )
     if not ctx.host.which("crictl"):
@@ -129,8 +133,8 @@ def _tell_differences(ctx: SwapRun, swap: store.Swap) -> None:
         former, wanted = (load_mapping(text, str(path)) for text in (pod.former, pod.wanted))
         for one in compare_documents(pod.name, wanted, found=former):
             ctx.report.note(f"change: {one.as_change()}")
-        recorded = _recorded(ctx, path)
-        if recorded is None:
+        recorded = target.find_recorded(records.load_records(ctx.host, ctx.paths.records), path)
+        if recorded is None or not ctx.tells_edits:
             continue
         kept = {one.field for one in compare_documents(pod.name, wanted, found=load_mapping(recorded, str(path)))}
         for one in compare_documents(pod.name, former, found=load_mapping(recorded, str(path))):
@@ -142,15 +146,6 @@ def _tell_differences(ctx: SwapRun, swap: store.Swap) -> None:
     foreign = [name for name in others if Path(name).stem not in (*store.COMPONENTS, "kb-load-balancer")]
     if foreign:
         ctx.report.note(f"static pods of others, left alone: {', '.join(foreign)}")
-
-
-def _recorded(ctx: SwapRun, path: Path) -> Optional[str]:
-    """The manifest as kb last wrote it or took it over; None if there is no record."""
-    for items in records.load_records(ctx.host, ctx.paths.records).steps.values():
-        content = items.get(str(path), {}).get("content")
-        if isinstance(content, str):
-            return content
-    return None
 
 
 def _pull_images(ctx: SwapRun, swap: store.Swap) -> None:

@@ -10,6 +10,7 @@ from typing import Optional
 
 from kubeup.frozen_values import frozen_by_name
 from kubeup.phases.static_pods_swap import SwapRun
+from kubeup.upgrade.target import Target
 
 
 @frozen_by_name
@@ -18,13 +19,15 @@ class UpgradeRun(SwapRun):
 
     is_first: this node changes the cluster's objects too (apply); False on every other node (node).
     drains: whether pods are moved away before the kubelet stops; a patch upgrade never does that.
-    keep_edits: whether what others changed in this node's manifests is kept; None: nobody has said, so it is refused if there is any.
+    targets: this node's static pods, as they are to be; () on a worker. keep_edits: whether what others changed in this node's manifests is kept; None: nobody has said, so it is refused if there is any.
     renews: whether certificates are renewed on the way. upgrades_etcd: whether etcd is. force: go on where a check only warns."""
 
     former: str
     is_first: bool
+    targets: tuple[Target, ...] = ()
     drains: bool = False
     keep_edits: Optional[bool] = None
     renews: bool = True
     upgrades_etcd: bool = True
     force: bool = False
+    tells_edits: bool = False

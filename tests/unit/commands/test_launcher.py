@@ -158,3 +158,15 @@ def test_what_is_asked_does_not_get_into_the_answer_for_a_program(
         launcher.agree(call, "The API pauses.")  # type: ignore[arg-type]
     shown = capsys.readouterr()
     assert shown.out == "" and "The API pauses.\nGo on? [y/N] " in shown.err
+
+
+def test_a_configuration_of_before_an_upgrade_does_not_take_the_node_back(machine: Machine, capsys: Any) -> None:
+    assert run(machine, *INIT) == 0
+    path = Paths().manifest("kube-apiserver")
+    machine.write_file(path, machine.read_text(path).replace(":v1.35.6", ":v1.36.3"), mode=0o600)
+    capsys.readouterr()
+    assert run(machine, *INIT) == 4
+    told = capsys.readouterr().err
+    assert "this node runs Kubernetes v1.36.3" in told
+    assert "--kubernetes-version v1.36.3" in told
+    assert ":v1.36.3" in machine.read_text(path)

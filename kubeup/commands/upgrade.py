@@ -1,0 +1,264 @@
+"""The commands upgrade apply and upgrade node: this node's configuration for the new version, and the phases.
+
+Mirrors cmd/kubeadm/app/cmd/upgrade/{apply,node}.go.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from kubeup import releases
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
+from kubeup.errors import HostError, UsageError
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
+from kubeup.paths import Paths
+
+with lazily:
+    from kubeup.cluster import api as kubeapi
+    from kubeup.cluster import membership
+    from kubeup.config import types
+    from kubeup.doctor import foreign_node, node_files
+    from kubeup.engine import run
+    from kubeup.machine import dry_run
+    from kubeup.phases import upgrade_run
+    from kubeup.swap import store
+    from kubeup.upgrade import node_config, target
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.doctor.node_files import Patient
+    from kubeup.engine.runner import RunResult
+    from kubeup.engine.state import State
+    from kubeup.machine.host import Host
+
+APPLY, NODE = "upgrade-apply", "upgrade-node"
+CONTROL_PLANE = "control-plane"
+"""The phase that swaps the static pods."""
+
+
+@frozen
+class Here:
+    """This node before the upgrade. former: the version that it runs."""
+
+    patient: Patient
+    stored: node_config.Stored
+    join: Optional[types.Join]
+    former: str
+
+
+def apply(call: Invocation) -> int:
+    """Upgrade this control plane and the cluster's objects, or continue."""
+    if call.flags.get("list"):
+        return launcher.list_phases(call)
+    launch = Launch(call)
+    launch.require_root()
+    if len(call.words) != 1 or releases.parse_version(call.words[0]) is None:
+        raise UsageError(
+            f"kb upgrade apply {' '.join(call.words)}".rstrip(),
+            cause="it takes one word, the version to upgrade to",
+            remedy="name it: kb upgrade apply v1.36.3",
+            code="usage",
+        )
+    return _upgrade(launch, version=_canonical(call.words[0]))
+
+
+def node(call: Invocation) -> int:
+    """Upgrade this node to the version that the cluster stores, or continue."""
+    if call.flags.get("list"):
+        return launcher.list_phases(call)
+    launch = Launch(call)
+    launch.require_root()
+    return _upgrade(launch, version="")
+
+
+def _canonical(text: str) -> str:
+    found = releases.parse_version(text)
+    assert found is not None
+    return found.text
+
+
+def _upgrade(launch: Launch, *, version: str) -> int:
+    call, paths = launch.call, Paths()
+    with launch.locked(paths) as node_state:
+        _continue_swap(launch, node_state, version=version)
+        ctx = _make_run(launch, node_state, version=version)
+        result = _work(launch, ctx, node_state=node_state)
+    launch.print_result(result)
+    if call.output == "text" and not launch.is_dry:
+        call.tell(_say_end(ctx))
+    return 0
+
+
+def _work(launch: Launch, ctx: upgrade_run.UpgradeRun, *, node_state: State) -> RunResult:
+    phases = tuple(phase for phase in launch.call.command.phases if ctx.config.is_control_plane or not phase.on)
+    key = _key(launch.call, ctx.config.cluster.kubernetes_version)
+    skip = tuple(launch.call.flags.get("skip-phases", ()))
+    return launch.work(ctx, node_state, phases=phases, skip=skip, workflow=key)
+
+
+def _key(call: Invocation, version: str) -> str:
+    """The name of this upgrade in the node's state: `upgrade-apply@v1.36.3`."""
+    return f"{call.command.workflow}@{version}"
+
+
+def _say_end(ctx: upgrade_run.UpgradeRun) -> str:
+    name, version = ctx.config.node.name, ctx.config.cluster.kubernetes_version
+    if ctx.is_first:
+        return f"node {name} and the cluster's objects are at {version}; on every other node, the control planes first: kb upgrade node"
+    return f"node {name} is at {version}"
+
+
+# ---- a swap that was cut off
+
+
+def _continue_swap(launch: Launch, node_state: State, *, version: str) -> None:
+    """End the swap of an upgrade that was cut off, with what lies on the disk: until then this node's API server may be out.
+
+    Raises HostError (swap-cut-off) if another command began the swap, and KbError from the swap."""
+    cut_off = store.load_cut_off(launch.local, Paths())
+    if cut_off is None:
+        return
+    key = next((one for one in _begun(node_state) if one.startswith(f"{launch.call.command.workflow}@")), "")
+    if not key or (version and key != f"{APPLY}@{version}"):
+        raise launcher.swap_cut_off(cut_off)
+    patient = node_files.read_patient(_with_missing_manifests(launch.local, cut_off), Paths())
+    texts = tuple((pod.name, pod.wanted) for pod in cut_off.pods if pod.is_changed)
+    config = dataclasses.replace(
+        patient.config,
+        cluster=dataclasses.replace(patient.config.cluster, kubernetes_version=key.partition("@")[2]),
+    )
+    base = launcher.make_run(launch.target, config, paths=patient.paths, report=launch.call.report)
+    ctx = _as_upgrade(launch.call, base, former=patient.config.cluster.kubernetes_version, texts=texts)
+    phases = tuple(phase for phase in launch.call.command.phases if phase.name == CONTROL_PLANE)
+    launch.work(ctx, node_state, phases=phases, workflow=key)
+
+
+def _begun(node_state: State) -> list[str]:
+    """The upgrades whose swap was begun and has not ended, by their names in the state."""
+    return [
+        name.partition("/")[0]
+        for name, entry in node_state.phases.items()
+        if name.startswith((APPLY, NODE)) and name.endswith(f"/{CONTROL_PLANE}") and entry.status != "done"
+    ]
+
+
+def _with_missing_manifests(local: Host, cut_off: store.Swap) -> Host:
+    """The machine as it looks with every manifest in its place."""
+    seen = dry_run.DryRunHost(local)
+    for pod in cut_off.pods:
+        if not local.exists(Paths().manifest(pod.name)):
+            seen.write_file(Paths().manifest(pod.name), pod.former, mode=0o600)
+    return seen
+
+
+# ---- this node
+
+
+def _make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run.UpgradeRun:
+    """Everything that the phases work with. Raises HostError: not-a-control-plane, kubeconfig-unreadable; ClusterError; UsageError."""
+    call = launch.call
+    here = _look(launch, is_first=bool(version))
+    patches = str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else ""
+    former, config = (
+        node_config.make_node_config(
+            launch.local,
+            here.patient.paths,
+            own=here.patient.config,
+            stored=here.stored,
+            join=here.join,
+            version=one,
+            patches=patches,
+        )
+        for one in (here.former, version)
+    )
+    launch.tell(config)
+    paths = here.patient.paths
+    launcher.require_same_node(node_state, config, paths=paths)
+    releases.find_release(config.cluster.kubernetes_version)
+    base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
+    if not config.is_control_plane:
+        base = dataclasses.replace(base, caller=run.Caller(lambda _: _kubelet_api(launch.target, paths), "kubelet"))
+    keeps = {"keep": True, "drop": False}.get(str(call.flags.get("hand-edits") or ""))
+    targets = target.plan_targets(launch.local, paths, former=former, config=config, keep_edits=keeps is not False)
+    upgrades_etcd = call.flags.get("etcd-upgrade") != "false"
+    chosen = tuple(one for one in targets if upgrades_etcd or one.name != "etcd")
+    texts = tuple((one.name, one.wanted) for one in chosen)
+    return _as_upgrade(call, base, former=here.former, texts=texts, targets=chosen, keeps=keeps)
+
+
+def _as_upgrade(
+    call: Invocation,
+    base: run.Run,
+    *,
+    former: str,
+    texts: tuple[tuple[str, str], ...],
+    targets: tuple[target.Target, ...] = (),
+    keeps: Optional[bool] = None,
+) -> upgrade_run.UpgradeRun:
+    is_first = call.command.workflow == APPLY
+    words = " ".join(("kb", call.command.name, *call.words))
+    return upgrade_run.UpgradeRun(
+        **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
+        texts=texts,
+        agree=lambda question: launcher.agree(call, question),
+        before_stop=str(call.flags.get("before-stop") or ""),
+        after_start=str(call.flags.get("after-start") or ""),
+        command=words,
+        former=former,
+        is_first=is_first,
+        targets=targets,
+        drains=_drains(call, base),
+        keep_edits=keeps,
+        renews=call.flags.get("certificate-renewal") != "false",
+        upgrades_etcd=call.flags.get("etcd-upgrade") != "false",
+        force=bool(call.flags.get("force")),
+    )
+
+
+def _drains(call: Invocation, base: run.Run) -> bool:
+    """Whether the kubelet of another minor comes, and --no-drain was not given."""
+    told = base.host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "").strip()
+    found, wanted = (releases.parse_version(text) for text in (told, base.config.cluster.kubernetes_version))
+    is_same_minor = found is not None and wanted is not None and found.minor == wanted.minor
+    return not is_same_minor and not call.flags.get("no-drain")
+
+
+def _look(launch: Launch, *, is_first: bool) -> Here:
+    local = launch.local
+    patient = node_files.read_patient(local, Paths())
+    paths = patient.paths
+    if is_first and not patient.is_control_plane:
+        raise HostError(
+            "this node is not a control plane",
+            cause=f"there is no {paths.manifest('kube-apiserver')}",
+            remedy="on a control plane: kb upgrade apply VERSION; then here: kb upgrade node",
+            code="not-a-control-plane",
+        )
+    member = membership.find_member_access(local, paths.kubernetes / "kubelet.conf")
+    if member is None:
+        raise HostError(
+            f"{paths.kubernetes / 'kubelet.conf'} cannot be used",
+            cause="it is not there, or holds no certificate that can be read: this machine is no node of a cluster",
+            remedy="make it one: kb init, or kb join",
+            code="kubeconfig-unreadable",
+        )
+    join: Optional[types.Join] = None
+    if not patient.is_control_plane:
+        join = types.Join(member.server, member.ca_pem)
+        api = _kubelet_api(local, paths)
+    else:
+        server = node_files.find_own_server(local, paths)
+        api = kubeapi.Api(local, kubeapi.read_identity(local, paths.admin_conf, server=server), retry_s=20)
+        if foreign_node.has_joined(local, paths):
+            join = types.Join(member.server, member.ca_pem, control_plane=types.JoinControlPlane())
+    stored = node_config.read_stored(api, is_control_plane=patient.is_control_plane)
+    return Here(patient, stored, join, patient.config.cluster.kubernetes_version)
+
+
+def _kubelet_api(host: Host, paths: Paths) -> kubeapi.Api:
+    """The API server as this node's kubelet calls it."""
+    return kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=20)

@@ -1,0 +1,147 @@
+"""The phase preflight of an upgrade: whether this node may be upgraded now. Nothing is changed, and nothing stops.
+
+What others changed in the manifests, the rules of versions, the health of the cluster, the images, the trials of the new static pods.
+Mirrors cmd/kubeadm/app/phases/upgrade/{policy,health,preflight}.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kubeup.engine.run import Outputs
+from kubeup.engine.story import Act
+from kubeup.errors import ClusterError, HostError
+from kubeup.json_text import parse_json
+from kubeup.lazy_modules import lazily
+from kubeup.phases import static_pods_swap
+from kubeup.phases.upgrade_run import UpgradeRun
+from kubeup.releases import parse_version
+from kubeup.trouble import Trouble, advise
+from kubeup.upgrade.survey import API_SERVER, ETCD, KUBELET, Seen, Versions
+
+with lazily:
+    from kubeup.cluster import health
+    from kubeup.swap import proof
+    from kubeup.upgrade import policy
+
+_KINDS = {"api-server": API_SERVER, "etcd": ETCD, "node": KUBELET}
+SHOWN = 3
+"""How many of many things a sentence names; the rest follows as details."""
+
+
+def check_upgrade(ctx: UpgradeRun) -> Outputs:
+    """Raises HostError: hand-edits, and those of check_swap; ClusterError: upgrade-refused, cluster-not-well, control-plane-first,
+    etcd-stop-unsafe; ImagePullError; UsageError (not-confirmed)."""
+    if not ctx.config.is_control_plane:
+        _check_server(ctx)
+        return None
+    _refuse_edits(ctx)
+    client = proof.own_etcd(ctx) if ctx.host.exists(ctx.paths.manifest("etcd")) else None
+    parts = health.gate(ctx.api, client)
+    _judge_versions(ctx, parts)
+    _judge_health(ctx, parts)
+    return static_pods_swap.check_swap(ctx)
+
+
+def _target(ctx: UpgradeRun) -> str:
+    return ctx.config.cluster.kubernetes_version
+
+
+# ---- what others changed
+
+
+def _refuse_edits(ctx: UpgradeRun) -> None:
+    """Say what others changed in the manifests. Raises HostError (hand-edits) if nobody has said what becomes of it."""
+    edits = [str(edit) for target in ctx.targets for edit in target.edits]
+    if edits and ctx.keep_edits is None:
+        many = (
+            f"{len(edits)} fields of this node's static pods are"
+            if len(edits) > 1
+            else "a field of this node's static pods is"
+        )
+        raise HostError(
+            f"{many} not as the stored configuration says",
+            cause=f"{'; '.join(edits[:SHOWN])}; nothing was changed",
+            remedy=f"to keep what is there: {ctx.command} --hand-edits keep; to have the stored configuration alone: --hand-edits drop; "
+            "if patches made it, give their folder: --patches DIR",
+            code="hand-edits",
+            details=edits[SHOWN:],
+        )
+    for edit in edits:
+        ctx.report.note(f"not of the stored configuration: {edit}; {'kept' if ctx.keep_edits else 'dropped'}")
+    for target in ctx.targets:
+        for conflict in target.conflicts:
+            ctx.report.warn(
+                f"{target.name}: {conflict.field} is {conflict.found!r}, Kubernetes {_target(ctx)} has {conflict.wanted!r}"
+            )
+
+
+# ---- versions
+
+
+def _judge_versions(ctx: UpgradeRun, parts: Iterable[health.Part]) -> None:
+    """Raises ClusterError (upgrade-refused)."""
+    seen = [Seen(_KINDS[part.kind], part.version, part.node, part.name) for part in parts if part.kind in _KINDS]
+    etcd = ctx.config.cluster.local_etcd
+    versions = Versions(tuple(seen), etcd is None, etcd.image_tag if etcd else "", _target(ctx))
+    objections = policy.judge(versions, _target(ctx))
+    blockers = policy.find_blockers(objections, node=ctx.config.node.name, is_forced=ctx.force)
+    for one in objections:
+        if one not in blockers:
+            ctx.report.note(f"{one.trouble.what}: {one.trouble.cause}")
+    if blockers:
+        first, *others = [one.trouble for one in blockers]
+        skips = all(one.weighs == policy.SKIPPABLE for one in blockers)
+        raise ClusterError(
+            first.what,
+            cause=f"{first.cause}; nothing was changed",
+            remedy=first.remedy + (f"; or go on all the same: {ctx.command} --force" if skips else ""),
+            code="upgrade-refused",
+            details=[advise(trouble) for trouble in others],
+        )
+
+
+def _check_server(ctx: UpgradeRun) -> None:
+    """A kubelet is never newer than the API servers. Raises ClusterError (control-plane-first)."""
+    answer = ctx.api.probe_health("/version")
+    told = parse_json(answer.body.decode(), "the version") if answer.status == 200 else {}
+    server = parse_version(str(told.get("gitVersion", "")) if isinstance(told, dict) else "")
+    target = parse_version(_target(ctx))
+    if server is None or target is None:
+        ctx.report.note(f"the API server at {ctx.api.server} does not say its version")
+    elif server.minor < target.minor:
+        raise ClusterError(
+            f"the API server at {ctx.api.server} is still {server}",
+            cause=f"no kubelet may be newer than an API server, and this node's would be {target}",
+            remedy="on each control plane first: kb upgrade node",
+            code="control-plane-first",
+        )
+
+
+# ---- health
+
+
+def _judge_health(ctx: UpgradeRun, parts: Sequence[health.Part]) -> None:
+    """Raises ClusterError (cluster-not-well). Where an upgrade goes on that was cut off, this node itself may be unwell."""
+    goes_on = bool(ctx.selection.cut_off - {"preflight"})
+    troubles: list[Trouble] = []
+    for part in health.find_blockers(parts):
+        assert part.trouble is not None
+        if ctx.force or (goes_on and part.node == ctx.config.node.name):
+            ctx.report.warn(f"{part.trouble.what}: {part.trouble.cause}")
+        else:
+            troubles.append(part.trouble)
+    if troubles:
+        raise ClusterError(
+            troubles[0].what,
+            cause=f"{troubles[0].cause}; nothing was changed",
+            remedy=f"{troubles[0].remedy}; or go on all the same: {ctx.command} --force",
+            code="cluster-not-well",
+            details=[advise(trouble) for trouble in troubles[1:]],
+        )
+    for part in parts:
+        if part.unproven:
+            ctx.report.detail(f"not proven: {part.unproven}")
+
+
+CHECKS = Act(do=check_upgrade, live="node", always=True)

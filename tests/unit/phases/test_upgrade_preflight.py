@@ -1,0 +1,154 @@
+"""kubeup/phases/upgrade_preflight.py: what speaks against an upgrade of this node, before anything stops."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Optional
+
+import pytest
+
+from kubeup.cluster.health import Part
+from kubeup.config.types import Join
+from kubeup.engine.plan import Difference
+from kubeup.engine.run import Selection
+from kubeup.errors import KbError
+from kubeup.machine.http import HttpResponse
+from kubeup.phases.upgrade_control_plane import plan_kubelet_server, swap_control_plane
+from kubeup.phases.upgrade_preflight import check_upgrade
+from kubeup.phases.upgrade_run import UpgradeRun
+from kubeup.releases import RELEASES
+from kubeup.trouble import Trouble
+from kubeup.upgrade.target import Target
+from tests.fake_control_plane import COMPONENTS, FORMER, SERVER, ControlPlane, make_control_plane
+from tests.unit.swap.swap_case import Stage, make_swap_run, said, set_stage
+
+NEW = {name: text.replace("v1.35.6", "v1.36.3") for name, text in FORMER.items()}
+EDIT = Difference("kube-apiserver", "spec.containers[kube-apiserver].command --v", "", "4")
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    made = set_stage(monkeypatch)
+    made.parts = parts()
+    return made
+
+
+def parts(server: str = "v1.35.6", kubelet: str = "v1.35.6", **troubles: Trouble) -> list[Part]:
+    """A cluster of this node and a worker."""
+    return [
+        Part("api-server", SERVER, node="cp1", version=server),
+        Part("etcd", "cp1", node="cp1", version="3.6.6"),
+        *(Part("node", name, troubles.get(name), node=name, version=kubelet) for name in ("cp1", "w1")),
+    ]
+
+
+def make_run(
+    host: Optional[ControlPlane] = None, *, to: str = "v1.36.3", edits: tuple[Difference, ...] = (), **fields: Any
+) -> UpgradeRun:
+    base = make_swap_run(host or make_control_plane(), NEW)
+    config = dataclasses.replace(base.config, cluster=dataclasses.replace(base.config.cluster, kubernetes_version=to))
+    given = {item.name: getattr(base, item.name) for item in dataclasses.fields(base)}
+    targets = tuple(
+        Target(name, FORMER[name], FORMER[name], NEW[name], edits if name == "kube-apiserver" else ())
+        for name in COMPONENTS
+    )
+    more = {
+        "config": config, "release": RELEASES[36], "former": "v1.35.6", "is_first": True, "targets": targets, "tells_edits": False,
+        "command": "kb upgrade apply v1.36.3", **fields,
+    }  # fmt: skip
+    return UpgradeRun(**{**given, **more})
+
+
+def refused(run: UpgradeRun) -> KbError:
+    host = run.host
+    assert isinstance(host, ControlPlane)
+    before = dict(host.files)
+    with pytest.raises(KbError) as caught:
+        check_upgrade(run)
+    assert host.changes == []
+    assert host.files == before
+    return caught.value
+
+
+def test_a_cluster_that_is_well_may_go_on(stage: Stage) -> None:
+    run = make_run()
+    check_upgrade(run)
+    assert stage.tried == list(COMPONENTS)
+    assert "image: registry.k8s.io/kube-apiserver:v1.35.6 -> registry.k8s.io/kube-apiserver:v1.36.3" in said(run)
+
+
+def test_what_others_changed_wants_a_word(stage: Stage) -> None:
+    error = refused(make_run(edits=(EDIT,)))
+    assert error.code == "hand-edits"
+    assert "--v is 4, not unset" in error.cause
+    assert "kb upgrade apply v1.36.3 --hand-edits keep" in error.remedy
+    for keeps, word in ((True, "kept"), (False, "dropped")):
+        run = make_run(edits=(EDIT,), keep_edits=keeps)
+        check_upgrade(run)
+        assert f"--v is 4, not unset; {word}" in said(run)
+
+
+def test_versions_that_may_not_follow(stage: Stage) -> None:
+    stage.parts = parts(server="v1.34.9")
+    error = refused(make_run())
+    assert error.code == "upgrade-refused"
+    assert "--force" not in error.remedy
+    stage.parts = parts(kubelet="v1.32.0")
+    error = refused(make_run())
+    assert "kb upgrade apply v1.36.3 --force" in error.remedy
+    check_upgrade(make_run(force=True))
+
+
+def test_a_cluster_that_is_not_well(stage: Stage) -> None:
+    stage.parts = parts(w1=Trouble("node w1 is not Ready", "its kubelet says nothing", "kb doctor"))
+    assert refused(make_run()).code == "cluster-not-well"
+    check_upgrade(make_run(force=True))
+
+
+def test_an_upgrade_that_was_cut_off_may_have_left_this_node_unwell(stage: Stage) -> None:
+    stage.parts = parts(cp1=Trouble("node cp1 is not Ready", "its kubelet says nothing", "kb doctor"))
+    assert refused(make_run()).code == "cluster-not-well"
+    assert refused(make_run(selection=Selection(cut_off=frozenset({"preflight"})))).code == "cluster-not-well"
+    check_upgrade(make_run(selection=Selection(cut_off=frozenset({"control-plane"}))))
+
+
+@pytest.mark.parametrize(("server", "is_refused"), [("v1.35.6", True), ("v1.36.0", False), ("", False)])
+def test_a_worker_comes_after_the_control_planes(server: str, is_refused: bool) -> None:
+    host = make_control_plane()
+    body = b'{"gitVersion": "%s"}' % server.encode() if server else b"{}"
+    host.urls[f"https://{SERVER}/version"] = HttpResponse(200, body)
+    run = make_run(host, is_first=False)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, join=Join(f"https://{SERVER}")))
+    if is_refused:
+        assert refused(run).code == "control-plane-first"
+    else:
+        check_upgrade(run)
+
+
+# ---- the swap, and kubelet.conf
+
+
+def test_the_swap_renews_certificates_only_where_something_is_swapped(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed: list[str] = []
+    monkeypatch.setattr("kubeup.phases.upgrade_control_plane._renew_certs", lambda run: renewed.append("all"))
+    host = make_control_plane()
+    swap_control_plane(make_run(host, renews=False))
+    assert renewed == []
+    assert all("v1.36.3" in host.files[f"/etc/kubernetes/manifests/{name}.yaml"].decode() for name in COMPONENTS)
+    swap_control_plane(make_run(host))
+    assert renewed == []  # nothing is left to swap
+    other = make_control_plane()
+    swap_control_plane(make_run(other))
+    assert renewed == ["all"]
+
+
+def test_a_kubelet_that_calls_another_api_server() -> None:
+    host = make_control_plane()
+    text = host.files["/etc/kubernetes/admin.conf"].decode()
+    host.files["/etc/kubernetes/kubelet.conf"] = text.encode()
+    assert plan_kubelet_server(make_run(host)).parts == ()
+    host.files["/etc/kubernetes/kubelet.conf"] = text.replace(SERVER, "api.local:7443").encode()
+    (item,) = plan_kubelet_server(make_run(host)).parts
+    assert f"https://{SERVER}" in item.wanted()["content"]  # type: ignore[union-attr]
