@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap, upgrade_addons, upgrade_control_plane, upgrade_preflight, upgrade_rights
+from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap, upgrade_addons, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights
 # isort: on
 
 # A step shared with init and join.
@@ -19,8 +19,10 @@ BALANCER = step("load-balancer/local",  "Run a load balancer for the API servers
 
 # Steps that both upgrades have, and the last of them a swap too.
 UPGRADE_CHECKS = act("preflight",     "Check versions, health, others' changes and the new static pods; pull images; stop nothing", upgrade_preflight.CHECKS)
+UPGRADE_PROGRAMS = act("programs",    "Fetch and try the new kubelet and kubectl; keep the former ones; replace nothing yet",         upgrade_programs.PROGRAMS)
 UPGRADE_SWAP = act("control-plane",   "Renew certificates and swap the static pods that differ; go back if one does not work",      upgrade_control_plane.SWAP)
 UPGRADE_SERVER = step("kubeconfig",   "Have this node's kubelet call its own API server, where the new version has it so",          upgrade_control_plane.plan_kubelet_server)
+UPGRADE_KUBELET = act("kubelet-config", "Replace the kubelet and its configuration together; watch it, and go back if it does not work", upgrade_kubelet.KUBELET)
 UPGRADE_DNS = step("addon/coredns",   "Upgrade CoreDNS once every API server has the new version, its edits kept",                   upgrade_addons.plan_coredns,    live="cluster")
 UPGRADE_PROXY = step("addon/kube-proxy", "Upgrade kube-proxy once every API server has the new version, its edits kept",             upgrade_addons.plan_kube_proxy, live="cluster")
 GATE = act("gate",                    "Check the whole cluster: may the next control plane follow?",                                static_pods_swap.GATE)
@@ -56,11 +58,13 @@ RECONFIGURE_STATIC_PODS = story(
 # swapped at once, so that the API is away once and not three times. Every step looks first: the same command continues what was cut off.
 UPGRADE_APPLY = story(
     UPGRADE_CHECKS,
+    UPGRADE_PROGRAMS,
     step("bindings",              "Write the rights of the new version's clients, before their certificates",   upgrade_rights.plan_bindings, live="cluster"),
     UPGRADE_SWAP,
     step("upload-config/kubeadm", "Store the new version in the cluster's configuration, for the other nodes",  upgrade_control_plane.plan_stored_version, live="cluster"),
     step("upload-config/kubelet", "Store the kubelets' configuration of the new version",                       upgrade_control_plane.plan_kubelet_config, live="cluster"),
     UPGRADE_SERVER,
+    UPGRADE_KUBELET,
     step("bootstrap-token",       "Write what joining nodes, and kubelets that renew certificates, are allowed", upgrade_rights.plan_bootstrap_rights, live="cluster"),
     UPGRADE_DNS,
     UPGRADE_PROXY,
@@ -71,7 +75,10 @@ UPGRADE_APPLY = story(
 # upgrades the addons.
 UPGRADE_NODE = story(
     UPGRADE_CHECKS,
-    control_planes_only(UPGRADE_SWAP, UPGRADE_SERVER, UPGRADE_DNS, UPGRADE_PROXY, GATE),
+    UPGRADE_PROGRAMS,
+    control_planes_only(UPGRADE_SWAP, UPGRADE_SERVER),
+    UPGRADE_KUBELET,
+    control_planes_only(UPGRADE_DNS, UPGRADE_PROXY, GATE),
 )
 
 # kb certs auto on: the timer of init and join, on a node that another tool made, or where it was switched off.

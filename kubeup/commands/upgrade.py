@@ -26,7 +26,7 @@ with lazily:
     from kubeup.machine import dry_run
     from kubeup.phases import upgrade_run
     from kubeup.swap import store
-    from kubeup.upgrade import node_config, target
+    from kubeup.upgrade import kept, node_config, target
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -42,12 +42,16 @@ CONTROL_PLANE = "control-plane"
 
 @frozen
 class Here:
-    """This node before the upgrade. former: the version that it runs."""
+    """This node as it is."""
 
     patient: Patient
     stored: node_config.Stored
     join: Optional[types.Join]
-    former: str
+
+    @property
+    def version(self) -> str:
+        """What it runs: its API server's version, or a worker's kubelet's."""
+        return self.patient.config.cluster.kubernetes_version
 
 
 def apply(call: Invocation) -> int:
@@ -173,8 +177,9 @@ def _make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run
             version=one,
             patches=patches,
         )
-        for one in (here.former, version)
+        for one in (here.version, version)
     )
+    config = dataclasses.replace(config, kb=_with_sources(call, config.kb))
     launch.tell(config)
     paths = here.patient.paths
     launcher.require_same_node(node_state, config, paths=paths)
@@ -187,7 +192,20 @@ def _make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run
     upgrades_etcd = call.flags.get("etcd-upgrade") != "false"
     chosen = tuple(one for one in targets if upgrades_etcd or one.name != "etcd")
     texts = tuple((one.name, one.wanted) for one in chosen)
-    return _as_upgrade(call, base, former=here.former, texts=texts, targets=chosen, keeps=keeps)
+    return _as_upgrade(
+        call,
+        base,
+        former=_find_former(launch.local, here, version=config.cluster.kubernetes_version),
+        texts=texts,
+        targets=chosen,
+        keeps=keeps,
+    )
+
+
+def _find_former(local: Host, here: Here, *, version: str) -> str:
+    """What this node ran before its upgrade to `version` began, if that was cut off."""
+    found = kept.load(local, Paths())
+    return found.former if found is not None and found.wanted == version else here.version
 
 
 def _as_upgrade(
@@ -216,6 +234,20 @@ def _as_upgrade(
         renews=call.flags.get("certificate-renewal") != "false",
         upgrades_etcd=call.flags.get("etcd-upgrade") != "false",
         force=bool(call.flags.get("force")),
+    )
+
+
+def _with_sources(call: Invocation, kb: types.KbConfiguration) -> types.KbConfiguration:
+    """Where new programs and images come from, by the flags."""
+    given = {
+        name: str(call.flags.get(name) or "") for name in ("bundle", "verify-key", "mirror", "mirror-ca-hash", "preset")
+    }
+    return dataclasses.replace(
+        kb,
+        bundle=str(Path(given["bundle"]).absolute()) if given["bundle"] else "",
+        verify_key=given["verify-key"],
+        mirror=types.Mirror(given["mirror"], given["mirror-ca-hash"]),
+        packages=types.Packages(str(call.flags.get("packages") or "auto"), given["preset"]),
     )
 
 
@@ -256,7 +288,7 @@ def _look(launch: Launch, *, is_first: bool) -> Here:
         if foreign_node.has_joined(local, paths):
             join = types.Join(member.server, member.ca_pem, control_plane=types.JoinControlPlane())
     stored = node_config.read_stored(api, is_control_plane=patient.is_control_plane)
-    return Here(patient, stored, join, patient.config.cluster.kubernetes_version)
+    return Here(patient, stored, join)
 
 
 def _kubelet_api(host: Host, paths: Paths) -> kubeapi.Api:
