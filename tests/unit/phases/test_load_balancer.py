@@ -54,12 +54,15 @@ def join_config(*servers: str, **fields: Any) -> NodeConfig:
     return NodeConfig(CLUSTER, NodeRegistration("w1"), LocalAPIEndpoint("10.0.0.21"), join=join, **fields)
 
 
+STARTS = (f"enable --no-reload {balancer.UNIT}", "daemon-reload", f"restart {balancer.UNIT}")
+
+
 def make_host() -> FakeHost:
     return FakeHost(
         files={HOSTS: BEFORE, "/etc/machine-id": b"x\n"},
         programs={"systemctl"},
         answers={"systemctl": ""},
-        accepts={f"systemctl {words}" for words in (f"enable {balancer.UNIT}", f"restart {balancer.UNIT}")},
+        accepts={f"systemctl {words}" for words in STARTS},
     )
 
 
@@ -147,7 +150,7 @@ def test_somebody_else_s_name_stops_it_before_anything_is_written() -> None:
     assert not host.exists(PATHS.manifest(balancer.NAME)) and not host.exists(balancer.config_path(PATHS))
 
 
-@pytest.mark.parametrize("cut_off_at", [f"enable {balancer.UNIT}", f"restart {balancer.UNIT}"])
+@pytest.mark.parametrize("cut_off_at", STARTS)
 def test_a_keeper_that_was_rewritten_and_not_started_again_is_started_by_the_next_run(
     monkeypatch: pytest.MonkeyPatch, cut_off_at: str
 ) -> None:

@@ -25,13 +25,14 @@ from tests.unit.phases.wishes_case import URL, context
 
 UNIT = serve_mirror.MIRROR_UNIT
 RESTART = f"run systemctl restart {UNIT}"
+STARTS = (f"enable --no-reload {UNIT}", "daemon-reload", f"restart {UNIT}")
 CERT = PATHS.pki / "kb-mirror.crt"
 
 
 def make_host() -> FakeHost:
     host = finished_node()
     host.urls[f"{URL}/healthz"] = HttpResponse(200, b"ok\n")
-    host.accepts = {f"systemctl {words}" for words in (f"enable {UNIT}", f"restart {UNIT}")}
+    host.accepts = {f"systemctl {words}" for words in STARTS}
     host.answers[f"systemctl is-active {UNIT}"] = "active\n"
     return host
 
@@ -117,7 +118,7 @@ def test_without_the_authority_s_key_it_is_said_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("change", ["the unit", "the certificate"])
-@pytest.mark.parametrize("cut_off_at", [f"enable {UNIT}", f"restart {UNIT}"])
+@pytest.mark.parametrize("cut_off_at", STARTS)
 def test_one_that_was_changed_and_not_started_again_is_started_by_the_next_run(cut_off_at: str, change: str) -> None:
     """Killed in between, it runs on from what it was started with, and its files are right already."""
     host, phases = make_host(), tuple(phase for phase in kb.INIT if phase.name == "install/mirror")
