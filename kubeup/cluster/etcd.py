@@ -12,6 +12,7 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -78,8 +79,9 @@ class Status:
 
     applied, index: the raft index of the last entry that it has applied, and of the last one that it knows to be committed. leader:
     the ID of the leader that it knows, in decimal; "" if it knows none. db_size, db_in_use, db_quota: in bytes. revision: of the data
-    that it serves. What a member does not tell is 0 or "": storage_version and db_quota exist since etcd 3.6. Source: StatusResponse in
-    etcd's api/etcdserverpb/rpc.proto
+    that it serves. member: its own ID, in decimal; endpoint: the client URL at which it was asked, if it is the member that was meant.
+    What a member does not tell is 0 or "": storage_version and db_quota exist since etcd 3.6. Source: StatusResponse in etcd's
+    api/etcdserverpb/rpc.proto
     """
 
     trouble: str
@@ -93,6 +95,8 @@ class Status:
     db_in_use: int = 0
     revision: int = 0
     db_quota: int = 0
+    member: str = ""
+    endpoint: str = ""
 
     @property
     def away(self) -> str:
@@ -153,7 +157,38 @@ class Etcd:
             return Status(f"no answer: {error.cause}")
         except EtcdRefused as error:
             return Status(error.message)
-        return parse_status(answer)
+        return replace(parse_status(answer), endpoint=endpoint)
+
+    def read_member(self, member: Member, *, members: Iterable[Member] = ()) -> Status:
+        """The status of a member, at that of its client URLs which leads to it. One that leads to another member, as 127.0.0.1 does from
+        another machine, tells nothing of this one. members: who may be there instead, for the words. Never raises."""
+        if not member.client_urls:
+            return Status("it has never started")
+        first: Optional[Status] = None
+        astray = ""
+        for endpoint in _places_of(member):
+            if endpoint not in member.client_urls and not astray:
+                break  # it does not answer at all
+            status = self.read_status(endpoint)
+            if status.member in ("", member.member_id):
+                if status.endpoint:
+                    return status
+                first = first or status
+                continue
+            astray = astray or _say_astray(member, endpoint, other=status.member, members=members)
+        return Status(astray) if astray or first is None else first
+
+    def reach(self, member: Member) -> Etcd:
+        """A client of this member alone. Raises EtcdRefused if it is not reached."""
+        status = self.read_member(member)
+        if not status.endpoint:
+            raise EtcdRefused("maintenance status", ", ".join(member.client_urls) or "nobody", message=status.trouble)
+        return self.at(status.endpoint)
+
+    def probe_member(self, member: Member) -> str:
+        """probe_read at the member itself. Never raises."""
+        status = self.read_member(member)
+        return self.probe_read(status.endpoint) if status.endpoint else status.trouble
 
     def probe_read(self, endpoint: str, *, timeout_s: float = READ_S) -> str:
         """Send the member at `endpoint` a linearizable read, as an API server does: it needs a quorum, and a learner refuses it.
@@ -204,7 +239,7 @@ class Etcd:
 
     def defragment(self, member: Member, *, timeout_s: float) -> None:
         """Have a member write its file anew, without the gaps in it. It answers nobody meanwhile. Raises EtcdRefused, Unreachable."""
-        self.at(member.client_urls[0])._change("maintenance/defragment", {}, timeout_s=timeout_s)
+        self.reach(member)._change("maintenance/defragment", {}, timeout_s=timeout_s)
 
     def add_learner(self, peer_url: str) -> tuple[Member, ...]:
         """Add a member as a learner, without a vote; return the new member list. Raises EtcdRefused, Unreachable."""
@@ -231,7 +266,7 @@ class Etcd:
         """Have `leader` hand its leadership to the voting member `to`. Only the leader itself does this, so it is asked at its own
         endpoint. etcd answers once `to` leads. Raises EtcdRefused (not the leader any more, a learner), Unreachable.
         Source: MoveLeader in server/etcdserver/server.go"""
-        self.at(leader.client_urls[0])._change("maintenance/transfer-leadership", {"targetID": to.member_id})
+        self.reach(leader)._change("maintenance/transfer-leadership", {"targetID": to.member_id})
 
     # ---- plumbing
 
@@ -289,6 +324,8 @@ def _check_base64(text: str) -> None:
     base64.b64decode(text, validate=True)
 
 
+_ASTRAY = "leads to member"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _KEYS = {"kvs!": [{"key!": _check_base64}]}
 _URLS = [urllib.parse.urlsplit]
 _REVISIONS = {"header!": {"revision!": _check_number}, "kvs!": [{"mod_revision!": _check_number}]}
@@ -345,7 +382,29 @@ def parse_status(answer: Mapping[str, Any]) -> Status:
         db_in_use=count("dbSizeInUse"),
         revision=count("revision", head if isinstance(head, dict) else {}),
         db_quota=count("dbSizeQuota"),
+        member=str(count("member_id", head if isinstance(head, dict) else {}) or ""),
     )
+
+
+def _places_of(member: Member) -> list[str]:
+    """Where a member may be asked: at its client URLs, those last that mean whoever asks; then at the host of its peer URLs, with the
+    port that kubeadm gives the clients."""
+    own = sorted(member.client_urls, key=lambda url: urllib.parse.urlsplit(url).hostname in _LOOPBACK)
+    peers = (re.sub(r":\d+$", f":{CLIENT_PORT}", url.rstrip("/")) for url in member.peer_urls)
+    return list(dict.fromkeys([*own, *peers]))
+
+
+def _say_astray(member: Member, endpoint: str, *, other: str, members: Iterable[Member]) -> str:
+    found = next((one for one in members if one.member_id == other), None) or Member(other, "", ())
+    return f"{member.name or member.hex_id} advertises a client URL that {_ASTRAY} {found.name or found.hex_id} ({endpoint})"
+
+
+def say_way_back(member: Member, trouble: str) -> str:
+    """What to do about a voting member that does not serve: one that is asked at another's address is not lost."""
+    name = member.name or member.hex_id
+    if _ASTRAY in trouble:
+        return f"on {name}: name an address of that machine in --advertise-client-urls, in a copy of etcd's manifest, then: kb reconfigure static-pods COPY"
+    return f"start that machine again; or, if it is lost for good: kb etcd remove {name}"
 
 
 def read_client_tls(host: Host, paths: Paths) -> Tls:
@@ -430,10 +489,8 @@ def client_urls_of_manifest(pod: Mapping[str, Any]) -> tuple[str, ...]:
 
 def read_statuses(client: Etcd, members: Iterable[Member]) -> dict[str, Status]:
     """member_id -> status. A member without a client URL has never started."""
-    return {
-        m.member_id: client.read_status(m.client_urls[0]) if m.client_urls else Status("it has never started")
-        for m in members
-    }
+    members = tuple(members)
+    return {member.member_id: client.read_member(member, members=members) for member in members}
 
 
 def probe_members(client: Etcd, members: Iterable[Member]) -> dict[str, str]:
@@ -531,15 +588,16 @@ def judge_members(members: Sequence[Member], trouble: Mapping[str, str]) -> Opti
         return ClusterError(
             f"etcd has lost its quorum: {living} of {len(voters)} members serve, it needs {quorum_of(len(voters))}",
             cause=told,
-            remedy=f"start the machine of {first.name or first.hex_id} again (its kubelet runs etcd); until then "
+            remedy=say_way_back(first, trouble[first.member_id])
+            if _ASTRAY in trouble[first.member_id]
+            else f"start the machine of {first.name or first.hex_id} again (its kubelet runs etcd); until then "
             "nothing in the cluster can be changed",
             code="etcd-no-quorum",
         )
     return ClusterError(
         f"etcd member {first.name or first.hex_id} does not serve, so etcd accepts no new one",
         cause=f"{told}; {living} of {len(voters)} members serve",
-        remedy=f"start that machine again; or, if it is lost for good: kb etcd remove {first.name or first.hex_id} "
-        "(on a control plane)",
+        remedy=f"{say_way_back(first, trouble[first.member_id])} (on a control plane)",
         code="etcd-member-down",
     )
 

@@ -170,7 +170,7 @@ def remove_and_add_learner(
 
 
 def _serves(client: Etcd, own: Member) -> bool:
-    return bool(own.client_urls) and not client.probe_read(own.client_urls[0])
+    return bool(own.client_urls) and not client.probe_member(own)
 
 
 def _require_quorum(client: Etcd, peer_url: str) -> tuple[Member, ...]:
@@ -194,7 +194,7 @@ def _probe_at(client: Etcd, peer_url: str) -> str:
         own = etcd.find_by_peer_url(client.list_members(is_sure=False), peer_url)
     except (EtcdRefused, Unreachable) as error:
         return f"etcd does not answer: {error.cause}"
-    return client.probe_read(own.client_urls[0]) if own and own.client_urls else "it has not told its client URL yet"
+    return client.probe_member(own) if own and own.client_urls else "it has not told its client URL yet"
 
 
 def promote_when_ready(

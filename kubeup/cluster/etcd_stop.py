@@ -17,6 +17,7 @@ from kubeup.cluster.etcd import (
     Status,
     quorum_of,
     read_statuses,
+    say_way_back,
     stops_without,
 )
 from kubeup.errors import ClusterError
@@ -45,8 +46,7 @@ def check_stop(members: Sequence[Member], own: Member, *, trouble: Mapping[str, 
         f"etcd member {own.name or own.hex_id} cannot be stopped now: etcd would lose its quorum",
         cause=f"{len(voters) - len(away) - 1} of {len(voters)} voting members would be left, {quorum_of(len(voters))} are needed; "
         "away: " + "; ".join(f"{member.describe()}: {trouble[member.member_id]}" for member in away),
-        remedy=f"start the machine of {first.name or first.hex_id} again; or, if it is lost for good: "
-        f"kb etcd remove {first.name or first.hex_id}",
+        remedy=say_way_back(first, trouble[first.member_id]),
         code="etcd-stop-unsafe",
     )
 
@@ -71,7 +71,7 @@ def lead_away(client: Etcd, members: Sequence[Member], *, own: Member) -> Option
     Raises ClusterError (etcd-leader-stays) if no other member has caught up, or if the leadership did not move within PATIENCE_S.
     Moving it is the last thing that can fail here: etcd serves either way, and elects a leader by itself if `own` stops.
     """
-    if not own.client_urls or client.read_status(own.client_urls[0]).leader != own.member_id:
+    if client.read_member(own).leader != own.member_id:
         return None
     statuses: dict[str, Status] = {}
     targets: list[Member] = []

@@ -68,7 +68,7 @@ def check_all_serve(members: Sequence[Member], statuses: Mapping[str, Status]) -
         raise ClusterError(
             f"etcd member {first.describe()} does not serve",
             cause=f"{silent[first.member_id]}; a member that defragments answers nobody either, and two at once may cost the quorum",
-            remedy=f"start that machine again; or, if it is lost for good: kb etcd remove {first.name or first.hex_id}",
+            remedy=etcd.say_way_back(first, silent[first.member_id]),
             code="etcd-member-away",
         )
 
@@ -84,13 +84,13 @@ def defragment_one(client: Etcd, members: Sequence[Member], member: Member) -> D
     client.defragment(member, timeout_s=30 + before / _SLOW)
     took_s = client.host.monotonic() - began
     _wait_until_back(client, members, member)
-    after = client.read_status(member.client_urls[0]).db_size
+    after = client.read_member(member).db_size
     return Defragmented(member, before, after, took_s)
 
 
 def _wait_until_back(client: Etcd, members: Sequence[Member], member: Member) -> None:  # noqa: PLR0917
     def look() -> str:
-        trouble = "" if member.is_learner else client.probe_read(member.client_urls[0])
+        trouble = "" if member.is_learner else client.probe_member(member)
         statuses = etcd.read_statuses(client, members)
         newest = max(status.index for status in statuses.values())
         behind = newest - statuses[member.member_id].applied

@@ -275,7 +275,7 @@ def test_a_voter_that_never_started_counts_as_away() -> None:
     silent = Member("2", "", ("https://10.0.0.12:2380",))
     asked = client({"https://10.0.0.11:2379": {"maintenance/status": (200, {"raftAppliedIndex": "7"})}})
     statuses = etcd.read_statuses(asked, [CP1, silent])
-    assert statuses == {"1": etcd.Status("", 7), "2": etcd.Status("it has never started")}
+    assert statuses == {"1": etcd.Status("", 7, endpoint=CP1.client_urls[0]), "2": etcd.Status("it has never started")}
     assert etcd.find_trouble(statuses) == etcd.probe_members(asked, [CP1, silent]) == {"2": "it has never started"}
     verdict = etcd.judge_members([CP1, silent], etcd.find_trouble(statuses))
     assert verdict is not None and verdict.code == "etcd-no-quorum"
@@ -286,3 +286,55 @@ def test_a_member_with_several_peer_urls_is_found_by_the_flag_that_names_them() 
     assert etcd.find_by_peer_url((CP1, dual), "https://10.0.0.12:2380,https://[FD00::12]:2380/") == dual
     assert etcd.find_by_peer_url((CP1, dual), "https://10.0.0.14:2380") is None
     assert etcd.find_by_peer_url((CP1, dual), "") is None
+
+
+# ---- client URLs that lead to another member
+
+
+def serving(member_id: str, **more: Any) -> dict[str, tuple[int, Any]]:
+    return {"maintenance/status": (200, {"header": {"member_id": member_id}, "raftIndex": "9", **more})}
+
+
+def at(number: int, *urls: str) -> Member:
+    return Member(str(number), f"cp{number}", (f"https://10.0.0.{10 + number}:2380",), urls)
+
+
+LOCAL = "https://127.0.0.1:2379"
+
+
+def test_a_member_is_not_taken_for_the_one_that_answers_in_its_place() -> None:
+    """As etcd is often set up by hand: each advertises 127.0.0.1, and whoever asks gets its own member three times."""
+    members = [at(1, LOCAL), at(2, LOCAL), at(3, LOCAL)]
+    asker = client({LOCAL: serving("1")})
+    statuses = etcd.read_statuses(asker, members)
+    assert not statuses["1"].trouble and statuses["1"].endpoint == LOCAL
+    assert statuses["2"] == etcd.Status(f"cp2 advertises a client URL that leads to member cp1 ({LOCAL})")
+    verdict = etcd.judge_members(members, etcd.find_trouble(statuses))
+    assert verdict is not None and verdict.code == "etcd-no-quorum" and "leads to member cp1" in verdict.cause
+    assert "--advertise-client-urls" in verdict.remedy
+    assert "etcd remove" not in etcd.say_way_back(members[1], statuses["2"].trouble), "it is not lost"
+    assert "leads to member cp1" in asker.probe_member(members[1]).replace(" 1 (", " cp1 (")
+    with pytest.raises(etcd.EtcdRefused, match="maintenance status"):
+        asker.defragment(members[1], timeout_s=1)
+
+
+def test_its_other_client_urls_are_asked_first() -> None:
+    member = at(2, LOCAL, "https://10.0.0.12:2379")
+    asker = client({LOCAL: serving("1"), "https://10.0.0.12:2379": serving("2", leader="2")})
+    assert asker.read_member(member).leader == "2" and asker.probe_member(member) == ""
+    host = asker.host
+    assert isinstance(host, EtcdHost) and not any(url.startswith(LOCAL) for url, _ in host.asked)
+
+
+def test_the_host_of_its_peer_url_is_asked_if_its_client_urls_lead_elsewhere() -> None:
+    asker = client({LOCAL: serving("1"), "https://10.0.0.12:2379": serving("2")})
+    assert asker.read_member(at(2, LOCAL)).endpoint == "https://10.0.0.12:2379"
+    asker.move_leader(at(2, LOCAL), to=CP3)
+    assert isinstance(asker.host, EtcdHost)
+    assert asker.host.asked[-1] == ("https://10.0.0.12:2379/v3/maintenance/transfer-leadership", {"targetID": "3"})
+
+
+def test_a_member_that_is_down_is_asked_once_at_each_of_its_urls() -> None:
+    asker = client({}, LOCAL)
+    assert asker.read_member(at(2, "https://10.0.0.12:4001")).trouble.startswith("no answer")
+    assert isinstance(asker.host, EtcdHost) and len(asker.host.asked) == 1

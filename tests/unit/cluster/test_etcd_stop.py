@@ -71,7 +71,7 @@ def test_a_status_is_read_whole_and_what_is_absent_is_zero() -> None:
     }  # fmt: skip
     assert etcd.parse_status(answer) == Status(
         "", applied=11, index=12, term=9, leader="10501334649042878790", version="3.6.6", storage_version="3.6.0",
-        db_size=20480, db_in_use=16384,
+        db_size=20480, db_in_use=16384, member="1",
     )  # fmt: skip
     assert etcd.parse_status({"leader": "0", "errors": ["etcdserver: no leader"]}) == Status("etcdserver: no leader")
     assert etcd.parse_status({"dbSize": "-1", "raftIndex": [], "version": None}) == Status("")
