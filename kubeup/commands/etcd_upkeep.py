@@ -3,8 +3,9 @@ that is safe. They run on a control plane, and query etcd itself, so they need n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -20,6 +21,7 @@ with lazily:
     from kubeup.cluster import etcd, etcd_snapshot, etcd_upkeep
     from kubeup.doctor import node_files
     from kubeup.machine import process
+    from kubeup.swap import turn
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -61,6 +63,22 @@ def _look(launch: launcher.Launch, *, instead: str) -> _Scene:
     return _Scene(call, local, client, found, etcd.read_statuses(client, found), flags)
 
 
+@contextlib.contextmanager
+def _turn(launch: launcher.Launch, *, instead: str) -> Iterator[Callable[[], None]]:
+    """This node's lock and the cluster's Lease; yields what goes on to hold that. Raises what _look raises before the cluster is asked for
+    anything, and ClusterError (swap-elsewhere)."""
+    call, local = launch.call, launch.local
+    with launch.locked(Paths()):
+        members_command.find_client(call, local, instead=instead)
+        patient = node_files.read_patient(local, Paths())
+        runs = [  # this node's API server, then the one that admin.conf names
+            launcher.make_run(local, patient.config, paths=patient.paths, report=call.report, kubeconfig_file=conf)
+            for conf in (None, patient.paths.admin_conf)
+        ]
+        with turn.hold(runs, work="working on etcd") as hold_on:
+            yield hold_on
+
+
 # ---- defrag
 
 
@@ -68,12 +86,12 @@ def defrag(call: Invocation) -> int:
     """Defragment every member, one after the other, and say what was freed."""
     launch = launcher.Launch(call)
     launch.require_root()
-    with launch.locked(Paths()):
+    with _turn(launch, instead="defrag") as hold_on:
         scene = _look(launch, instead="defrag")
         etcd_upkeep.check_all_serve(scene.members, scene.statuses)
         _check_room(scene)
         _ask_for_gap(scene)
-        done = [_tell(scene, one) for one in _defragment(scene)]
+        done = [_tell(scene, one) for one in _defragment(scene, hold_on)]
     if call.output != "text":
         call.print_value([_describe(one) for one in done])
     else:
@@ -111,8 +129,9 @@ def _ask_for_gap(scene: _Scene) -> None:
         launcher.agree(scene.call, question)
 
 
-def _defragment(scene: _Scene) -> Iterator[Defragmented]:
+def _defragment(scene: _Scene, hold_on: Callable[[], None]) -> Iterator[Defragmented]:
     for member in etcd_upkeep.order_of(scene.members, scene.statuses):
+        hold_on()
         scene.call.report.waiting(f"{member.name or member.hex_id} defragments")
         yield etcd_upkeep.defragment_one(scene.client, scene.members, member)
 
@@ -145,7 +164,7 @@ def compact(call: Invocation) -> int:
     launch = launcher.Launch(call)
     launch.require_root()
     wanted = _read_revision(call)
-    with launch.locked(Paths()):
+    with _turn(launch, instead="compact REVISION"):
         scene = _look(launch, instead="compact REVISION")
         newest, floor = etcd_upkeep.find_floor(scene.client)
         if wanted > newest:
@@ -205,9 +224,9 @@ def alarm(call: Invocation) -> int:
     if verb == "list":
         scene = _look(launch, instead="alarm list")
         return _print_alarms(scene, scene.client.list_alarms())
-    with launch.locked(Paths()):
+    with _turn(launch, instead="alarm disarm") as hold_on:
         scene = _look(launch, instead="alarm disarm")
-        return _disarm(scene)
+        return _disarm(scene, hold_on)
 
 
 def _print_alarms(scene: _Scene, alarms: Sequence[etcd.Alarm]) -> int:
@@ -229,7 +248,7 @@ def _print_alarms(scene: _Scene, alarms: Sequence[etcd.Alarm]) -> int:
     return 0
 
 
-def _disarm(scene: _Scene) -> int:
+def _disarm(scene: _Scene, hold_on: Callable[[], None]) -> int:
     """Compact, defragment, see that there is room, and disarm."""
     alarms = scene.client.list_alarms()
     etcd_upkeep.refuse_corrupt(alarms, scene.members)
@@ -242,7 +261,7 @@ def _disarm(scene: _Scene) -> int:
         # etcd takes no writes, so nobody waits for its history, and the API servers' own compaction is refused
         if newest and etcd_upkeep.compact(scene.client, newest, statuses=scene.statuses):
             scene.call.report.note(f"etcd has forgotten what was before revision {newest}")
-        done = [_tell(scene, one) for one in _defragment(scene)]
+        done = [_tell(scene, one) for one in _defragment(scene, hold_on)]
         etcd_upkeep.refuse_full(etcd_upkeep.find_full(scene.members, scene.look_again(), quota=scene.quota))
     for one in alarms:
         scene.client.disarm(one)
@@ -276,7 +295,7 @@ def leader(call: Invocation) -> int:
     is_moved = False
     if call.words:
         to = etcd.match_member(scene.members, call.words[0])
-        with launch.locked(Paths()):
+        with _turn(launch, instead="move-leader ID"):
             is_moved = etcd_upkeep.move_leader(scene.client, scene.members, to=to, tell=call.report.detail)
     found = etcd_upkeep.find_leader(scene.members, scene.look_again())
     if call.output != "text":

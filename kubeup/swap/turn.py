@@ -1,4 +1,4 @@
-"""One swap in a cluster at a time: a Lease that the node holds meanwhile.
+"""One swap in a cluster at a time, and one upkeep of etcd: a Lease that the node holds meanwhile.
 
 Two swaps that begin in the same second both see all members of etcd, and stop two of three. The Lease is not renewed, because the API
 may be away during a swap; so it lasts for longer than a swap takes with its way back, and is removed at its end. What a machine leaves
@@ -8,17 +8,22 @@ nodes' own clocks do not matter.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
 from kubeup.cluster import clock, lease
 from kubeup.cluster.api import Api
 from kubeup.engine.run import Run
+from kubeup.errors import ClusterError, KbError
 from kubeup.frozen_values import frozen
 
 NAME = "kb-static-pods"
 LASTS_S = 600
 """More than a swap takes with its way back."""
+UPKEEP_PATIENCE_S = 3.0
+"""How long an API server may take to answer whoever works on etcd alone."""
 PATIENCE_S = 10.0
 """How long an API server may take to answer, before the swap begins and after its end."""
 
@@ -53,6 +58,52 @@ def give_back(run: Run) -> None:
     found = mine.api.get(mine.path)
     if found is not None and _spec(found).get("holderIdentity") == mine.identity:
         mine.api.delete(mine.path)
+
+
+@contextlib.contextmanager
+def hold(runs: Sequence[Run], *, work: str) -> Iterator[Callable[[], None]]:
+    """Hold the Lease meanwhile; yields what goes on to hold it, to be called between steps that take long. An API that is away hinders
+    nothing, since etcd may need this to serve again: that is said.
+
+    runs: the ways to an API server, the first one that answers is taken. work: what is done, for the words. Raises ClusterError
+    (swap-elsewhere), at the beginning and from what is yielded.
+    """
+    taken = next((one for one in runs if _try_take(one, work=work, is_last=one is runs[-1])), None)
+
+    def hold_on() -> None:
+        if taken is not None:
+            _try_take(taken, work=work, is_last=True)
+
+    try:
+        yield hold_on
+    finally:
+        if taken is not None:
+            _end(taken)
+
+
+def _end(run: Run) -> None:
+    try:
+        give_back(run)
+    except KbError as error:
+        run.report.note(f"Lease kube-system/{NAME} was not given back, and lapses in {LASTS_S} s: {error}")
+
+
+def _try_take(run: Run, *, work: str, is_last: bool) -> bool:
+    """Whether the Lease is held. Raises ClusterError (swap-elsewhere)."""
+    try:
+        held = take(run, patience_s=UPKEEP_PATIENCE_S)
+    except KbError as error:
+        if is_last:
+            run.report.note(f"other control planes are not kept from {work} meanwhile: {error}")
+        return False
+    if held is None:
+        return True
+    raise ClusterError(
+        f"control plane {held.node} works on etcd or on its static pods",
+        cause=f"it has held Lease kube-system/{NAME} for {held.for_s:.0f} s; two at once may cost etcd its quorum",
+        remedy=f"wait until it has finished; if nothing is under way there: kubectl -n kube-system delete lease {NAME}",
+        code="swap-elsewhere",
+    )
 
 
 def _lease(run: Run, patience_s: float = PATIENCE_S) -> lease.Lease:

@@ -228,3 +228,49 @@ def test_a_snapshot_that_ends_early_is_none() -> None:
     assert ended.status != 0 and "snapshot-" in ended.err and "/b/s.db" not in host.files
     refused(streaming(free=1 << 20), "snapshot", "/b/s.db", code="disk-full")
     refused(streaming(), "snapshot", code="usage")
+
+
+# ---- one admin at a time
+
+
+LEASE = {
+    "metadata": {"name": "kb-static-pods"},
+    "spec": {"holderIdentity": "cp2", "leaseDurationSeconds": 600, "renewTime": "2026-01-01T00:00:00.000000Z"},
+}
+
+
+@pytest.mark.parametrize("words", [("defrag",), ("compact",), ("alarm", "disarm"), ("leader", "cp2")])
+def test_two_admins_on_two_machines_are_kept_apart(words: tuple[str, ...]) -> None:
+    host = make_etcd_plane(alarms=[("1", "NOSPACE")] if words[0] == "alarm" else [])
+    host.leases["kb-static-pods"] = json.loads(json.dumps(LEASE))
+    told = refused(host, *words, code="swap-elsewhere").err
+    assert "control plane cp2 works on etcd" in told and "delete lease kb-static-pods" in told
+    del host.leases["kb-static-pods"]
+    assert kb(host, *words).status == 0 and not host.leases
+    sent = [one for one in host.changes if "/leases" in one]
+    assert sent[0].startswith("POST ") and sent[-1].startswith("DELETE ")
+
+
+def test_the_lease_is_held_on_from_member_to_member() -> None:
+    host = make_etcd_plane()
+    does(host, "defrag")
+    assert [one.partition(" ")[0] for one in host.changes if "/leases" in one] == [
+        "POST",
+        "PUT",
+        "PUT",
+        "PUT",
+        "DELETE",
+    ]
+
+
+def test_without_an_api_server_it_goes_on_and_says_so() -> None:
+    class Silent(EtcdPlane):
+        def serves(self, name: str) -> bool:
+            return name != "kube-apiserver" and super().serves(name)
+
+    host = Silent()
+    host.__dict__.update(make_etcd_plane().__dict__)
+    ended = kb(host, "defrag")
+    assert (
+        ended.status == 0 and ended.err.count("other control planes are not kept from working on etcd meanwhile") == 1
+    )
