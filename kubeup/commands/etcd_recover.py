@@ -87,7 +87,11 @@ def _begin(case: _Case) -> int:
     call.report.note(f"{found.own.describe()} has the data up to {found.describe()}")
     if not found.others:
         return _end(case, "alone already", found=found)
-    last_member.check_fence(run, found, lost=call.flags.get("lost") or ())
+    known = last_member.find_known(run, found, given=call.flags.get("known") or ())
+    for one in known:
+        call.report.note(one.describe())
+    last_member.check_fence(run, found, lost=call.flags.get("lost") or (), known=known)
+    last_member.refuse_newer(found, known, force=bool(call.flags.get("force")))
     record = _check_machine(run, found)
     names = ", ".join(record.lost) or "the others"
     launcher.agree(

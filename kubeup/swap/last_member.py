@@ -1,4 +1,5 @@
-"""Whether this node's member of etcd may go on alone: how far its data are, and whether the others are really gone (the fence).
+"""Whether this node's member of etcd may go on alone: how far its data are, whether the others are really gone (the fence), and whether
+one of them is known to have newer data.
 
 Two members that each go on alone are two clusters with the same certificates (H40). So nothing of a control plane may listen on the
 machines of the others as seen from here, which do not even refuse a connection, and the operator gives their word for each of them, since a network that is cut looks the same.
@@ -10,13 +11,14 @@ import datetime
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Optional
 
 from kubeup.addresses import join_host_port
 from kubeup.cluster import api, etcd
 from kubeup.cluster.etcd import Member
 from kubeup.engine.run import Run
-from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
@@ -51,6 +53,19 @@ class LastMember:
         """`entry 2814 of term 4, last written to at 2026-11-29 23:25:20 UTC`"""
         when = f", last written to at {self.written:%Y-%m-%d %H:%M:%S} UTC" if self.written else ""
         return f"entry {self.index} of term {self.term}{when}"
+
+
+@frozen
+class Known:
+    """How far the data of another member are. index: of the last entry that is known of; source: who says so."""
+
+    member: Member
+    index: int
+    source: str
+
+    def describe(self) -> str:
+        """`cp2 has the data up to entry 2900 (/mnt/etcd)`"""
+        return f"{_name(self.member)} has the data up to entry {self.index} ({self.source})"
 
 
 def find_last_member(run: Run) -> LastMember:
@@ -91,6 +106,67 @@ def _find_last_write(run: Run) -> Optional[datetime.datetime]:
     return datetime.datetime.fromtimestamp(newest, datetime.timezone.utc) if newest else None
 
 
+# ---- what is known of the others
+
+
+def find_known(run: Run, found: LastMember, *, given: Sequence[str]) -> list[Known]:
+    """How far the others are, the newest first: by their own word, if one answers, and by the operator's.
+
+    given: `cp2=2900`, the entry that kb names on that machine, or `cp2=/mnt/etcd`, its data or a copy of them. Raises UsageError
+    (bad-known-entry), ClusterError (etcd-member-unknown), HostError (etcd-file-unreadable, file-unreadable).
+    """
+    client = proof.own_etcd(run)
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(client.read_member, found.others))
+    asked = [
+        Known(member, max(status.applied, status.index), "it says so itself")
+        for member, status in zip(found.others, statuses)
+        if status.endpoint
+    ]
+    return sorted([*asked, *(_read_given(run.host, found, words=words) for words in given)], key=lambda one: -one.index)
+
+
+def _read_given(host: Host, found: LastMember, *, words: str) -> Known:
+    name, _, value = words.partition("=")
+    is_index = value.isascii() and value.isdecimal() and len(value) <= 19
+    if not is_index and not value.startswith("/"):
+        raise UsageError(
+            f"--known {words}",
+            cause="it takes a member, and the last entry or the folder of its data",
+            remedy="write MEMBER=INDEX or MEMBER=/FOLDER",
+            code="bad-known-entry",
+        )
+    member = etcd.match_member(found.others, name)
+    if is_index:
+        return Known(member, int(value), "as given")
+    content = etcd_file.read_content(host, Path(value))
+    if member.member_id not in [one.member_id for one in content.members]:
+        raise ClusterError(
+            f"{value} holds no data of {member.describe()}",
+            cause="the members in it are: " + ", ".join(one.name or one.member_id for one in content.members),
+            remedy="name the folder that has member/snap/db of that machine's etcd, or a copy of it",
+            code="etcd-member-unknown",
+        )
+    return Known(member, content.index, value)
+
+
+def refuse_newer(found: LastMember, known: Sequence[Known], *, force: bool) -> None:
+    """Raises ClusterError (etcd-newer-elsewhere) if another member has entries that are not here. force: leave them behind."""
+    newest = next(iter(known), None)
+    if newest is None or newest.index <= found.index or force:
+        return
+    name = _name(newest.member)
+    rest = " ".join(
+        f"--lost {_name(one)}" for one in (found.own, *found.voters) if one.member_id != newest.member.member_id
+    )
+    raise ClusterError(
+        f"{newest.describe()}, and this machine up to entry {found.index}",
+        cause=f"{newest.index - found.index} entries would be lost that {name} has, and whoever wrote them was told that they are safe",
+        remedy=f"recover on {name} instead, where its data are: {COMMAND} {rest}; if they are of no use: the same command as now, with --force",
+        code="etcd-newer-elsewhere",
+    )
+
+
 # ---- the fence
 
 
@@ -99,8 +175,8 @@ def has_quorum(run: Run) -> bool:
     return not client.probe_read(client.endpoints[0], timeout_s=READ_S)
 
 
-def check_fence(run: Run, found: LastMember, *, lost: Sequence[str]) -> None:
-    """Raises ClusterError: etcd-has-quorum, cluster-serves-elsewhere, etcd-member-reachable, etcd-lost-not-named, etcd-member-unknown, etcd-member-not-lost."""
+def check_fence(run: Run, found: LastMember, *, lost: Sequence[str], known: Sequence[Known] = ()) -> None:
+    """known: how far the others are. Raises ClusterError: etcd-has-quorum, cluster-serves-elsewhere, etcd-member-reachable, etcd-lost-not-named, etcd-member-unknown, etcd-member-not-lost."""
     if found.answers and has_quorum(run):
         raise ClusterError(
             "etcd has its quorum, so nothing has to be recovered",
@@ -130,7 +206,7 @@ def check_fence(run: Run, found: LastMember, *, lost: Sequence[str]) -> None:
         raise ClusterError(
             f"the machine of {member.describe()} is alive",
             cause=f"it answers from here, on {place}, and its etcd may run or be about to: two members that each go on alone are two clusters",
-            remedy=f"let it serve again, so that etcd has its quorum: kb doctor there (this machine's data end at {found.describe()}); or "
+            remedy=f"let it serve again, so that etcd has its quorum: kb doctor there ({_compare(found, known)}); or "
             "switch it off, or cut it from the network, until this is done; before it comes back: kb reset there",
             code="etcd-member-reachable",
         )
@@ -143,6 +219,13 @@ def check_fence(run: Run, found: LastMember, *, lost: Sequence[str]) -> None:
             remedy=f"make sure that they are off and stay off, then: {_say_command(found)}",
             code="etcd-lost-not-named",
         )
+
+
+def _compare(found: LastMember, known: Sequence[Known]) -> str:
+    told = "; ".join(["", *(one.describe() for one in known)])
+    newest = known[0] if known and known[0].index > found.index else None
+    choice = f"; of them, {_name(newest.member)} is the one to recover on" if newest else ""
+    return f"this machine's data end at {found.describe()}{told}{choice}"
 
 
 def find_living_server(run: Run) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kubeup.machine.http import HttpResponse
 from kubeup.machine.local_host import LocalHost
+from kubeup.node import etcd_file
 from tests.fake_control_plane import DATA, Gone, manifests_of
 from tests.fake_etcd import LonelyPlane, make_lonely_plane
 from tests.fuzz.node import Ended, call
@@ -258,3 +260,56 @@ def test_other_commands_wait_for_one_that_was_cut_off() -> None:
 
     ended = call(["etcd", "defrag", "--yes"], make, limit_s=60)
     assert "code:   recovery-cut-off\n" in ended.err
+
+
+# ---- which of several
+
+
+def test_the_one_whose_data_end_last_is_the_one_to_recover_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's end at entry 900."""
+    host = make_lonely_plane()
+    ended = refused(host, *LOST, "--known", "cp2=950", "--known", "cp3=10", code="etcd-newer-elsewhere")
+    assert "cp2 has the data up to entry 950 (as given), and this machine up to entry 900" in ended.err
+    assert "50 entries would be lost" in ended.err
+    assert "recover on cp2 instead, where its data are: kb etcd recover --lost cp1 --lost cp3" in ended.err
+    assert "cp3 has the data up to entry 10 (as given)" in ended.err, "each is shown"
+    assert kb(host, *LOST, "--known", "cp2=950", "--force").status == 0
+    expect_recovered(host)
+    assert kb(make_lonely_plane(), *LOST, "--known", "cp2=900").status == 0
+
+
+def test_a_folder_with_the_data_of_another_one_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tuple(etcd_file.FileMember(str(index), f"cp{index}", (), (), False) for index in (1, 2))
+    seen: list[str] = []
+
+    def read(host: object, data_dir: Path) -> etcd_file.Content:
+        seen.append(str(data_dir))
+        return etcd_file.Content(rows, 950, 4)
+
+    monkeypatch.setattr(etcd_file, "read_content", read)
+    ended = refused(make_lonely_plane(), *LOST, "--known", "cp2=/mnt/etcd", code="etcd-newer-elsewhere")
+    assert "cp2 has the data up to entry 950 (/mnt/etcd)" in ended.err and seen == ["/mnt/etcd"]
+    refused(make_lonely_plane(), *LOST, "--known", "cp3=/mnt/etcd", code="etcd-member-unknown")
+
+
+@pytest.mark.parametrize("words", ["cp2", "cp2=", "cp2=x", "cp2=-1", "cp2=etcd", "cp2=٣"])
+def test_words_that_say_nothing_of_another_one(words: str) -> None:
+    refused(make_lonely_plane(), *LOST, "--known", words, code="bad-known-entry")
+    refused(make_lonely_plane(), *LOST, "--known", "cp9=7", code="etcd-member-unknown")
+    refused(make_lonely_plane(), *LOST, "--known", "cp1=7", code="etcd-member-unknown")
+
+
+def test_one_that_answers_without_a_quorum_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three that do not reach each other: each answers what needs no quorum."""
+    host = make_lonely_plane(listens=frozenset({"10.0.0.12:2379"}))
+    http_ask = host.http_ask
+
+    def ask(url: str, body: bytes, **more: Any) -> HttpResponse:
+        if url == "https://10.0.0.12:2379/v3/maintenance/status":
+            told = {"header": {"member_id": "2"}, "raftIndex": "950", "errors": ["etcdserver: no leader"]}
+            return HttpResponse(200, json.dumps(told).encode())
+        return http_ask(url, body, **more)
+
+    monkeypatch.setattr(host, "http_ask", ask)
+    ended = refused(host, *LOST, code="etcd-member-reachable")
+    assert "cp2 has the data up to entry 950 (it says so itself); of them, cp2 is the one to recover on" in ended.err
