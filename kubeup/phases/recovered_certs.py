@@ -189,15 +189,17 @@ def restart_node(
     Raises HostError (kubelet-not-started, no-init-system, container-not-stopped); the kubelet runs then if it can.
     """
     host = run.host
-    kubelet_start.stop_kubelet(run)
     try:
+        kubelet_start.stop_kubelet(run)
         if expired_certs.SERVER in names:
             take_serving_pair(run, files)
         stop()
     finally:
-        if services.find(host) is services.SYSTEMD and services.read_state(host, "kubelet") == "failed":
-            host.run(["systemctl", "reset-failed", "kubelet"])
-        kubelet_start.restart_kubelet(run)
+        try:
+            if services.find(host) is services.SYSTEMD and services.read_state(host, "kubelet") == "failed":
+                host.run(["systemctl", "reset-failed", "kubelet"])
+        finally:  # told to stop once more, kb still leaves a kubelet that runs
+            kubelet_start.restart_kubelet(run)
 
 
 def take_serving_pair(run: Run, files: expired_certs.KubeletFiles) -> None:

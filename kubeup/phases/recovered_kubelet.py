@@ -136,19 +136,28 @@ def recover(run: Run, access: membership.Access, *, names: Sequence[str], files:
     serving = [files.serving, files.serving.with_suffix(".key")] if files.serving else []
     former = former_certs.keep_former(host, run.paths, files=[files.conf, files.pem, *serving])
     began = host.now()
-    host.write_file(bootstrap, access.render_bootstrap_kubeconfig(_CLUSTER_NAME).reveal(), mode=0o600)
+
+    def go_back() -> None:
+        """The token goes first. Whoever is told to stop once more, as by a second Ctrl-C, still makes every step: what is interrupted is
+        a wait for the kubelet."""
+        try:
+            host.remove(bootstrap)
+            kubelet_start.stop_kubelet(run)
+        finally:
+            try:
+                # not the link, which the kubelet leads elsewhere only with a new certificate
+                former_certs.put_back(host, former, files=[path for path in former.files if path != files.pem])
+                recovered_certs.end(run)
+            finally:
+                with contextlib.suppress(KbError):
+                    kubelet_start.restart_kubelet(run)
+
     try:
+        host.write_file(bootstrap, access.render_bootstrap_kubeconfig(_CLUSTER_NAME).reveal(), mode=0o600)
         recovered_certs.restart_node(run, names=names, files=files)
         join_worker.wait_for_identity(run)
     except BaseException:  # also where kb is told to stop: the token would stay in a file
-        kubelet_start.stop_kubelet(run)
-        host.remove(bootstrap)
-        for path in former.files:
-            if path != files.pem:  # a link, which the kubelet leads elsewhere only with a new certificate
-                host.write_file(path, host.read_bytes(former.copy_of(path)), mode=0o600, keeps=True)
-        recovered_certs.end(run)
-        with contextlib.suppress(KbError):
-            kubelet_start.restart_kubelet(run)
+        go_back()
         raise
     host.remove(bootstrap)
     run.caller.become("kubelet")

@@ -13,7 +13,7 @@ import pytest
 
 from kubeup.cluster import api, membership
 from kubeup.engine.run import Caller, Run
-from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
 from kubeup.node import certificates, expired_certs, pki, private_keys
@@ -353,3 +353,48 @@ def test_the_token_is_nowhere_but_in_the_bootstrap_file(node: Node) -> None:
     text = ask(node).render_bootstrap_kubeconfig("kubernetes").reveal()
     assert TOKEN.reveal() in text and base64.b64encode(node.files[str(PATHS.pki / "ca.crt")]).decode() in text
     assert str(Path(CONF)) == str(CONF)
+
+
+# ---- told to stop, and once more
+
+
+def tell_to_stop(host: Node, *words: str) -> None:
+    """These commands are interrupted, the first time that each is run."""
+
+    def stop(argv: tuple[str, ...]) -> CommandResult:
+        host.answers[" ".join(argv)] = host.restart if "restart" in argv else ""
+        raise Interrupted(2)
+
+    for command in words:
+        host.answers[command] = stop
+
+
+@pytest.mark.parametrize("second", ["systemctl stop kubelet", "systemctl reset-failed kubelet"])
+def test_a_second_ctrl_c_still_leaves_a_kubelet_that_runs(run: Run, node: Node, second: str) -> None:
+    """The kubelet is failed at first, so that it is not stopped, and active then."""
+    if second == "systemctl stop kubelet":
+        node.answers["systemctl is-active kubelet"] = "active\n"
+    tell_to_stop(node, second)
+    with pytest.raises(Interrupted):
+        recover(run)
+    assert commands(node)[-1] == "systemctl restart kubelet"
+    assert recover(run).gap is None and not node.exists(PATHS.recovery), "the same command goes on"
+
+
+def test_a_second_ctrl_c_leaves_no_token_behind(run: Run, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.urls[REQUESTS] = HttpResponse(200, b"{}")
+    access = ask(node)
+    before = {path: node.files[path] for path in (str(CONF), str(CRT))}
+
+    def wait(_: Run) -> None:
+        node.files[str(CRT)] = b"half"
+        tell_to_stop(node, "systemctl stop kubelet")
+        node.answers["systemctl is-active kubelet"] = "active\n"
+        raise Interrupted(2)
+
+    monkeypatch.setattr(join_worker, "wait_for_identity", wait)
+    with pytest.raises(Interrupted):
+        recovered_kubelet.recover(run, access, names=("kubelet-client",), files=FILES)
+    assert not node.exists(BOOTSTRAP) and not node.exists(PATHS.recovery)
+    assert {path: node.files[path] for path in before} == before
+    assert commands(node)[-2:] == ["systemctl stop kubelet", "systemctl restart kubelet"]
