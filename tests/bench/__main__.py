@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from tests.bench import backups, joins, swaps
+from tests.bench import backups, joins, recoveries, swaps
 from tests.e2e.lab import settings
 from tests.e2e.lab.config import lab_config, list_ignored_checks
 from tests.e2e.lab.lab import Lab
@@ -153,6 +153,7 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else ""
 
 
+PARTS = ("init", "joins", "crowd", "swaps", "backups", "recoveries")
 HEAD = """\
 # Speed compared with kubeadm
 
@@ -172,7 +173,7 @@ def main() -> None:
     parser.add_argument("--version", default="1.35", help="Kubernetes minor (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=10, help="how many join at one moment (default: %(default)s)")
-    parser.add_argument("--only", choices=("init", "joins", "crowd", "swaps", "backups"), help="a part of it")
+    parser.add_argument("--only", choices=PARTS, help="a part of it")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     options = parser.parse_args()
     why = settings.explain_why_not()
@@ -197,10 +198,13 @@ def main() -> None:
                 crowd = joins.run_crowd(lab, options.version, pyz, options.workers)
             swapped: swaps.Swaps = {}
             backed_up: Optional[backups.Backups] = None
+            came_back: recoveries.Recoveries = {}
             if options.only in (None, "swaps"):
                 swapped = swaps.run_swaps(lab, options.version, pyz, options.rounds)
             if options.only in (None, "backups"):
                 backed_up = backups.run_backups(lab, options.version, pyz, options.rounds)
+            if options.only in (None, "recoveries"):
+                came_back = recoveries.run_recoveries(lab, options.version, pyz, options.rounds)
         finally:
             lab.destroy()
     table = render_table(found, options.version) if found else ""
@@ -212,6 +216,8 @@ def main() -> None:
         table += swaps.render_swaps(swapped)
     if backed_up:
         table += backups.render_backups(backed_up)
+    if came_back:
+        table += recoveries.render_recoveries(came_back)
     sys.stdout.write(table)
     if options.write:
         DOCS.write_text(HEAD + table)

@@ -1,0 +1,96 @@
+"""What comes back, of the bench: a control plane from its backup, the last of three members of etcd, and a node whose certificates are over.
+
+kubeadm has no counterpart: its documentation has pages of steps. Measured is the command, which ends when the API server serves again, and
+for the certificates when the node is Ready.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from tests.bench import backups
+from tests.bench.joins import IGNORED, make_machine
+from tests.bench.swaps import make_control_planes
+from tests.e2e.lab.config import lab_config
+from tests.e2e.lab.lab import Lab
+from tests.e2e.lab.node import Node, wait_until
+from tests.e2e.test_certs_recover import short, stop_kubelets, wait_until_over
+
+RESTORE = f"`kb restore`, the same machine, {backups.OBJECTS:,} objects"
+ETCD = "`kb etcd recover`, the last of three"
+CERTS = "`kb certs recover`, one control plane"
+GOALS_S = {RESTORE: 180.0, ETCD: 120.0, CERTS: 120.0}
+MINUTES = 3
+"""For how long the certificates of the third one live."""
+
+Recoveries = dict[str, list[float]]
+"""Seconds of each run, by what was brought back."""
+
+
+def run_recoveries(lab: Lab, version: str, pyz: Path, rounds: int) -> Recoveries:
+    """Raises RuntimeError where a recovery failed."""
+    found: Recoveries = {name: [] for name in GOALS_S}
+    (node,) = make_control_planes(lab, version, pyz, 1)
+    backups.fill(node)
+    node.run("python3 kb.pyz backup -o /root/b.tar", timeout=120)
+    for _ in range(rounds):
+        _note(found, RESTORE, _measure(node, f"restore /root/b.tar --force {IGNORED}"))
+    for _ in range(rounds):
+        first, *lost = make_control_planes(lab, version, pyz, 3)
+        for node in lost:
+            node.kill()
+        wait_until(
+            lambda at=first: "0 of 3" in at.run("python3 kb.pyz etcd members").stdout,  # type: ignore[misc]
+            what="etcd knows of no leader",
+            timeout_s=60,
+        )
+        _note(found, ETCD, _measure(first, "etcd recover --yes " + " ".join(f"--lost {node.name}" for node in lost)))
+    node = make_mortal(lab, version, pyz)
+    for _ in range(rounds):  # what is issued anew lives for as long as what it replaces
+        stop_kubelets([node])
+        wait_until_over(node)
+        _note(found, CERTS, _measure(node, "certs recover"))
+    return found
+
+
+def make_mortal(lab: Lab, version: str, pyz: Path) -> Node:
+    """A control plane whose certificates, the kubelet's too, live for minutes."""
+    for old in list(lab.nodes.values()):
+        lab.remove_node(old)
+    node = make_machine(lab, "cp1", version, pyz)
+    node.write("/root/init.yaml", lab_config(version, address=node.address, cluster=short(MINUTES)))
+    node.run(f"python3 kb.pyz init --config init.yaml {IGNORED}", timeout=900)
+    return node
+
+
+def _measure(node: Node, words: str) -> float:
+    answer = node.run(f"python3 measure.py python3 kb.pyz {words}", timeout=900)
+    seen = json.loads(answer.stdout.splitlines()[-1])
+    if seen["code"]:
+        raise RuntimeError(f"kb {words} failed:\n{seen['end']}")
+    return float(seen["wall"])
+
+
+def _note(found: Recoveries, name: str, seconds: float) -> None:
+    found[name].append(seconds)
+    sys.stderr.write(f"round {len(found[name])}: {name}: {seconds:.1f} s\n")
+
+
+def render_recoveries(found: Recoveries) -> str:
+    lines = [
+        "",
+        "## What comes back",
+        "",
+        "The command from its first second until the API server serves again, and with `kb certs recover` until the node is Ready. The two lost",
+        f"machines have lost their power. The certificates lived for {MINUTES} minutes, and the kubelet was stopped meanwhile. kubeadm has no such commands.",
+        "",
+        "| command | seconds | goal |",
+        "|---|---|---|",
+    ]  # fmt: skip
+    for name, seconds in found.items():
+        spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
+        lines.append(f"| {name} | {spread} | <= {GOALS_S[name]:g} s |")
+    return "\n".join(lines) + "\n"
