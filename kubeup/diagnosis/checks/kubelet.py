@@ -167,6 +167,26 @@ def _check_openrc_kubelet(node: Node) -> Findings:
         )
 
 
+def check_own_units(node: Node) -> Findings:
+    """What kb runs as units of systemd cannot run where OpenRC does. Told before a cluster is made that lacks it."""
+    if services.find(node.host) is not services.OPENRC:
+        return
+    if node.config.kb.pod_network.plugin == "bridge" and "pod-network" not in node.skipped:
+        yield Finding(
+            "OwnUnits",
+            ERROR,
+            "OpenRC runs this machine, and kb's own pod network needs systemd: what follows other nodes' routes is a unit of it",
+            "use another network: --pod-network manifest, or --pod-network none and apply one",
+        )
+    if node.config.kb.load_balancer.is_local:
+        yield Finding(
+            "OwnUnits",
+            ERROR,
+            "OpenRC runs this machine, and kb's own load balancer needs systemd: what follows the API servers is a unit of it",
+            "have another load balancer behind --control-plane-endpoint: --load-balancer none",
+        )
+
+
 OTHER_RESOLV_CONFS = (Path(RESOLVED_CONF), Path("/run/NetworkManager/no-stub-resolv.conf"))
 
 

@@ -31,6 +31,7 @@ from kubeup.diagnosis.checks.kubelet import (
     check_kubelet_flags,
     check_kubelet_unit,
     check_kubelet_version,
+    check_own_units,
     check_resolver,
 )
 from kubeup.diagnosis.checks.machine import (
@@ -120,6 +121,7 @@ CHECKS: tuple[Check, ...] = (
     Check("CNIPlugins", NODE, _EVERY_NODE, check_cni_plugins),
     Check("CNIConfig", NODE, _in(INIT), check_pod_network),
     Check("CNIConfig", NODE, _in(JOIN), check_join_network),
+    Check("OwnUnits", NODE, _in(INIT, JOIN), check_own_units),
     Check("Swap", NODE, _EVERY_NODE, check_swap),
     Check("FileExisting-*", NODE, _EVERY_NODE, check_programs),
     Check(SYSTEM, NODE, _in(INIT, JOIN, UPGRADE, DOCTOR), check_system),
@@ -141,7 +143,7 @@ CHECKS: tuple[Check, ...] = (
     Check("ImagePull", IMAGES, _in(JOIN), check_balancer_image),
 )
 """In kubeadm's order; kb's own (AdvertiseAddress, HostPath, AnonymousAuth, KubeletFlags, ServiceRoute, KubeletProxy, CgroupDriver, OOMScoreAdj, SandboxImage, RegistryConfig, CNIPlugins,
-CNIConfig or PodNetworkManifest, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
+CNIConfig or PodNetworkManifest, OwnUnits, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
 
 
 # ---- running them

@@ -16,6 +16,7 @@ from kubeup.config.types import (
     Component,
     ExternalEtcd,
     KbConfiguration,
+    LoadBalancer,
     LocalAPIEndpoint,
     LocalEtcd,
     Networking,
@@ -191,6 +192,7 @@ def test_the_order_is_kubeadm_s() -> None:
         "RegistryConfig",
         "CNIPlugins",
         "CNIConfig",
+        "OwnUnits",
         "CgroupWritable",
         "DiskSpace",
         "Resolver",
@@ -953,6 +955,34 @@ def test_the_kubelet_of_openrc(files: tuple[str, ...], mends: tuple[str, ...], e
     host.files.update(dict.fromkeys(files, b""))
     node = dataclasses.replace(make_node(host), mends=frozenset(mends))
     assert [(finding.level, finding.remedy) for finding in kubelet_checks.check_kubelet_unit(node)] == expected
+
+
+@pytest.mark.parametrize(
+    ("network", "balancer", "skipped", "expected"),
+    [
+        ("bridge", "none", (), ["--pod-network none"]),
+        ("bridge", "none", ("pod-network",), []),
+        ("none", "none", (), []),
+        ("none", "local", (), ["--load-balancer none"]),
+        ("bridge", "local", (), ["--pod-network none", "--load-balancer none"]),
+    ],
+)
+def test_what_units_of_systemd_do_is_refused_where_openrc_runs(
+    network: str, balancer: str, skipped: tuple[str, ...], expected: list[str]
+) -> None:
+    """Else init fails after the cluster has come up, at a systemctl that is not there."""
+    host = fit_host()
+    node = make_node(host, network=network)
+    config = dataclasses.replace(
+        node.config, kb=KbConfiguration(PodNetwork(network), load_balancer=LoadBalancer(balancer))
+    )
+    node = dataclasses.replace(node, config=config, skipped=frozenset(skipped))
+    assert found(node, kubelet_checks.check_own_units) == []
+    host.dirs.discard("/run/systemd/system")
+    host.programs = {"openrc", "rc-service", "rc-update"}
+    findings = list(kubelet_checks.check_own_units(node))
+    assert [(finding.name, finding.level) for finding in findings] == [("OwnUnits", "error")] * len(expected)
+    assert all(word in finding.remedy for word, finding in zip(expected, findings))
 
 
 def test_no_systemd() -> None:
