@@ -62,6 +62,7 @@ CHANGING = {
     "restore.py:_put_data_in": "files",
     "restore.py:make_data": "snapshot",
     "restore.py:move_aside": "move-aside",
+    "restore.py:remove_coming": "the command restore: what earlier restores made and did not use",
     "restore.py:strike_out": "strike-out",
     "upload_certs.py:_remove_other_proxies": "upload-certs",
     "upload_certs.py:store_shared_files": "upload-certs",
