@@ -5,6 +5,7 @@ What the timer did is in its journal, and in an Event of this node. kubeadm has 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 from dataclasses import replace
@@ -23,6 +24,7 @@ with lazily:
     from kubeup.doctor import node_files
     from kubeup.machine import own_copy
     from kubeup.phases import auto_renewal
+    from kubeup.upgrade import kept
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -131,6 +133,8 @@ def _run_now(launch: Launch) -> int:
     patient = _read(launch)
     launch.call = replace(launch.call, words=["all"])
     _wait_for_others(launch)
+    with contextlib.suppress(KbError):  # whoever upgrades next is told of a damaged record
+        kept.drop_expired(launch.local, patient.paths)
     try:
         done = certs.renew_due(launch)
     except KbError as error:

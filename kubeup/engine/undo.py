@@ -197,6 +197,7 @@ _OWN = frozenset(
         "restore",
         "staging",
         "swap",
+        "upgrade",
     )
 )
 """What kb keeps in its own folder besides the state and the lock. Those two are removed last, so that until then reset can be

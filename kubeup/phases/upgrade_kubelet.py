@@ -143,7 +143,7 @@ class Change:
         node, client = self.run.config.node.name, self.run.api
         try:
             if drains:
-                self._drain()
+                drain(self.run)
             took_s = self._replace()
         except BaseException:
             with contextlib.suppress(KbError):  # its own failure must stay the one that is shown
@@ -152,14 +152,6 @@ class Change:
         if eviction.uncordon(client, node):
             self.run.report.note(f"node {node} takes new pods again")
         return took_s
-
-    def _drain(self) -> None:
-        node = self.run.config.node.name
-        if not eviction.cordon(self.run.api, node):
-            self.run.report.note(f"node {node} was cordoned before, and stays so")
-        gone = eviction.evict_all(self.run.api, node, tell=self.run.report.waiting)
-        if gone:
-            self.run.report.note(f"evicted from node {node}: {eviction.name_pods(gone)}")
 
     def _replace(self) -> float:
         began = self.run.host.now()
@@ -193,6 +185,16 @@ class Change:
             code="kubelet-not-upgraded",
             details=error.details,
         ) from error
+
+
+def drain(run: Run) -> None:
+    """Cordon the node and evict its pods. Raises ClusterError: pods-not-evicted, pods-not-gone; the caller uncordons."""
+    node = run.config.node.name
+    if not eviction.cordon(run.api, node):
+        run.report.note(f"node {node} was cordoned before, and stays so")
+    gone = eviction.evict_all(run.api, node, tell=run.report.waiting)
+    if gone:
+        run.report.note(f"evicted from node {node}: {eviction.name_pods(gone)}")
 
 
 def put_programs(run: Run, place: Path) -> None:

@@ -238,10 +238,10 @@ def foretell_programs(ctx: UpgradeRun) -> Outputs:
 # ---- what a drain meets
 
 
-def tell_pods(run: UpgradeRun) -> None:
-    """Say by name what a drain of this node would meet, and have the user agree to lose pods that nothing makes anew. Raises UsageError
-    (not-confirmed), ApiRefused, Unreachable."""
-    if not run.drains or find_candidate_is_running(run):
+def tell_pods(run: UpgradeRun, *, goes_to: str = "") -> None:
+    """Say by name what a drain of this node would meet, and have the user agree to lose pods that nothing makes anew. goes_to: the version
+    of the coming kubelet, if it is not the configuration's. Raises UsageError (not-confirmed), ApiRefused, Unreachable."""
+    if not run.drains or read_reported(run) == (goes_to or wanted_version(run)):
         return
     found = eviction.look(run.api, run.config.node.name)
     for text in found.describe():

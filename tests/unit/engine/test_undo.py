@@ -232,3 +232,9 @@ def test_the_state_goes_last(host: LocalHost, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(LocalHost, "remove", remove)
     take_away(host, Paths())
     assert gone[-3:] == ["state.json", "lock", "kb"]
+
+
+def test_what_an_upgrade_keeps_goes_too(host: LocalHost) -> None:
+    host.write_file(Path("/var/lib/kb/upgrade/former/usr/bin/kubelet"), "x")
+    assert take_away(host, Paths()) == []
+    assert not host.exists(Path("/var/lib/kb"))

@@ -1,0 +1,203 @@
+"""The phases of `kb upgrade rollback`: this node goes back to what it ran before its upgrade, from what was kept of it.
+
+First the kubelet, which must not be newer than an API server; then the former static pods, by the same swap that brought the new ones.
+What going back would break is refused by name before anything stops (docs/upgrade.md has the table). Objects of the cluster stay as they
+are. kubeadm has no counterpart: its way back is a restore.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+from kubeup import releases
+from kubeup.engine.run import Outputs
+from kubeup.engine.story import Act
+from kubeup.errors import HostError
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
+from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs
+from kubeup.phases.upgrade_run import UpgradeRun
+from kubeup.yaml_files import load_mapping, load_yaml
+
+with lazily:
+    from kubeup.cluster import api, eviction, health, objects
+    from kubeup.swap import proof, store
+    from kubeup.upgrade import kept
+
+STEP = "rollback"
+_TAG = re.compile(r":v?(\d+)\.(\d+)[^/:@]*(?:@\S+)?$")
+
+
+@frozen
+class Facts:
+    """What decides whether a node may go back. server: the lowest version of an API server that serves; stored: the version in the
+    cluster's configuration; others: node -> version of its kubelet, without this one. Versions as `v1.35.6`, "" if unknown."""
+
+    server: str = ""
+    stored: str = ""
+    others: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def judge_return(former: str, *, pods: Sequence[store.Pod], facts: Facts) -> Optional[HostError]:
+    """Why a node must not go back to `former`, or None. pods: its static pods that would change. Pure.
+
+    Sources: https://kubernetes.io/releases/version-skew-policy; docs/adr/0018 for etcd"""
+    wanted = releases.parse_version(former)
+    if wanted is None:
+        return _unsafe(former, "the version that it ran is not known", "upgrade it again, or restore a backup")
+    server, stored = releases.parse_version(facts.server), releases.parse_version(facts.stored)
+    if not any(pod.name == "kube-apiserver" and pod.is_changed for pod in pods):
+        if server is not None and wanted.minor < server.minor - releases.KUBELET_SKEW:
+            why = f"an API server of {server.text} supports no kubelet that is older than 1.{server.minor - releases.KUBELET_SKEW}"
+            return _unsafe(former, why, "leave it as it is")
+        return None
+    if stored is not None and stored.minor > wanted.minor:
+        why = f"the cluster is at {stored.text}: its objects and addons may be in forms that an API server of {former} does not know"
+        return _unsafe(
+            former,
+            why,
+            "take back the kubelet alone: kb upgrade rollback --kubelet-only; or restore the backup that was made before",
+        )
+    newer = sorted(
+        name
+        for name, text in facts.others.items()
+        if (have := releases.parse_version(text)) and have.minor > wanted.minor
+    )
+    if newer:
+        why = f"the kubelet of {', '.join(newer)} is newer, and must not be newer than any API server"
+        return _unsafe(
+            former, why, f"take those nodes back first, on each of them: kb upgrade rollback ({', '.join(newer)})"
+        )
+    return None
+
+
+def _unsafe(former: str, why: str, remedy: str) -> HostError:  # noqa: PLR0917
+    return HostError(
+        f"this node cannot go back to {former}",
+        cause=f"{why}; nothing was changed",
+        remedy=remedy,
+        code="rollback-unsafe",
+    )
+
+
+def keep_etcd(pods: Sequence[store.Pod]) -> tuple[list[store.Pod], str]:
+    """The pods that go back, and why etcd does not, in words. An etcd of an older minor does not start on data whose cluster version has
+    risen; an API server works with a newer etcd. Source: etcd's downgrade, server/etcdserver/api/membership/cluster.go"""
+    etcd = next((pod for pod in pods if pod.name == "etcd" and pod.is_changed), None)
+    tags = [_minor_of(text) for text in (etcd.former, etcd.wanted)] if etcd is not None else []
+    if etcd is None or tags[0] == tags[1]:
+        return list(pods), ""
+    told = f"etcd stays as it is: its data are of {tags[0] or 'another minor'} by now, and an etcd of {tags[1] or 'another'} does not start on them"
+    return [pod for pod in pods if pod.name != "etcd"], told
+
+
+def _minor_of(text: str) -> str:
+    match = _TAG.search(proof.image_of(load_mapping(text, "etcd")) or "")
+    return f"{match[1]}.{match[2]}" if match else ""
+
+
+# ---- the phases
+
+
+def check_return(ctx: UpgradeRun) -> Outputs:
+    """Whether this node may go back; then the former manifests are tried as for any swap. Nothing stops.
+
+    Raises HostError: rollback-unsafe, nothing-kept, and those of check_swap."""
+    former = _former(ctx)
+    pods = plan_return(ctx)
+    trouble = judge_return(former, pods=pods, facts=read_facts(ctx))
+    if trouble is not None:
+        raise trouble
+    _, told = keep_etcd(_changed(ctx))
+    if told:
+        ctx.report.note(told)
+    upgrade_programs.tell_pods(ctx, goes_to=upgrade_kubelet.find_former(ctx))
+    if pods:
+        static_pods_swap.check_swap(ctx)
+    return None
+
+
+def read_facts(ctx: UpgradeRun) -> Facts:
+    """Raises ApiRefused, Unreachable. As a kubelet, only this node's own facts are known."""
+    if not ctx.config.is_control_plane:
+        return Facts()
+    nodes = health.probe_nodes(ctx.api)
+    servers = [found for part in health.probe_api_servers(ctx.api) if (found := releases.parse_version(part.version))]
+    config = ctx.api.get(api.path_of("ConfigMap", "kubeadm-config", namespace=objects.SYSTEM)) or {}
+    stored = load_yaml((config.get("data") or {}).get("ClusterConfiguration") or "{}")
+    return Facts(
+        server=min(servers, key=lambda one: one.key).text if servers else "",
+        stored=str(stored.get("kubernetesVersion") or "") if isinstance(stored, dict) else "",
+        others={part.name: part.version for part in nodes if part.name != ctx.config.node.name},
+    )
+
+
+def plan_return(ctx: UpgradeRun) -> list[store.Pod]:
+    """The static pods that go back: those whose former manifest differs from the one on disk, without what has to stay."""
+    wanted = dict(ctx.texts)
+    return [pod for pod in _changed(ctx) if pod.name in wanted]
+
+
+def _changed(ctx: UpgradeRun) -> list[store.Pod]:
+    return [pod for pod in static_pods_swap.plan_swap(ctx).pods if pod.is_changed]
+
+
+def _former(ctx: UpgradeRun) -> str:
+    found = kept.load(ctx.host, ctx.paths)
+    if found is None:
+        raise nothing_kept()
+    return found.former
+
+
+def nothing_kept() -> HostError:
+    return HostError(
+        "nothing is kept of an upgrade of this node",
+        cause="it was not upgraded, or what was kept was removed after seven days or by finish",
+        remedy="see which versions the nodes run: kubectl get nodes",
+        code="nothing-kept",
+    )
+
+
+def return_kubelet(ctx: UpgradeRun) -> Outputs:
+    """Put the former kubelet and its files back, watched, on a drained node if the minor differs. Raises ClusterError."""
+    run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
+    former = upgrade_kubelet.find_former(run)
+    if not former:
+        run.report.note("the former kubelet was not kept: it stays as it is")
+        return None
+    place = upgrade_programs.find_installed(run, "kubelet")
+    reported = upgrade_programs.read_reported(run)
+    if place is not None and place.version == former and reported == former:
+        eviction.uncordon(run.api, run.config.node.name)
+        return None
+    node = run.config.node.name
+    try:
+        if run.drains and upgrade_kubelet.is_other_minor(reported, former):
+            upgrade_kubelet.drain(run)
+        upgrade_kubelet.take_back(run, version=former)
+    finally:
+        eviction.uncordon(run.api, node)
+    run.report.note(f"the kubelet {former} runs again")
+    return None
+
+
+def end_return(ctx: UpgradeRun) -> Outputs:
+    """Note that the node went back."""
+    kept.end(ctx.host, ctx.paths, status=kept.TAKEN_BACK)
+    return None
+
+
+def foretell_return(ctx: UpgradeRun) -> Outputs:
+    """Dry run: which files would come back."""
+    found = kept.load(ctx.host, ctx.paths)
+    for name, was_there in (found.files if found is not None else {}).items():
+        ctx.report.note(f"{name}: {'its former content would come back' if was_there else 'it would be removed'}")
+    return None
+
+
+RETURN_CHECKS = Act(do=check_return, live="cluster", always=True)
+RETURN_KUBELET = Act(do=return_kubelet, foretell=foretell_return, live="cluster", always=True)
+RETURN_END = Act(do=end_return, foretell=lambda ctx: None, live="node", always=True)

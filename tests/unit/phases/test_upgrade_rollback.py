@@ -1,0 +1,125 @@
+"""The way back of an upgraded node: refused by name where it would break something, and otherwise the node is as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeup.errors import HostError
+from kubeup.phases import upgrade_kubelet, upgrade_rollback
+from kubeup.phases.upgrade_rollback import Facts, judge_return
+from kubeup.swap import store
+from kubeup.upgrade import kept
+from tests.fake_drain import make_pod
+from tests.unit.phases.test_upgrade_kubelet import (
+    PATHS,
+    begin,
+    expect_former,
+    expect_new,
+    make_run,
+    make_worker,
+    node_of,
+)
+
+
+def pod(name: str, former: str, wanted: str) -> store.Pod:
+    text = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: {0}\n    image: registry.k8s.io/{0}:{1}\n"
+    return store.Pod(name, text.format(name, former), text.format(name, wanted))
+
+
+SERVER = pod("kube-apiserver", "v1.36.3", "v1.35.6")
+PATCH = pod("kube-apiserver", "v1.35.7", "v1.35.6")
+
+
+@pytest.mark.parametrize(
+    ("former", "pods", "facts", "told"),
+    [
+        # a worker, or a kubelet alone
+        ("v1.35.6", [], Facts(), ""),
+        ("v1.35.6", [], Facts(server="v1.36.3", stored="v1.36.3"), ""),
+        ("v1.32.1", [], Facts(server="v1.36.3"), "supports no kubelet that is older than 1.33"),
+        ("1.x", [], Facts(), "not known"),
+        # a patch, at any moment
+        ("v1.35.6", [PATCH], Facts(server="v1.35.6", stored="v1.35.7", others={"w1": "v1.35.7"}), ""),
+        # a minor: until the cluster has moved on, and nobody newer is left
+        ("v1.35.6", [SERVER], Facts(server="v1.36.3", stored="v1.35.6", others={"w1": "v1.35.6"}), ""),
+        ("v1.35.6", [SERVER], Facts(server="v1.36.3", stored="v1.36.3"), "the cluster is at v1.36.3"),
+        (
+            "v1.35.6",
+            [SERVER],
+            Facts(stored="v1.35.6", others={"w1": "v1.36.3", "w2": "v1.35.6"}),
+            "the kubelet of w1 is newer",
+        ),
+    ],
+)
+def test_what_decides(former: str, pods: list[store.Pod], facts: Facts, told: str) -> None:
+    found = judge_return(former, pods=pods, facts=facts)
+    assert (found is None) == (told == "")
+    if found is not None:
+        assert told in found.cause and "nothing was changed" in found.cause and found.code == "rollback-unsafe"
+
+
+def test_an_etcd_of_another_minor_stays_and_a_patch_goes_back() -> None:
+    left, told = upgrade_rollback.keep_etcd([pod("etcd", "3.6.5-0", "3.5.24-0"), SERVER])
+    assert left == [SERVER] and "3.6" in told and "3.5" in told
+    both = [pod("etcd", "3.6.8-0", "3.6.6-0"), SERVER]
+    assert upgrade_rollback.keep_etcd(both) == (both, "")
+
+
+def upgraded(*pods: Any, **more: Any) -> Any:
+    host = make_worker(*pods, **more)
+    upgrade_kubelet.change_kubelet(begin(host))
+    expect_new(host)
+    host.evicted.clear()
+    return host
+
+
+def roll_back(host: Any, **more: Any) -> None:
+    run = dataclasses.replace(make_run(host, **more), former="v1.35.6")
+    upgrade_rollback.check_return(run)
+    upgrade_rollback.return_kubelet(run)
+    upgrade_rollback.end_return(run)
+
+
+def test_a_worker_goes_back_with_program_and_files_on_a_drained_node() -> None:
+    host = upgraded()
+    host.pods["web"] = make_pod("web")
+    roll_back(host)
+    expect_former(host)
+    assert host.evicted == ["web"]
+    found = kept.load(host, PATHS)
+    assert found and found.status == kept.TAKEN_BACK
+
+
+def test_the_cordon_of_the_admin_stays_on_the_way_back() -> None:
+    host = upgraded()
+    node_of(host)["spec"]["unschedulable"] = True
+    roll_back(host)
+    assert node_of(host)["spec"]["unschedulable"] is True
+
+
+def test_once_more_it_changes_nothing() -> None:
+    host = upgraded()
+    roll_back(host)
+    before = dict(host.files)
+    host.steps.clear()
+    roll_back(host)
+    assert host.files == before and not host.steps
+
+
+def test_where_nothing_is_kept_it_says_so() -> None:
+    host = make_worker()
+    with pytest.raises(HostError) as caught:
+        upgrade_rollback.check_return(make_run(host))
+    assert caught.value.code == "nothing-kept"
+
+
+def test_it_can_be_upgraded_again() -> None:
+    host = upgraded()
+    roll_back(host)
+    upgrade_kubelet.change_kubelet(begin(host))
+    expect_new(host)
+    assert host.files[str(kept.copy_of(PATHS, Path("/usr/bin/kubelet")))] == b"v1.34.9"
