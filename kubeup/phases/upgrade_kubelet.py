@@ -133,10 +133,18 @@ class Change:
     def is_done(self) -> bool:
         """Whether the node runs the wanted kubelet with these files already, and says so."""
         host = self.run.host
-        if upgrade_programs.list_outdated(self.run) or not services.is_active(host, "kubelet"):
+        if self._has_programs() or not services.is_active(host, "kubelet"):
             return False
         are_same = all(host.exists(path) and host.read_text(path) == text for path, text in self.files.items())
         return are_same and upgrade_programs.read_reported(self.run) == self.wanted
+
+    def _has_programs(self) -> bool:
+        """Whether there is a program to put in place; a kubectl that the operator installs may stay as old as it is."""
+        is_managed = upgrade_programs.find_source(self.run) in upgrade_programs.MANAGERS
+        outdated = upgrade_programs.list_outdated(self.run)
+        return any(
+            one.name == "kubelet" or is_managed or upgrade_programs.find_new(self.run, one.name) for one in outdated
+        )
 
     def carry_out(self, *, drains: bool) -> float:
         """Returns after how many seconds the node was Ready again. Raises KbError, after the way back."""
