@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap, upgrade_addons, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights
+from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap, upgrade_addons, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # A step shared with init and join.
@@ -81,6 +81,13 @@ UPGRADE_NODE = story(
     control_planes_only(UPGRADE_DNS, UPGRADE_PROXY, GATE),
 )
 
+# kb upgrade rollback: this node alone goes back, from what was kept of it. First the kubelet, which must not be newer than an API server.
+UPGRADE_ROLLBACK = story(
+    act("preflight",      "Check that this node may go back, and that its former static pods would start", upgrade_rollback.RETURN_CHECKS),
+    act("kubelet-config", "Drain for a minor; put the former kubelet and its files back, and watch it",    upgrade_rollback.RETURN_KUBELET),
+    control_planes_only(act("swap", "Swap the former static pods in",                                      static_pods_swap.SWAP), GATE),
+)
+
 # kb certs auto on: the timer of init and join, on a node that another tool made, or where it was switched off.
 CERTS_AUTO = story(step("auto-renewal", "Renew what is due of this node's certificates, once a day", auto_renewal.plan_timer, live="node"))
 
@@ -138,6 +145,7 @@ STORIES: Mapping[str, Story] = {
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
     "upgrade-apply": UPGRADE_APPLY,
     "upgrade-node": UPGRADE_NODE,
+    "upgrade-rollback": UPGRADE_ROLLBACK,
     "certs-auto": CERTS_AUTO,
     "certs-add-san": CERTS_ADD_SAN,
     "backup-schedule": BACKUP_SCHEDULE,

@@ -24,6 +24,7 @@ _TABLES = {
     "CERTS_AUTO": "## kb certs auto on",
     "UPGRADE_APPLY": "## kb upgrade apply",
     "UPGRADE_NODE": "## kb upgrade node",
+    "UPGRADE_ROLLBACK": "## kb upgrade rollback",
     "CERTS_ADD_SAN": "## kb certs add-san",
     "BACKUP_SCHEDULE": "## kb backup schedule",
     "RESTORE": "## kb restore",

@@ -55,6 +55,8 @@ NEED_ROOT: Mapping[str, str] = {
     "reconfigure static-pods": _CHANGES_FILES,
     "upgrade apply": _CHANGES_FILES,
     "upgrade node": _CHANGES_FILES,
+    "upgrade rollback": _CHANGES_FILES,
+    "upgrade finish": _CHANGES_FILES,
     "adopt": _CHANGES_FILES,
     "certs renew": _CHANGES_FILES,
     "certs auto": _CHANGES_FILES,

@@ -44,6 +44,7 @@ with lazily:
         status,
         token,
         upgrade,
+        upgrade_back,
         upgrade_plan,
     )
 
@@ -91,6 +92,8 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     "Upgrade it": (
         Row("upgrade apply", "Upgrade this control plane and the cluster's objects to a version, or continue", lambda call: upgrade.apply(call), words="version...", story="upgrade-apply"),
         Row("upgrade node",  "Upgrade this node to the version that the cluster stores, or continue",          lambda call: upgrade.node(call), story="upgrade-node"),
+        Row("upgrade rollback", "Take this node back to what it ran before its upgrade", lambda call: upgrade_back.rollback(call), story="upgrade-rollback"),
+        Row("upgrade finish",   "Remove what is kept of the last upgrade of this node",  lambda call: upgrade_back.finish(call)),
         Row("upgrade plan", "Show what an upgrade would do to each node and what blocks it; change nothing", lambda call: upgrade_plan.plan(call), words="version..."),
     ),
     "Keep it safe": (

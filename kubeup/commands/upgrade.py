@@ -19,8 +19,8 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.cluster import api as kubeapi
-    from kubeup.cluster import membership
-    from kubeup.config import types
+    from kubeup.cluster import eviction, membership
+    from kubeup.config import load_init, types
     from kubeup.doctor import foreign_node, node_files
     from kubeup.engine import run
     from kubeup.machine import dry_run
@@ -229,7 +229,8 @@ def _as_upgrade(
         former=former,
         is_first=is_first,
         targets=targets,
-        drains=_drains(call, base),
+        drains=not call.flags.get("no-drain"),
+        drain_s=read_drain_timeout(call),
         keep_edits=keeps,
         renews=call.flags.get("certificate-renewal") != "false",
         upgrades_etcd=call.flags.get("etcd-upgrade") != "false",
@@ -251,12 +252,10 @@ def _with_sources(call: Invocation, kb: types.KbConfiguration) -> types.KbConfig
     )
 
 
-def _drains(call: Invocation, base: run.Run) -> bool:
-    """Whether the kubelet of another minor comes, and --no-drain was not given."""
-    told = base.host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "").strip()
-    found, wanted = (releases.parse_version(text) for text in (told, base.config.cluster.kubernetes_version))
-    is_same_minor = found is not None and wanted is not None and found.minor == wanted.minor
-    return not is_same_minor and not call.flags.get("no-drain")
+def read_drain_timeout(call: Invocation) -> float:
+    """--drain-timeout in seconds. Raises UsageError (invalid-duration)."""
+    told = call.flags.get("drain-timeout")
+    return float(load_init.parse_duration(str(told), "--drain-timeout")) if told else eviction.REFUSED_S
 
 
 def _look(launch: Launch, *, is_first: bool) -> Here:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from kubeup.commands import launcher
+from kubeup.commands import launcher, upgrade
 from kubeup.commands.launcher import Launch
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
@@ -36,7 +36,12 @@ def rollback(call: Invocation) -> int:
         if found.status == kept.TAKEN_BACK:
             call.report.note(f"this node is back at {found.former} already")
             return 0
-        result = launch.work(_make_run(launch, found), node_state)
+        ctx = _make_run(launch, found)
+        phases = [phase for phase in call.command.phases if ctx.config.is_control_plane or not phase.on]
+        phases = [phase for phase in phases if ctx.texts or not phase.on]
+        result = launch.work(ctx, node_state, phases=phases)
+        if not launch.is_dry:
+            kept.end(launch.local, Paths(), status=kept.TAKEN_BACK)
     launch.print_result(result)
     if call.output == "text" and not launch.is_dry:
         call.tell(
@@ -63,6 +68,8 @@ def _make_run(launch: Launch, found: kept.Kept) -> upgrade_run.UpgradeRun:
         former=found.wanted,
         is_first=False,
         drains=not call.flags.get("no-drain"),
+        drain_s=upgrade.read_drain_timeout(call),
+        command="kb upgrade rollback",
     )
 
 

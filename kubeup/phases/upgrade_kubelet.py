@@ -26,7 +26,6 @@ from kubeup.phases import kubelet_start, upgrade_programs
 from kubeup.phases.recovered_certs import is_renewed
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.phases.wait_node import node_path
-from kubeup.releases import parse_version
 from kubeup.trouble import Trouble
 
 with lazily:
@@ -72,7 +71,7 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
     kept.begin(run.host, run.paths, former=run.former, wanted=change.wanted)
     kept.keep(run.host, run.paths, files=(*upgrade_programs.list_kept_files(run), *change.files))
     ctx.promises.expect(change.files)
-    took_s = change.carry_out(drains=run.drains and not upgrade_programs.find_candidate_is_running(run))
+    took_s = change.carry_out(drains=run.drains and upgrade_programs.leaves_minor(run, change.wanted))
     ctx.promises.tell_changed([*change.files, change.place])
     run.report.note(f"the kubelet {change.wanted} runs; the node was Ready with it after {took_s:.0f} s")
     kept.note_done(run.host, run.paths, step=STEP)
@@ -195,12 +194,12 @@ class Change:
         ) from error
 
 
-def drain(run: Run) -> None:
+def drain(run: UpgradeRun) -> None:
     """Cordon the node and evict its pods. Raises ClusterError: pods-not-evicted, pods-not-gone; the caller uncordons."""
     node = run.config.node.name
     if not eviction.cordon(run.api, node):
         run.report.note(f"node {node} was cordoned before, and stays so")
-    gone = eviction.evict_all(run.api, node, tell=run.report.waiting)
+    gone = eviction.evict_all(run.api, node, tell=run.report.waiting, refused_s=run.drain_s)
     if gone:
         run.report.note(f"evicted from node {node}: {eviction.name_pods(gone)}")
 
@@ -400,12 +399,6 @@ def find_trouble(run: Run, error: BaseException) -> Trouble:
     if isinstance(error, KbError):
         return Trouble(error.what, error.cause, error.remedy)
     return Trouble("the upgrade was stopped", str(error) or type(error).__name__, services.say_log(run.host, "kubelet"))
-
-
-def is_other_minor(former: str, wanted: str) -> bool:
-    """Whether two versions differ by more than the patch."""
-    have, want = parse_version(former), parse_version(wanted)
-    return have is not None and want is not None and have.key[:2] != want.key[:2]
 
 
 KUBELET = Act(do=change_kubelet, foretell=foretell_kubelet, live="cluster", always=True)

@@ -241,7 +241,7 @@ def foretell_programs(ctx: UpgradeRun) -> Outputs:
 def tell_pods(run: UpgradeRun, *, goes_to: str = "") -> None:
     """Say by name what a drain of this node would meet, and have the user agree to lose pods that nothing makes anew. goes_to: the version
     of the coming kubelet, if it is not the configuration's. Raises UsageError (not-confirmed), ApiRefused, Unreachable."""
-    if not run.drains or read_reported(run) == (goes_to or wanted_version(run)):
+    if not run.drains or not leaves_minor(run, goes_to or wanted_version(run)):
         return
     found = eviction.look(run.api, run.config.node.name)
     for text in found.describe():
@@ -253,9 +253,11 @@ def tell_pods(run: UpgradeRun, *, goes_to: str = "") -> None:
         )
 
 
-def find_candidate_is_running(run: Run) -> bool:
-    """Whether the node reports the wanted kubelet already, so that no pod has to leave for it."""
-    return read_reported(run) == wanted_version(run)
+def leaves_minor(run: Run, version: str) -> bool:
+    """Whether the node reports a kubelet of another minor than this version's: its pods leave before that goes. Raises ApiRefused,
+    Unreachable."""
+    have, want = parse_version(read_reported(run)), parse_version(version)
+    return have is not None and want is not None and have.key[:2] != want.key[:2]
 
 
 def read_reported(run: Run) -> str:

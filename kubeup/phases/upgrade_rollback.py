@@ -175,7 +175,7 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
         return None
     node = run.config.node.name
     try:
-        if run.drains and upgrade_kubelet.is_other_minor(reported, former):
+        if run.drains and upgrade_programs.leaves_minor(run, former):
             upgrade_kubelet.drain(run)
         upgrade_kubelet.take_back(run, version=former)
     finally:

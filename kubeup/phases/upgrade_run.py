@@ -31,3 +31,5 @@ class UpgradeRun(SwapRun):
     upgrades_etcd: bool = True
     force: bool = False
     tells_edits: bool = False
+    drain_s: float = 300.0
+    """How long disruption budgets may refuse the drain."""

@@ -94,10 +94,10 @@ CHANGING = {
     "recovered_certs.py:restart_node": "the command certs recover: the kubelet",
     "recovered_certs.py:take_serving_pair": "the command certs recover: kubelet.crt",
     "recovered_kubelet.py:recover": "the command certs recover: a bootstrap-kubelet.conf",
-    "upgrade_kubelet.py:_lay": "the phase kubelet-config: another program",
-    "upgrade_kubelet.py:foretell_kubelet": "the phase kubelet-config: foretold",
-    "upgrade_kubelet.py:start_and_watch": "the phase kubelet-config: the kubelet's start",
-    "upgrade_programs.py:_fetch_files": "the phase programs: what is fetched",
+    "upgrade_kubelet.py:_lay": "kubelet-config",
+    "upgrade_kubelet.py:foretell_kubelet": "kubelet-config, foretold",
+    "upgrade_kubelet.py:start_and_watch": "kubelet-config",
+    "upgrade_programs.py:_fetch_files": "programs",
     "serve_mirror.py:_issue_certificate": "Issued: the mirror's certificate",
 }
 """Function -> the act that it is a part of, or the item that calls it. This list only becomes shorter."""

@@ -138,18 +138,18 @@ class Killed(SystemExit):
     """kb is killed: no line of it runs any more. The tests see to that, since a way back would run."""
 
 
-def make_worker(*pods: Any, **more: Any) -> Worker:
+def make_worker(*pods: Any, former: str = OLD, **more: Any) -> Worker:
     host = Worker(pods={pod["metadata"]["name"]: pod for pod in pods}, accepts=MANAGED, **more)
     host.programs = {"systemctl", "kubelet", "kubectl", "apt-get"}
     host.dirs = {"/run/systemd/system", "/sys/fs/cgroup"}
     host.files = {
-        KUBELET: OLD.encode(), KUBECTL: OLD.encode(), CONFIG: b"kind: KubeletConfiguration\n", ENV: FORMER_ENV.encode(),
+        KUBELET: former.encode(), KUBECTL: former.encode(), CONFIG: b"kind: KubeletConfiguration\n", ENV: FORMER_ENV.encode(),
         "/sys/fs/cgroup/cgroup.controllers": b"", str(PATHS.kubernetes / "kubelet.conf"): b"x",
         "/usr/lib/systemd/system/kubelet.service": b"EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env\n",
     }  # fmt: skip
     host.modes = {KUBELET: 0o755, KUBECTL: 0o755}
     host.cluster.objects[NODE_PATH] = {
-        "kind": "Node", "metadata": {"name": NODE}, "spec": {}, "status": {"nodeInfo": {"kubeletVersion": OLD}},
+        "kind": "Node", "metadata": {"name": NODE}, "spec": {}, "status": {"nodeInfo": {"kubeletVersion": former}},
     }  # fmt: skip
     lease = {"kind": "Lease", "metadata": {"name": NODE}, "spec": {"renewTime": "2025-12-31T00:00:00.000000Z"}}
     host.cluster.objects[LEASE_PATH] = lease
@@ -234,6 +234,13 @@ def test_once_more_it_changes_nothing() -> None:
 def test_without_a_drain_no_pod_leaves() -> None:
     host = make_worker(make_pod("web"))
     upgrade_kubelet.change_kubelet(begin(host, drains=False))
+    expect_new(host)
+    assert not host.evicted and not [step for step in host.steps if step.startswith("PATCH")]
+
+
+def test_a_patch_needs_no_drain() -> None:
+    host = make_worker(make_pod("web"), former="v1.35.2")
+    upgrade_kubelet.change_kubelet(begin(host))
     expect_new(host)
     assert not host.evicted and not [step for step in host.steps if step.startswith("PATCH")]
 

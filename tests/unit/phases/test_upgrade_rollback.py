@@ -14,15 +14,8 @@ from kubeup.phases.upgrade_rollback import Facts, judge_return
 from kubeup.swap import store
 from kubeup.upgrade import kept
 from tests.fake_drain import make_pod
-from tests.unit.phases.test_upgrade_kubelet import (
-    PATHS,
-    begin,
-    expect_former,
-    expect_new,
-    make_run,
-    make_worker,
-    node_of,
-)
+from tests.fake_node import PATHS
+from tests.unit.phases.test_upgrade_kubelet import begin, expect_former, expect_new, make_run, make_worker, node_of
 
 
 def pod(name: str, former: str, wanted: str) -> store.Pod:
