@@ -159,8 +159,9 @@ def cordon(api: Api, node: str) -> bool:
 
 
 def uncordon(api: Api, node: str) -> bool:
-    """Take kb's own cordon back; returns whether there was one. Raises ApiRefused, Unreachable; ClusterError (node-not-registered)."""
-    if not _is_marked(_read_node(api, node)):
+    """Take kb's own cordon back; returns whether there was one. Raises ApiRefused, Unreachable."""
+    found = api.get(path_of("Node", node))
+    if found is None or not _is_marked(found):
         return False
     api.patch(path_of("Node", node), {"metadata": {"annotations": {MARK: None}}, "spec": {"unschedulable": None}})
     return True

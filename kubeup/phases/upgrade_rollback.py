@@ -18,6 +18,7 @@ from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
+from kubeup.machine import services
 from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.yaml_files import load_mapping, load_yaml
@@ -164,17 +165,12 @@ def nothing_kept() -> HostError:
 def return_kubelet(ctx: UpgradeRun) -> Outputs:
     """Put the former kubelet and its files back, watched, on a drained node if the minor differs. Raises ClusterError."""
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
-    former = upgrade_kubelet.find_former(run)
+    node, former = run.config.node.name, upgrade_kubelet.find_former(run)
     if not former:
         run.report.note("the former kubelet was not kept: it stays as it is")
-        return None
-    place = upgrade_programs.find_installed(run, "kubelet")
-    reported = upgrade_programs.read_reported(run)
-    if place is not None and place.version == former and reported == former:
-        eviction.uncordon(run.api, run.config.node.name)
-        return None
-    node = run.config.node.name
     try:
+        if not former or _is_back(run, former):
+            return None
         if run.drains and upgrade_programs.leaves_minor(run, former):
             upgrade_kubelet.drain(run)
         upgrade_kubelet.take_back(run, version=former)
@@ -188,6 +184,16 @@ def end_return(ctx: UpgradeRun) -> Outputs:
     """Note that the node went back."""
     kept.end(ctx.host, ctx.paths, status=kept.TAKEN_BACK)
     return None
+
+
+def _is_back(run: UpgradeRun, former: str) -> bool:
+    """Whether the former kubelet runs, with its former files: a run that was cut off may have stopped it in between."""
+    place = upgrade_programs.find_installed(run, "kubelet")
+    if place is None or place.version != former or not services.is_active(run.host, "kubelet"):
+        return False
+    files = (run.paths.kubelet_config, run.paths.kubelet_flags_env, run.paths.kubelet_instance_config)
+    are_same = all(kept.is_as_kept(run.host, run.paths, path) for path in files)
+    return are_same and upgrade_programs.read_reported(run) == former
 
 
 def foretell_return(ctx: UpgradeRun) -> Outputs:

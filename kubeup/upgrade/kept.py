@@ -216,6 +216,17 @@ def _copy(host: Host, path: Path, copy: Path) -> None:  # noqa: PLR0917
     host.copy_attributes(host.real_path(path), copy)
 
 
+def is_as_kept(host: Host, paths: Paths, path: Path) -> bool:  # noqa: PLR0917
+    """Whether a small file is as it was kept; True for one that was not kept."""
+    found = load(host, paths)
+    was_there = found.files.get(str(path)) if found is not None else None
+    if was_there is None:
+        return True
+    return was_there == host.exists(path) and (
+        not was_there or host.read_bytes(path) == host.read_bytes(copy_of(paths, path))
+    )
+
+
 def put_back(host: Host, paths: Paths, *, files: Iterable[Path]) -> list[Path]:
     """Give these files the content that was kept, or remove those that did not exist; what was not kept stays. Each is whole at every
     moment, so a program that runs may be replaced. Returns the paths, in their order. Raises HostError."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kubeup.errors import HostError
-from kubeup.phases import upgrade_kubelet, upgrade_rollback
+from kubeup.phases import upgrade_kubelet, upgrade_programs, upgrade_rollback
 from kubeup.phases.upgrade_rollback import Facts, judge_return
 from kubeup.swap import store
 from kubeup.upgrade import kept
@@ -116,3 +116,14 @@ def test_it_can_be_upgraded_again() -> None:
     upgrade_kubelet.change_kubelet(begin(host))
     expect_new(host)
     assert host.files[str(kept.copy_of(PATHS, Path("/usr/bin/kubelet")))] == b"v1.34.9"
+
+
+def test_a_node_that_was_cut_off_with_its_kubelet_stopped_goes_back() -> None:
+    host = make_worker(make_pod("web"))
+    run = begin(host)
+    kept.keep(host, PATHS, files=upgrade_programs.list_kept_files(run))
+    upgrade_kubelet.drain(run)
+    host.is_running = False
+    host.files[str(PATHS.kubelet_config)] = b"new"
+    roll_back(host)
+    expect_former(host)
