@@ -161,3 +161,46 @@ def _kill_when(w1: Node, is_so: Callable[[], bool]) -> None:
     wait_until(is_so, what="the kubelet to be stopped", timeout_s=120, every_s=0.05)
     w1.run("kill -KILL $(cat /run/kb-upgrade.pid)", check=False)
     started.wait(timeout=60)
+
+
+# ---- a control plane
+
+
+@pytest.mark.k8s_versions("1.35", "1.36")
+def test_a_control_plane_goes_back_until_the_cluster_has_moved_on(
+    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path
+) -> None:
+    """Its static pods come back while the cluster stores the former version; afterwards that is refused, and the kubelet alone goes back."""
+    release = settings.find_release(k8s_version)
+    former, wanted = settings.find_release(FORMER[k8s_version]).version, release.version
+    cp1 = make_node("cp1", version=FORMER[k8s_version], containerd=release.facts.containerd)
+    init(cp1, kb_pyz)
+    cp1.load_images(k8s_version)
+    cp1.scp(make_bundle(lab, kb_pyz, release, tmp_path / "new.tar"), BUNDLE)
+    apply = f"python3 kb.pyz upgrade apply {wanted} --bundle {BUNDLE} --yes"
+    server = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+
+    cp1.run(f"{apply} --skip-phases upload-config,kubeconfig,kubelet-config,bootstrap-token,addon,gate", timeout=900)
+    assert f":{wanted}" in cp1.read(server)
+    began = time.monotonic()
+    cp1.run("python3 kb.pyz upgrade rollback --yes", timeout=600)
+    print(f"the static pods were back after {time.monotonic() - began:.0f} s")
+    assert f":{former}" in cp1.read(server) and kubelet_of(cp1, "cp1") == former and is_open(cp1, "cp1")
+
+    began = time.monotonic()
+    cp1.run(apply, timeout=900)
+    print(f"the upgrade took {time.monotonic() - began:.0f} s")
+    assert f":{wanted}" in cp1.read(server) and kubelet_of(cp1, "cp1") == wanted and is_open(cp1, "cp1")
+    refused = cp1.run("python3 kb.pyz upgrade rollback --yes", check=False)
+    assert refused.code == 4 and "rollback-unsafe" in refused.output and "--kubelet-only" in refused.output, (
+        refused.output
+    )
+    assert f":{wanted}" in cp1.read(server) and kubelet_of(cp1, "cp1") == wanted
+    cp1.run("python3 kb.pyz upgrade rollback --kubelet-only --yes", timeout=600)
+    assert f":{wanted}" in cp1.read(server)
+    expect_former_kubelet(cp1, former)
+
+
+def expect_former_kubelet(cp1: Node, former: str) -> None:
+    assert kubelet_of(cp1, "cp1") == former and is_open(cp1, "cp1")
+    cp1.wait_node_ready("cp1")
