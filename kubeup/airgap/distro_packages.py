@@ -68,7 +68,8 @@ def fetch(host: Host, manager: str, *, names: Sequence[str], version: str, prese
 
 def install_fetched(host: Host, manager: str, *, names: Sequence[str], version: str) -> None:
     """Install what fetch() has fetched. Packages that apt holds are released for that, and held again. Raises HostError."""
-    held = [name for name in names if name in host.query(["apt-mark", "showhold"]).stdout.split()]
+    shown = host.query(["apt-mark", "showhold"]).stdout.split() if manager == "apt" else []
+    held = [name for name in names if name in shown]
     try:
         if held:
             host.run(["apt-mark", "unhold", *held])

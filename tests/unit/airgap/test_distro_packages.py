@@ -1,0 +1,78 @@
+"""kubeup/airgap/distro_packages.py, for an upgrade: fetched ahead, held again whatever happens."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubeup.airgap import distro_packages
+from kubeup.errors import HostError
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse
+from tests.fake_host import FakeHost
+
+KEY = "https://pkgs.k8s.io/core:/stable:/v1.36/deb/Release.key"
+NAMES = ("kubelet", "kubectl")
+
+
+def make_host(**answers: CommandResult) -> FakeHost:
+    host = FakeHost(programs={"apt-get", "dnf"}, urls={KEY: HttpResponse(200, b"-----BEGIN PGP PUBLIC KEY BLOCK-----")})
+    host.answers = {
+        "apt-mark showhold": "kubelet\n",
+        "apt-get": lambda words: answers.get("apt", CommandResult(words, 0)),
+    }
+    host.answers |= {
+        "dnf": lambda words: CommandResult(words, 0),
+        "apt-mark unhold": lambda words: CommandResult(words, 0),
+    }
+    host.answers |= {"apt-mark hold": lambda words: CommandResult(words, 0)}
+    return host
+
+
+def commands(host: FakeHost) -> list[str]:
+    return [change[len("run ") :] for change in host.changes if change.startswith("run ")]
+
+
+def test_apt_fetches_the_exact_version_and_installs_nothing() -> None:
+    host = make_host()
+    distro_packages.fetch(host, "apt", names=NAMES, version="v1.36.3", preset_name="")
+    assert commands(host) == [
+        "apt-get update -q",
+        "apt-get install -q -y --no-install-recommends --allow-change-held-packages --download-only kubelet=1.36.3-* kubectl=1.36.3-*",
+    ]
+    assert b"/v1.36/deb/ /" in host.files[str(distro_packages.APT_LIST)]
+
+
+def test_what_was_fetched_is_installed_without_a_network_and_held_again() -> None:
+    host = make_host()
+    distro_packages.install_fetched(host, "apt", names=NAMES, version="v1.36.3")
+    shown = commands(host)
+    assert (
+        shown[0] == "apt-mark unhold kubelet"
+        and "--no-download" in shown[1]
+        and shown[2] == "apt-mark hold kubelet kubectl"
+    )
+
+
+def test_packages_are_held_again_after_a_failure() -> None:
+    host = make_host(apt=CommandResult(("apt-get",), 100, "", "E: dpkg was interrupted"))
+    with pytest.raises(HostError) as caught:
+        distro_packages.install_fetched(host, "apt", names=NAMES, version="v1.36.3")
+    assert caught.value.code == "packages-not-installed" and "dpkg was interrupted" in caught.value.cause
+    assert commands(host)[-1] == "apt-mark hold kubelet kubectl"
+
+
+def test_dnf_takes_from_its_cache_what_it_has_fetched() -> None:
+    host = make_host()
+    distro_packages.fetch(host, "dnf", names=NAMES, version="v1.36.3", preset_name="")
+    distro_packages.install_fetched(host, "dnf", names=NAMES, version="v1.36.3")
+    first, second = commands(host)
+    assert "--downloadonly" in first and "--refresh" in first and first.endswith("kubelet-1.36.3 kubectl-1.36.3")
+    assert "--cacheonly" in second and "--refresh" not in second
+
+
+def test_a_machine_without_the_manager_is_told() -> None:
+    host = make_host()
+    host.programs.discard("apt-get")
+    with pytest.raises(HostError) as caught:
+        distro_packages.fetch(host, "apt", names=NAMES, version="v1.36.3", preset_name="")
+    assert caught.value.code == "no-package-manager"
