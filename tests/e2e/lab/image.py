@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
-from . import settings
+from . import openrc, settings
 from .settings import LabError, Release
 from .shell import sh
 
@@ -44,6 +44,9 @@ HAPROXY_PACKAGES = ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libo
 
 # What CRI-O calls, and the libraries of it that the base lacks. CRI-O itself is no package of Debian's: $KB_E2E_BIN/crio has it.
 CRIO_PACKAGES = ("conmon", "libglib2.0-0")
+
+# OpenRC in the place of systemd, as far as Debian has it: sysvinit-core's init starts it.
+OPENRC_PACKAGES = ("openrc", "sysvinit-core", "initscripts", "insserv", "libeinfo1", "librc1")
 
 # A second package manager beside apt: dnf, rpmkeys (which it calls to check signatures), and an RPM data base of its own.
 DNF_PACKAGES = ("dnf", "rpm")
@@ -303,6 +306,26 @@ def _add_crio(root: Path) -> None:
         target = root / "usr/local/bin" / name
         shutil.copyfile(settings.find_crio(name), target)
         target.chmod(0o755)
+
+
+def ensure_openrc() -> list[Path]:
+    """The layers (topmost first) of the base with OpenRC, and without systemd."""
+    key = hash_recipe(base_key(), OPENRC_PACKAGES, openrc.FILES)
+    return [build_once(layers_dir() / f"openrc-{key}", lambda draft: _build_layer(draft, _add_openrc)), ensure_base()]
+
+
+def _add_openrc(root: Path) -> None:
+    apt = settings.cache_dir() / "apt" / SUITE
+    fetched = root / "tmp/openrc"
+    fetched.mkdir()
+    for name in OPENRC_PACKAGES:
+        shutil.copy(download_package(name, SUITE, apt), fetched)
+    install = (
+        "dpkg --purge --force-depends --force-remove-essential systemd-sysv systemd && dpkg --install /tmp/openrc/*.deb"
+    )
+    sh(["chroot", str(root), "sh", "-c", f"export DEBIAN_FRONTEND=noninteractive; {install}"], timeout_s=600)
+    shutil.rmtree(fetched)
+    openrc.write_services(root)
 
 
 def _add_packages(root: Path, names: Sequence[str]) -> None:

@@ -71,6 +71,7 @@ class NodeSpec:
     the operator: the kubelet's unit as its package installs it, and IP forwarding; `kubeadm` adds its program to that.
     `far`: on the lab's second network, beyond a router.
     `dnf` puts Debian's dnf beside apt. `crio`: CRI-O in the place of containerd, with an empty image store.
+    `openrc`: OpenRC in the place of systemd.
     """
 
     name: str
@@ -86,6 +87,7 @@ class NodeSpec:
     far: bool = False
     dnf: bool = False
     crio: bool = False
+    openrc: bool = False
 
 
 @dataclass
@@ -172,6 +174,8 @@ class Node:
     def _find_layers(self) -> list[Path]:
         if self.spec.crio:
             return image.ensure_crio()
+        if self.spec.openrc:
+            return image.ensure_openrc()
         return image.ensure_dnf(self.spec.containerd) if self.spec.dnf else image.ensure_variant(self.spec.containerd)
 
     def mount(self) -> None:
@@ -280,14 +284,17 @@ class Node:
         for pid in children:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 match = re.search(r"^NSpid:.*\t1$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-                if match and b"systemd" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if match and (b"systemd" in command or b"init" in command):
                     return int(pid)
         return None
 
     def wait_booted(self, *, timeout_s: float = 90) -> None:
-        """Wait until systemd has started everything and sshd answers."""
+        """Wait until everything has been started and sshd answers."""
 
         def has_booted() -> bool:
+            if self.spec.openrc:
+                return self.exec(["rc-status", "--runlevel"], check=False, timeout=15).stdout.strip() == "default"
             answer = self.exec(["systemctl", "is-system-running"], check=False, timeout=15).stdout.strip()
             return answer in ("running", "degraded")
 
@@ -304,9 +311,12 @@ class Node:
         running = self.running
         if running is None:
             return
-        # Its first process is asked the way a hypervisor presses the power button.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(running.leader, signal.SIGRTMIN + 4)
+        if self.spec.openrc:
+            self.exec(["init", "0"], check=False)
+        else:
+            # Its first process is asked the way a hypervisor presses the power button.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(running.leader, signal.SIGRTMIN + 4)
         try:
             wait_until(lambda: not self.running, what=f"{self.name} to shut down", timeout_s=timeout_s, every_s=0.05)
         finally:

@@ -118,7 +118,8 @@ def write_config(node: Node) -> None:
         config.write_text(sh(["chroot", str(node.root), "containerd", "config", "default"]).stdout)
     elif spec.containerd_config == "lab":
         facts = node.release.facts if spec.version else settings.MINORS["1.35"]
-        config.write_text(render_lab_config(spec.containerd, facts.pause))
+        text = render_lab_config(spec.containerd, facts.pause)
+        config.write_text(text.replace("SystemdCgroup = true", "SystemdCgroup = false") if spec.openrc else text)
         write_hosts(folder / "certs.d", node.lab.registry.address)
     elif spec.containerd_config != "debian":
         config.write_text(spec.containerd_config)
