@@ -24,7 +24,7 @@ from kubeup.frozen_values import frozen
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import image_pulls, runtime
-from kubeup.node.crictl import last_words, unit_of
+from kubeup.node.crictl import data_folder, last_words, unit_of
 
 
 @frozen
@@ -141,9 +141,13 @@ def _describe_sandbox(host: Host, cri_socket: str, *, component: str, text: str)
         failure = image_pulls.explain_pull_failure(
             host, image, text=shorten(text.rpartition("failed to do request: ")[2] or text)
         )
-        setting = runtime.describe_setting(
-            status, "sandbox_image", value=f'"{_own_pause(host, cri_socket) or "registry.k8s.io/pause:TAG"}"'
-        )
+        if re.fullmatch(r"registry\.k8s\.io/pause:[\w.]+", image) and not _own_pause(host, cri_socket):
+            # the right one, which was there: a kubelet that is short of space deletes what no pod uses at that moment
+            setting = f"{failure.remedy}; and if the kubelet has deleted it: df -h {data_folder(unit_of(cri_socket))}"
+        else:
+            setting = runtime.describe_setting(
+                status, "sandbox_image", value=f'"{_own_pause(host, cri_socket) or "registry.k8s.io/pause:TAG"}"'
+            )
         return BrokenLink(
             f"{what}: the sandbox image {image} cannot be pulled",
             failure.cause,

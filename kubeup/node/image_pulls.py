@@ -18,7 +18,7 @@ from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import images
-from kubeup.node.crictl import crictl_argv, ctr_argv, install_command, last_words
+from kubeup.node.crictl import crictl_argv, ctr_argv, find_unit, install_command, last_words
 from kubeup.releases import Release
 from kubeup.report import Report
 from kubeup.shapes import fit_what_does
@@ -177,8 +177,9 @@ def explain_pull_failure(
     """
     trouble = next((item for item in _PULL_TROUBLES if re.search(item.pattern, text)), _OTHER_TROUBLE)
     registry = registry_of(image)
-    manager, log = services.spoken_of(host), services.say_log(host, "containerd", lines=20)
-    restart = manager.say("restart", "containerd")
+    unit = find_unit(host)
+    manager, log = services.spoken_of(host), services.say_log(host, unit, lines=20)
+    restart = manager.say("restart", unit)
     remedy = trouble.remedy.format(registry=registry, image=image, restart=restart, log=log)
     asked = re.search(r'\b(?:Head|Get) \\?"https?://([^/"]+)/', text)
     server = f"{asked.group(1)} (asked for {registry})" if asked and asked.group(1) != registry else registry
@@ -186,7 +187,7 @@ def explain_pull_failure(
     if proxy and trouble.kind in ("dns", "refused", "timeout"):
         remedy = (
             "the runtime does not see this shell's HTTPS_PROXY: give it that (and NO_PROXY): "
-            f"{manager.say_environment('containerd')}HTTPS_PROXY=...; then: {restart}"
+            f"{manager.say_environment(unit)}HTTPS_PROXY=...; then: {restart}"
         )
     return ImagePullError(image, trouble.kind, cause=f"{trouble.cause.format(registry=server)} ({text})", remedy=remedy)
 

@@ -40,6 +40,18 @@ def test_an_unreachable_sandbox_image_is_named_with_the_setting() -> None:
     assert "sandbox_image" in link.remedy
 
 
+def test_a_sandbox_image_that_the_kubelet_has_deleted_is_not_taken_for_a_wrong_setting() -> None:
+    """A kubelet that is short of disk space deletes what no pod uses at the moment: of a stopped control plane, every image."""
+    text = (
+        'failed to get sandbox image \\\\\\"registry.k8s.io/pause:3.10.1\\\\\\": failed to pull image: failed to do request: Head '
+        '\\\\\\"https://registry.k8s.io/v2/pause/manifests/3.10.1\\\\\\": dial tcp 10.9.9.9:443: connect: connection refused'
+    )
+    link = find(make_host(kubelet_log=sandbox_line(text)), "etcd")
+    assert link is not None
+    assert link.remedy.startswith("see whether the registry runs")
+    assert "df -h /var/lib/containerd" in link.remedy and "sandbox_image" not in link.remedy
+
+
 SANDBOXES = [
     ("runc create failed: can't get final child's PID from pipe: EOF: unknown", "CAP_SYS_RESOURCE", "restrict_oom_score_adj = true"),
     ('expected cgroupsPath to be of format \\\\\\"slice:prefix:name\\\\\\" for systemd cgroups', "cgroup drivers", "SystemdCgroup = true"),

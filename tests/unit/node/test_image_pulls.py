@@ -30,6 +30,15 @@ from tests.unit.node.runtime_case import (
 # ---- images
 
 
+def test_a_pull_that_fails_in_crio_is_told_of_crio() -> None:
+    host = FakeHost(programs={"crio", "systemctl", "crictl"})
+    text = "dial unix /run/crio/crio.sock: connect: connection refused"
+    silent = image_pulls.explain_pull_failure(host, "r/a:1", text=text)
+    assert silent.remedy == "systemctl restart crio (why: journalctl -u crio -n 20 --no-pager)"
+    proxied = image_pulls.explain_pull_failure(host, "r/a:1", text="i/o timeout", env={"HTTPS_PROXY": "http://p"})
+    assert "systemctl edit crio" in proxied.remedy and "systemctl restart crio" in proxied.remedy
+
+
 @pytest.mark.parametrize(
     ("name", "full"),
     [
