@@ -89,7 +89,7 @@ def _upgrade(launch: Launch, *, version: str) -> int:
     call, paths = launch.call, Paths()
     with launch.locked(paths) as node_state:
         _continue_swap(launch, node_state, version=version)
-        ctx = _make_run(launch, node_state, version=version)
+        ctx = make_run(launch, node_state, version=version)
         result = _work(launch, ctx, node_state=node_state)
     launch.print_result(result)
     if call.output == "text" and not launch.is_dry:
@@ -162,7 +162,7 @@ def _with_missing_manifests(local: Host, cut_off: store.Swap) -> Host:
 # ---- this node
 
 
-def _make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run.UpgradeRun:
+def make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run.UpgradeRun:
     """Everything that the phases work with. Raises HostError: not-a-control-plane, kubeconfig-unreadable; ClusterError; UsageError."""
     call = launch.call
     here = _look(launch, is_first=bool(version))

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from kubeup import __version__, releases
 from kubeup.cli.entry import main as run_command_line
 from kubeup.cli.own_name import Spelling, find_kb_behind
-from kubeup.cli.parser import words_first
 from kubeup.cli.program import Command, Invocation, Program, make_local_host
 from kubeup.commands import init as commands_init
 from kubeup.commands import join as commands_join
@@ -31,6 +30,7 @@ from kubeup.engine.runner import RunResult
 from kubeup.engine.step import Phase
 from kubeup.errors import KbError, PreflightError, UsageError
 from kubeup.kubeadm import reset as kubeadm_reset
+from kubeup.kubeadm import upgrade, upgrade_phases
 from kubeup.kubeadm.lines import KubeadmReport, Speech, init_lines, join_lines, speaking
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
@@ -69,6 +69,8 @@ KUBECONFIGS = ("admin", "super-admin", "kubelet", "controller-manager", "schedul
 """In kubeadm's order."""
 
 _EVERYWHERE = ("vmodule", "rootfs")
+_TRUE_ALONE = frozenset({"--etcd-upgrade", "--certificate-renewal"})
+"""Switches that are on by default, and are usually given with a value."""
 _COMMANDS = re.compile(r"(init|join)( phase)?|(config|token|certs|kubeconfig) .*|completion")
 
 RESET: tuple[Phase, ...] = (
@@ -90,8 +92,7 @@ def main(
     words = [word for word in argv if word != "--as-kubeadm"]
     if not words:
         words = ["--help"]  # calling kubeadm without arguments is no error
-    if words_first(words)[:1] == ["upgrade"] and not {"-h", "--help"} & set(words):
-        words = ["upgrade"]  # whatever its flags: it reports that it is missing
+    words = [f"{word}=true" if word in _TRUE_ALONE else word for word in words]
     commands = kubeadm_commands(kb_commands)
     program = Program(
         "kubeadm",
@@ -121,12 +122,26 @@ def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
         Command("reset", "Take back what was done to this node by init or join", reset, of_reset, (), RESET, "reset"),
         Command("reset phase", "Run one phase of reset", reset, of_reset, ("phase...",), RESET, "reset"),
         Command("version", "Print the version of Kubernetes that this stands for", version, ("output",)),
-        Command("upgrade", "Upgrade a cluster (not in kb yet)", upgrade, (), ("word...",)),
+        *_upgrade_commands(),
         Command("alpha", "Experimental commands: there are none", alpha, (), ("word...",)),
     ]  # fmt: skip
     commands = [replace(command, options=(*command.options, *_EVERYWHERE)) for command in found]
     spelling = make_spelling(kb_commands, commands)
     return tuple(replace(command, does=spelling.spell(command.does)) for command in commands)
+
+
+def _upgrade_commands() -> list[Command]:
+    apply, node = upgrade_phases.APPLY, upgrade_phases.NODE
+    of_apply, of_node = flags_of("kubeadm upgrade apply"), flags_of("kubeadm upgrade node")
+    return [
+        Command("upgrade", "Upgrade a cluster, one node after the other", upgrade_parent, (), ("word...",)),
+        Command("upgrade apply", "Upgrade this control plane, and the cluster's objects", upgrade.apply, of_apply, ("version...",), apply, "upgrade-apply"),
+        Command("upgrade apply phase", "Run one phase of upgrade apply", upgrade_phase, of_apply, ("phase...",), apply, "upgrade-apply"),
+        Command("upgrade node", "Upgrade this node to the version that the cluster has", upgrade.node, of_node, (), node, "upgrade-node"),
+        Command("upgrade node phase", "Run one phase of upgrade node", upgrade_phase, of_node, ("phase...",), node, "upgrade-node"),
+        Command("upgrade plan", "See what an upgrade would bring", upgrade.plan, flags_of("kubeadm upgrade plan"), ("version...",)),
+        Command("upgrade diff", "Compare the manifests here with those of another version", upgrade.diff, flags_of("kubeadm upgrade diff"), ("version...",)),
+    ]  # fmt: skip
 
 
 def make_spelling(kb_commands: Sequence[Command], own: Sequence[Command], *, called_as_kb: str = "kb") -> Spelling:
@@ -229,13 +244,30 @@ def alpha(call: Invocation) -> int:
     return 0
 
 
-def upgrade(call: Invocation) -> int:
-    raise UsageError(
-        "kubeadm upgrade",
-        cause="kb does not upgrade clusters yet",
-        remedy="run it with the real kubeadm of the new version: the cluster and its nodes are as kubeadm knows them",
-        code="upgrade-missing",
-    )
+# ---- upgrade
+
+
+def upgrade_parent(call: Invocation) -> int:
+    """Without a subcommand kubeadm shows its help; an unknown one is an error."""
+    if call.words:
+        raise UsageError(
+            f'unknown command "{call.words[0]}" for "kubeadm upgrade"',
+            cause="it has the subcommands apply, node, plan and diff",
+            remedy="name one of them",
+            code="usage",
+        )
+    call.print("kubeadm upgrade apply | node | plan | diff: what each takes: kubeadm upgrade apply --help")
+    return 0
+
+
+def upgrade_phase(call: Invocation) -> int:
+    words = [ALIASES.get(word, word) for word in call.words]
+    names = [word for word in words if releases.parse_version(word) is None]
+    _refuse_parent(replace(call, words=names), names)
+    if names[-1:] == ["all"]:
+        words.remove("all")
+    call = replace(call, words=words)
+    return upgrade.apply_phase(call) if call.command.workflow == "upgrade-apply" else upgrade.node_phase(call)
 
 
 # ---- version

@@ -21,15 +21,15 @@ _IN_NAME = re.compile(r"kubeadm-(v?\d+\.\d+\.\d+.*)")
 _MAX_LINKS = 16
 
 
-def find_version(host: Host, *, called: str = "") -> str:
-    """`v1.36.3`. called: the file by which kb was called."""
-    return (
-        _of_link(host, called)
-        or _of_package(host)
-        or _of_node(host)
-        or choose.choose_version(host, "").value
-        or releases.NEWEST_PROVEN
-    )
+def find_version(host: Host, *, called: str = "", wanted: str = "") -> str:
+    """`v1.36.3`. called: the file by which kb was called. wanted: the version of an upgrade, which counts where nobody has said which
+    kubeadm is meant, and it is newer than what runs."""
+    said = _of_link(host, called) or _of_package(host)
+    if said:
+        return said
+    here = _of_node(host) or choose.choose_version(host, "").value or releases.NEWEST_PROVEN
+    found, new = releases.parse_version(here), releases.parse_version(wanted)
+    return new.text if found and new and new.key > found.key else here
 
 
 def _of_link(host: Host, called: str) -> str:

@@ -89,7 +89,7 @@ def test_it_has_none_of_kb_s_own_commands_and_flags() -> None:
     names = {item.name for item in COMMANDS}
     assert {"adopt", "status", "doctor", "support-bundle", "routes"}.isdisjoint(names)
     assert len(names) == len(COMMANDS)
-    for name in ("init", "join", "reset", "token create"):
+    for name in ("init", "join", "reset", "token create", "upgrade apply", "upgrade node", "upgrade diff"):
         assert set(command(name).options) - {"vmodule", "rootfs"} == set(KUBEADM_FLAGS[name].split())
 
 
@@ -110,6 +110,12 @@ KUBEADM_FLAGS = {
     "config images list": "config feature-gates image-repository kubernetes-version output kubeconfig",
     "config images pull": "config cri-socket feature-gates image-repository kubernetes-version kubeconfig",
     "config migrate": "allow-experimental-api new-config old-config kubeconfig",
+    "upgrade apply": "allow-experimental-upgrades allow-release-candidate-upgrades certificate-renewal config dry-run "
+    "etcd-upgrade force ignore-preflight-errors kubeconfig patches print-config skip-phases yes",
+    "upgrade node": "certificate-renewal config dry-run etcd-upgrade ignore-preflight-errors kubeconfig patches skip-phases",
+    "upgrade plan": "allow-experimental-upgrades allow-release-candidate-upgrades config etcd-upgrade "
+    "ignore-preflight-errors kubeconfig output print-config",
+    "upgrade diff": "config context-lines kubeconfig",
     "kubeconfig user": "client-name config org token validity-period",
 }
 """kubeadm 1.35's own, by its --help."""
@@ -189,8 +195,10 @@ def test_help_is_no_mistake() -> None:
     assert (run().returncode, run("--help").returncode, run("alpha").returncode) == (0, 0, 0)
 
 
-def test_what_is_missing_says_what_to_take() -> None:
-    assert "run it with the real kubeadm" in run("upgrade", "plan").stderr
+def test_an_upgrade_of_what_is_no_control_plane_says_so() -> None:
+    done = run("upgrade", "plan")
+    assert done.returncode == 1 and "this node is not a control plane" in done.stderr
+    assert run("upgrade", "nothing").returncode == 1 and run("upgrade").returncode == 0
 
 
 def test_an_error_of_a_phase_has_kubeadm_s_head(capsys: pytest.CaptureFixture[str]) -> None:
