@@ -150,6 +150,8 @@ def _as_kubeadm(
         ignored=wishes.ignore_preflight_errors,
         allows_experimental=getattr(wishes, "allow_experimental_upgrades", False),
         allows_candidates=getattr(wishes, "allow_rc_upgrades", False),
+        pull_policy=wishes.image_pull_policy,
+        pulls_serially=wishes.image_pull_serial,
     )
 
 

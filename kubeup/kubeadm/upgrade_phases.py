@@ -60,6 +60,8 @@ class KubeadmUpgrade(UpgradeRun):
     ignored: tuple[str, ...] = ()
     allows_experimental: bool = False
     allows_candidates: bool = False
+    pull_policy: str = "IfNotPresent"
+    pulls_serially: bool = True
 
 
 def _say(ctx: UpgradeRun, text: str) -> None:
@@ -218,7 +220,14 @@ def _pull(ctx: KubeadmUpgrade, dry: str) -> None:
     _say(ctx, "[upgrade/preflight] This might take a minute or two, depending on the speed of your internet connection")
     _say(ctx, "[upgrade/preflight] You can also perform this action beforehand using 'kubeadm config images pull'")
     names = [image.ref for image in images.list_images(ctx.config.cluster, ctx.release)]
-    pulled = image_pulls.ensure_images(ctx.host, ctx.config.node.cri_socket, names=names, tell=ctx.report.waiting)
+    pulled = image_pulls.ensure_images(
+        ctx.host,
+        ctx.config.node.cri_socket,
+        names=names,
+        policy=ctx.pull_policy,
+        is_serial=ctx.pulls_serially,
+        tell=ctx.report.waiting,
+    )
     for failure in pulled.failed:
         raise failure
 
