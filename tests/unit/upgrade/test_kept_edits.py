@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kubeup.cluster import addons
 from kubeup.cluster.api import Object
+from kubeup.config.types import ClusterConfiguration, LocalAPIEndpoint, NodeConfig, NodeRegistration
+from kubeup.releases import RELEASES, Release
 from kubeup.upgrade.kept_edits import keep_edits
 from tests import fake_fields
 
@@ -240,3 +245,24 @@ def test_a_container_is_never_given_up() -> None:
 
 def test_a_new_object_is_wanted_whole() -> None:
     assert keep_edits(render(), None, bases=BASES) == (render(), ())
+
+
+def test_an_object_of_real_kubeadm_with_edits_of_real_kubectl() -> None:
+    """kubeadm 1.35.6 created it; then kubectl set resources, annotate and patch."""
+    found = json.loads((Path(__file__).parents[2] / "fixtures/coredns-of-kubeadm-edited.json").read_text())
+    cluster = ClusterConfiguration("v1.36.3")
+    config = NodeConfig(node=NodeRegistration("cp1"), local_api_endpoint=LocalAPIEndpoint("10.0.0.11"), cluster=cluster)
+
+    def render_all(row: Release) -> Object:
+        objects = addons.render_coredns(config, row, running=addons.RunningDns())
+        return next(one for one in objects if one["kind"] == "Deployment")
+
+    wanted = render_all(RELEASES[36])
+    manifest, edits = keep_edits(wanted, found, bases=[render_all(row) for row in RELEASES.values()])
+    assert [(edit.field, edit.found, edit.is_kept) for edit in edits] == [
+        ("spec.template.spec.tolerations", '[{"key": "a", "operator": "Exists"}]', True),
+        ("spec.template.spec.containers[coredns].resources.limits.memory", "300Mi", True),
+    ]
+    pod = pod_of(manifest)
+    assert "tolerations" not in pod and "limits" not in container_of(manifest)["resources"]
+    assert container_of(manifest)["image"].endswith("coredns:v1.14.2")
