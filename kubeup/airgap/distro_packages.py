@@ -6,7 +6,7 @@ Owns the repository's files and the package names. Must not judge what is instal
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kubeup.airgap.programs import Standing
@@ -60,9 +60,8 @@ def fetch(host: Host, manager: str, *, names: Sequence[str], version: str, prese
     stays held. Raises HostError, as install."""
     _require(host, manager)
     _add_repository(host, manager, version=version, preset=presets.find_preset(preset_name))
-    for argv in _commands(
-        manager, names, version=version, words=("--download-only",) if manager == "apt" else ("--downloadonly",)
-    ):
+    words = ("--download-only",) if manager == "apt" else ("--downloadonly",)
+    for argv in _commands(host, manager, names=names, version=version, words=words):
         _run(host, argv)
 
 
@@ -73,27 +72,36 @@ def install_fetched(host: Host, manager: str, *, names: Sequence[str], version: 
     try:
         if held:
             host.run(["apt-mark", "unhold", *held])
-        _run(
-            host,
-            _commands(
-                manager, names, version=version, words=("--no-download",) if manager == "apt" else ("--cacheonly",)
-            )[-1],
-        )
+        words = ("--no-download",) if manager == "apt" else ("--cacheonly",)
+        for argv in _commands(host, manager, names=names, version=version, words=words):
+            _run(host, argv)
     finally:
         if manager == "apt":
             host.run(["apt-mark", "hold", *dict.fromkeys((*held, *names))])
 
 
-def _commands(manager: str, names: Sequence[str], *, version: str, words: Sequence[str]) -> list[list[str]]:
+def _commands(
+    host: Host, manager: str, *, names: Sequence[str], version: str, words: Sequence[str]
+) -> Iterator[list[str]]:
+    """The package is installed once more where the manager has it already: after a way back, another program is in its place."""
     plain = version.lstrip("v")
-    if manager == "dnf":
-        # --setopt, because dnf 5 lacks --disableexcludes
-        wanted = [f"{name}-{plain}" for name in names]
-        fresh = ["--refresh"] if "--downloadonly" in words else []
-        return [["dnf", "install", "-y", *fresh, "--setopt=disable_excludes=kb-kubernetes", *words, *wanted]]
-    wanted = [f"{name}={plain}-*" for name in names]
-    options = ["-q", "-y", "--no-install-recommends", "--allow-change-held-packages", *words]
-    return [["apt-get", "update", "-q"], ["apt-get", "install", *options, *wanted]]
+    if manager == "apt":
+        if "--download-only" in words:
+            yield ["apt-get", "update", "-q"]
+        options = ["-q", "-y", "--no-install-recommends", "--allow-change-held-packages", "--reinstall", *words]
+        yield ["apt-get", "install", *options, *(f"{name}={plain}-*" for name in names)]
+        return
+    # --setopt, because dnf 5 lacks --disableexcludes
+    options = ["-y", *(["--refresh"] if "--downloadonly" in words else []), "--setopt=disable_excludes=kb-kubernetes"]
+    has = {name for name in names if _rpm_version(host, name) == plain}
+    for verb, chosen in (("install", [name for name in names if name not in has]), ("reinstall", sorted(has))):
+        if chosen:
+            yield ["dnf", verb, *options, *words, *(f"{name}-{plain}" for name in chosen)]
+
+
+def _rpm_version(host: Host, name: str) -> str:
+    shown = host.query(["rpm", "--query", "--queryformat", "%{VERSION}", name])
+    return shown.stdout.strip() if shown.ok else ""
 
 
 def _run(host: Host, argv: Sequence[str]) -> None:

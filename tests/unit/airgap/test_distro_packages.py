@@ -37,7 +37,7 @@ def test_apt_fetches_the_exact_version_and_installs_nothing() -> None:
     distro_packages.fetch(host, "apt", names=NAMES, version="v1.36.3", preset_name="")
     assert commands(host) == [
         "apt-get update -q",
-        "apt-get install -q -y --no-install-recommends --allow-change-held-packages --download-only kubelet=1.36.3-* kubectl=1.36.3-*",
+        "apt-get install -q -y --no-install-recommends --allow-change-held-packages --reinstall --download-only kubelet=1.36.3-* kubectl=1.36.3-*",
     ]
     assert b"/v1.36/deb/ /" in host.files[str(distro_packages.APT_LIST)]
 
@@ -51,6 +51,19 @@ def test_what_was_fetched_is_installed_without_a_network_and_held_again() -> Non
         and "--no-download" in shown[1]
         and shown[2] == "apt-mark hold kubelet kubectl"
     )
+
+
+def test_a_package_whose_program_was_taken_back_is_installed_once_more() -> None:
+    """apt and dnf would have nothing to do: they have the package, and another program is in its place."""
+    host = make_host()
+    distro_packages.install_fetched(host, "apt", names=NAMES, version="v1.36.3")
+    assert "--reinstall" in commands(host)[1]
+    host = make_host()
+    host.answers["rpm --query --queryformat %{VERSION} kubelet"] = "1.36.3"
+    distro_packages.fetch(host, "dnf", names=NAMES, version="v1.36.3", preset_name="")
+    first, second = commands(host)
+    assert first.startswith("dnf install ") and first.endswith("--downloadonly kubectl-1.36.3")
+    assert second.startswith("dnf reinstall ") and second.endswith("--downloadonly kubelet-1.36.3")
 
 
 def test_packages_are_held_again_after_a_failure() -> None:
