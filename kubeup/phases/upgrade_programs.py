@@ -54,10 +54,11 @@ class Program:
 
 
 def find_installed(run: Run, name: str) -> Optional[Program]:
-    """The kubelet that the service starts, or the kubectl in PATH; None if there is none."""
+    """The kubelet that the service starts, or the kubectl in PATH; None if there is none, or if kubectl is a link to another tool (snap,
+    k3s, minikube): writing there would replace that tool."""
     path = _find_service_program(run) if name == "kubelet" else None
     path = path or run.host.which(name)
-    if path is None:
+    if path is None or (name == "kubectl" and run.host.real_path(path).name != name):
         return None
     return Program(name, path, programs.ask_version(run.host, path, item=downloads.FILES_BY_NAME[name])[0])
 

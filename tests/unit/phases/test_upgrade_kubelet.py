@@ -325,6 +325,16 @@ def test_a_former_kubelet_that_does_not_come_back_is_told() -> None:
     assert caught.value.code == "kubelet-not-taken-back" and "/var/lib/kb/upgrade/former" in caught.value.remedy
 
 
+def test_a_former_program_that_says_no_version_comes_back_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that is mounted noexec, for example."""
+    host = make_worker(breaks="exits")
+    monkeypatch.setattr(upgrade_kubelet, "find_former", lambda run: "")
+    with pytest.raises(ClusterError) as caught:
+        upgrade_kubelet.change_kubelet(begin(host, drains=False))
+    assert caught.value.code == "kubelet-not-upgraded"
+    expect_former(host)
+
+
 # ---- cut off
 
 
@@ -399,6 +409,19 @@ def test_pods_that_nothing_makes_anew_need_a_word() -> None:
     host = make_worker(make_pod("lonely", owner=""))
     error = refused(host, agree=disagree)
     assert error.code == "not-confirmed" and "app/lonely" in error.what
+
+
+def test_a_kubectl_that_is_a_link_to_another_tool_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """snap has /snap/bin/kubectl -> /usr/bin/snap: what is written to the link replaces snap itself."""
+    host = make_worker()
+    monkeypatch.setattr(host, "real_path", lambda path: Path("/usr/bin/snap") if path == Path(KUBECTL) else path)
+    run = begin(host)
+    upgrade_programs.fetch_programs(run)
+    upgrade_kubelet.change_kubelet(run)
+    assert host.version == NEW and host.files[KUBECTL] == OLD.encode()
+    host.steps.clear()
+    upgrade_kubelet.change_kubelet(make_run(host))
+    assert not host.steps
 
 
 def test_a_node_without_a_kubelet_is_told_apart() -> None:
