@@ -12,10 +12,11 @@ import pytest
 
 from .lab import settings
 from .lab.bundles import make_bundle
+from .lab.config import lab_config
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
 from .lab.shell import Result
-from .test_join import init, join, make_token
+from .test_join import IGNORE, join, make_token
 from .world import web
 
 MakeNode = Callable[..., Node]
@@ -23,6 +24,15 @@ FORMER = {"1.35": "1.34", "1.36": "1.35"}
 BUNDLE = "/root/new.tar"
 DROP_IN = "/etc/systemd/system/kubelet.service.d/90-own.conf"
 UPGRADE = f"python3 kb.pyz upgrade node --bundle {BUNDLE} --yes"
+
+
+def init(node: Node, kb_pyz: Path) -> None:
+    """A cluster whose kubelets delete no image and evict no pod for want of space: a second release fills the disks of test nodes."""
+    node.scp(kb_pyz, "/root/kb.pyz")
+    spare = {"evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"}}
+    config = lab_config(node.release.minor, address=node.address, kubelet={**spare, "imageGCHighThresholdPercent": 100})
+    node.write("/root/init.yaml", config)
+    node.run(f"python3 kb.pyz init --config init.yaml --soak 0 {IGNORE}", timeout=600)
 
 
 @pytest.fixture
