@@ -43,7 +43,7 @@ def rollback(call: Invocation) -> int:
         if not launch.is_dry:
             kept.end(launch.local, Paths(), status=kept.TAKEN_BACK)
     launch.print_result(result)
-    if call.output == "text" and not launch.is_dry:
+    if call.output == "text" and not launch.is_dry and not result.results.remaining:
         call.tell(
             f"this node is back at {found.former}; to upgrade it again: kb upgrade node, or kb upgrade apply on the first one"
         )

@@ -80,7 +80,7 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
 
 
 def _leave_to_operator(run: UpgradeRun) -> Outputs:
-    line = upgrade_programs.say_installation(run)
+    line = upgrade_programs.say_installation(run, upgrade_programs.wanted_version(run))
     told = (
         f"the kubelet of node {run.config.node.name} is still {run.former}: install the new one ({line}), "
         "then run the same command again"

@@ -96,14 +96,15 @@ def list_outdated(run: Run) -> list[Program]:
     return [one for one in found if one.version != wanted_version(run)]
 
 
-def say_installation(run: Run) -> str:
-    """The line with which an operator installs the new kubelet."""
-    plain = wanted_version(run).lstrip("v")
+def say_installation(run: Run, version: str) -> str:
+    """The line with which an operator installs a kubelet of another version, an older one too."""
+    plain = version.lstrip("v")
     if run.host.which("apt-get"):
-        return f"apt-get install -y --allow-change-held-packages kubelet='{plain}-*' kubectl='{plain}-*'"
+        words = "--allow-change-held-packages --allow-downgrades"
+        return f"apt-get install -y {words} kubelet='{plain}-*' kubectl='{plain}-*'"
     if run.host.which("dnf"):
         return f"dnf install -y --setopt=disable_excludes=kubernetes kubelet-{plain} kubectl-{plain}"
-    return f"put the kubelet {wanted_version(run)} in the place of {run.host.which('kubelet') or '/usr/bin/kubelet'}"
+    return f"put the kubelet {version} in the place of {run.host.which('kubelet') or '/usr/bin/kubelet'}"
 
 
 # ---- the phase

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from kubeup import releases
-from kubeup.engine.run import Outputs
+from kubeup.engine.run import Outputs, Results
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
@@ -166,11 +166,10 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
     """Put the former kubelet and its files back, watched, on a drained node if the minor differs. Raises ClusterError."""
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
     node, former = run.config.node.name, upgrade_kubelet.find_former(run)
-    if not former:
-        run.report.note("the former kubelet was not kept: it stays as it is")
+    left = _find_left(run, former)
     try:
-        if not former or _is_back(run, former):
-            return None
+        if left is not None or _is_back(run, former):
+            return left
         if run.drains and upgrade_programs.leaves_minor(run, former):
             upgrade_kubelet.drain(run)
         upgrade_kubelet.take_back(run, version=former)
@@ -184,6 +183,19 @@ def end_return(ctx: UpgradeRun) -> Outputs:
     """Note that the node went back."""
     kept.end(ctx.host, ctx.paths, status=kept.TAKEN_BACK)
     return None
+
+
+def _find_left(run: UpgradeRun, former: str) -> Optional[Results]:
+    """What the operator has to do himself, since what he installed over the former kubelet was all that could be kept; None if it was kept."""
+    found = kept.load(run.host, run.paths)
+    if found is None or former not in ("", found.wanted):
+        return None
+    told = (
+        f"the kubelet stays {found.wanted}: it was not kb that replaced the former one, so that was not kept. To have {found.former} again: "
+        f"{upgrade_programs.say_installation(run, found.former)}"
+    )
+    run.report.warn(told)
+    return Results(remaining=(told,))
 
 
 def _is_back(run: UpgradeRun, former: str) -> bool:

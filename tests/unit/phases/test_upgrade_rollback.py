@@ -127,3 +127,14 @@ def test_a_node_that_was_cut_off_with_its_kubelet_stopped_goes_back() -> None:
     host.files[str(PATHS.kubelet_config)] = b"new"
     roll_back(host)
     expect_former(host)
+
+
+def test_a_kubelet_that_the_operator_replaced_is_his_to_take_back() -> None:
+    host = make_worker()
+    host.files["/usr/bin/kubelet"] = b"v1.35.6"
+    run = make_run(host, source="none")
+    upgrade_programs.fetch_programs(run)
+    upgrade_kubelet.change_kubelet(run)
+    results = upgrade_rollback.return_kubelet(run)
+    assert results and results.remaining and "--allow-downgrades kubelet='1.34.9-*'" in results.remaining[0]
+    assert host.version == "v1.35.6" and host.is_running
