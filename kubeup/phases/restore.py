@@ -22,11 +22,12 @@ from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
-from kubeup.phases import addons, mark_control_plane, preflight, upload_config
+from kubeup.phases import addons, mark_control_plane, preflight, runtime_registries, serve_mirror, upload_config
 from kubeup.phases.waits import Wait
 from kubeup.secret import Secret
 
 with lazily:
+    from kubeup.airgap import containerd_hosts
     from kubeup.backup import archive, etcdutl, restoring
     from kubeup.cluster import api, objects, probes
     from kubeup.node import containers, etcd_data, image_program, image_pulls
@@ -163,7 +164,10 @@ def has_begun(ctx: RestoreRun) -> bool:
 def list_in_the_way(ctx: RestoreRun) -> list[Path]:
     """What is moved aside: the cluster's files, the kubelet's identity, etcd's data."""
     host, paths = ctx.real, ctx.paths
-    found = [paths.kubernetes] if host.list_dir(paths.kubernetes) else []
+    if not set(_list_files(host, paths)) - set(serve_mirror.own_files(paths)):
+        found = []  # brought back already
+    else:
+        found = [paths.kubernetes] if host.list_dir(paths.kubernetes) else []
     if host.list_dir(paths.pki) and paths.kubernetes not in paths.pki.parents:
         found.append(paths.pki)
     if host.list_dir(paths.kubelet / "pki"):
@@ -171,13 +175,42 @@ def list_in_the_way(ctx: RestoreRun) -> list[Path]:
     return found
 
 
+def _list_files(host: Host, paths: Paths) -> Iterator[Path]:
+    left = [paths.kubernetes]
+    while left:
+        place = left.pop()
+        found = host.stat(place)
+        if found is not None and found.is_dir:
+            left += [place / name for name in host.list_dir(place)]
+        elif found is not None:
+            yield place
+
+
+def _bring_mirror_back(ctx: RestoreRun) -> None:
+    """The files by which the images of this machine are pulled, and served to other nodes: the checks come next, and pull what is missing."""
+    host, kept = ctx.real, _kept(ctx, ctx.paths.kubernetes)
+    for path in serve_mirror.own_files(ctx.paths):
+        is_moved = ctx.paths.kubernetes in path.parents
+        former = kept / path.relative_to(ctx.paths.kubernetes) if is_moved else path
+        found = host.stat(former)
+        if is_moved and found is not None and not host.exists(path):
+            host.make_dir(path.parent)
+            host.write_file(path, host.read_bytes(former), mode=found.mode)
+
+
 def move_aside(ctx: RestoreRun) -> Outputs:
     """Stop the kubelet and the pods of this machine, and move the files of its former cluster aside."""
+    _move_aside(ctx)
+    _bring_mirror_back(ctx)
+    return None
+
+
+def _move_aside(ctx: RestoreRun) -> None:
     host = ctx.real
     found = list_in_the_way(ctx)
     has_data = bool(_list_data(ctx))
     if not found and not has_data:
-        return None
+        return
     if services.may_run(host, "kubelet"):
         ctx.report.waiting("the kubelet stops")
         services.run(host, "stop", unit="kubelet", timeout_s=60)
@@ -190,7 +223,6 @@ def move_aside(ctx: RestoreRun) -> Outputs:
         ctx.report.note(f"{path} is now {kept}")
     if has_data:
         _move_data_aside(ctx)
-    return None
 
 
 def _kept(ctx: RestoreRun, path: Path) -> Path:
@@ -236,7 +268,11 @@ def lay_files(ctx: RestoreRun) -> Outputs:
 
     Raises HostError (etcd-data-in-the-way)."""
     for entry in restoring.select_files(ctx.backup, is_same=ctx.is_same):
-        _lay(ctx, entry)
+        if not (
+            entry.path == containerd_hosts.CA_FILE and runtime_registries.wants_registries(ctx.config)
+        ):  # this run has its own
+            _lay(ctx, entry)
+    serve_mirror.follow_authority(ctx)
     _put_data_in(ctx)
     return None
 

@@ -15,6 +15,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.machine import own_copy, services
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.machine.waiting import wait_for
+from kubeup.paths import Paths
 from kubeup.phases import certs
 from kubeup.phases.find_mirror import MIRROR_PORT, mirror_url
 from kubeup.phases.kb_program import plan_program
@@ -23,6 +24,7 @@ from kubeup.trust import Anchors
 
 with lazily:
     from kubeup import yaml_files
+    from kubeup.airgap import containerd_hosts
     from kubeup.node import cert_specs, certificates, crictl, pki, private_keys
 
 MIRROR_UNIT = "kb-mirror.service"
@@ -125,6 +127,29 @@ def _issue_certificate(ctx: Run) -> None:
     issued = certificates.issue_leaf_cert(subject, key, ca=ca, validity=validity)
     ctx.host.write_file(key_path, private_keys.key_to_pem(key).reveal(), mode=0o600)
     ctx.host.write_file(cert_path, certificates.cert_to_pem(issued))
+
+
+def own_files(paths: Paths) -> tuple[Path, ...]:
+    """What the mirror and its clients on this node read besides the authority itself; a key comes before its certificate."""
+    return paths.pki / "kb-mirror.key", paths.pki / "kb-mirror.crt", containerd_hosts.CA_FILE
+
+
+def follow_authority(ctx: Run) -> None:
+    """Have the mirror of this node, if it serves one, present a certificate of the authority that is here now, which a restore has
+    exchanged, and have this node trust that one. Raises HostError (mirror-not-started)."""
+    host, ca = ctx.host, ctx.paths.pki / "ca.crt"
+    if not host.exists(ctx.paths.systemd / MIRROR_UNIT) or not _judge_certificate(ctx):
+        return
+    if not host.exists(ca.with_suffix(".key")):
+        ctx.report.warn(
+            f"the mirror's certificate was not signed by {ca}, whose key is kept elsewhere: other nodes do not trust it"
+        )
+        return
+    _issue_certificate(ctx)
+    if host.exists(containerd_hosts.CA_FILE):
+        host.write_file(containerd_hosts.CA_FILE, host.read_bytes(ca))
+    services.run(host, "restart", unit=MIRROR_UNIT)
+    _wait_for_mirror(ctx)
 
 
 def _mirror_sans(ctx: Run) -> cert_specs.Sans:

@@ -164,6 +164,8 @@ def refuses_full(node: Node, folder: str, words: str, *, after_s: float = 1.6) -
 @pytest.mark.k8s_versions("1.35")
 def test_a_disk_that_fills_in_the_middle(node: Node) -> None:
     """There was room when it was looked for. Nothing half is left, and what was there before stays."""
+    big = "head -c 700000 /dev/urandom | base64 -w0 > big; kubectl --kubeconfig /etc/kubernetes/admin.conf create configmap big-$n --from-file big"
+    node.run(f"for n in $(seq 40); do {big}; done", timeout=300)
     size_mib = int(node.run(f"{KB} backup -o {FILE} >/dev/null; stat -c %s {FILE}").stdout) >> 20
     node.run(f"mkdir /small && mount -t tmpfs -o size={3 * size_mib + 80}m tmpfs /small")
     node.run(f"{KB} backup -o /small/b.tar")

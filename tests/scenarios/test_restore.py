@@ -13,9 +13,10 @@ import pytest
 from kubeup.backup import etcdutl, node_content
 from kubeup.backup.archive import About, Content, Member, content_of, render_archive
 from kubeup.errors import HostError
-from kubeup.node import image_program
+from kubeup.node import certificates, image_program, pki
 from kubeup.node.image_program import MountedImage
 from kubeup.paths import Paths
+from kubeup.phases import serve_mirror
 from kubeup.swap import last_member
 from kubeup.yaml_files import commands_of_pod, dump_yaml, flags_of, load_yaml
 from tests.fake_join import SYSTEM, Machine, Site
@@ -156,6 +157,39 @@ def test_the_same_machine_is_replaced_by_force_and_nothing_is_lost(tmp_path: Pat
     assert {path: first.read_bytes(Path("/etc") / kept / "manifests" / path.name) for path in MANIFESTS} == before
     assert first.read_bytes(DB) == b"restored snapshot"
     assert json.loads(first.read_text(Path("/var/lib/kb/restore/restore.json")))["done"] is True
+
+
+def test_a_mirror_serves_on_and_follows_the_restored_authority(
+    tmp_path: Path, founded: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images come from it while the former cluster's files are out of the way; afterwards the nodes trust the restored CA alone."""
+    machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=make_backup(founded))
+    other = found_cluster(tmp_path / "other").machine("cp1")
+    pair, ca_file = (PATHS.pki / "kb-mirror.crt", PATHS.pki / "kb-mirror.key"), Path("/etc/kubernetes/kb-mirror-ca.crt")
+    for path in (CA, CA.with_suffix(".key")):
+        put(machine, str(path), other.read_bytes(path))
+    put(machine, str(ca_file), other.read_bytes(CA))
+    put(machine, "/etc/systemd/system/kb-mirror.service", b"[Service]\n")
+    for path in pair:
+        put(machine, str(path), b"of the other authority")
+    real = pki.find_problems
+
+    def find_problems(host: Any, paths: Any, *, config: Any) -> Any:
+        """What the preflight checks look for first."""
+        assert machine.read_bytes(ca_file) == other.read_bytes(CA)
+        assert all(map(machine.exists, pair)) and not machine.exists(CA)
+        return real(host, paths, config=config)
+
+    monkeypatch.setattr(pki, "find_problems", find_problems)
+    monkeypatch.setattr(serve_mirror, "_wait_for_mirror", lambda ctx: None)
+    ended = run_kb(machine, "restore", "/root/b.tar")
+    assert ended.status == 0, ended.err
+    shown = certificates.parse_shown(machine.read_text(pair[0]))
+    ca = certificates.parse_shown(founded.machine("cp1").read_text(CA))[0]
+    assert certificates.is_issued_by(shown[0], ca), "the mirror's certificate"
+    assert machine.read_bytes(ca_file) == machine.read_bytes(CA) == founded.machine("cp1").read_bytes(CA)
+    kept = [name for name in machine.list_dir(Path("/etc")) if name.startswith("kubernetes.kb-before-restore-")]
+    assert len(kept) == 1 and machine.read_bytes(Path("/etc") / kept[0] / "pki/ca.key")
 
 
 def test_what_is_refused_before_anything_changes(tmp_path: Path, founded: Site, tools: Tools) -> None:
