@@ -249,7 +249,8 @@ def _begin_anew(launch: Launch, node_state: State, *, paths: Paths) -> None:
         entry.status = "failed"
     if former:
         node_state.save()
-    phases.remove_coming(launch.local, paths)
+    for place in phases.list_coming(launch.local, paths):
+        launch.local.remove_tree(place)
 
 
 def _forget_former(launch: Launch, node_state: State, *, paths: Paths) -> None:

