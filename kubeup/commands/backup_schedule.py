@@ -17,8 +17,7 @@ from kubeup.paths import Paths
 with lazily:
     from kubeup.backup import destination, encryption, making, opening, schedule
     from kubeup.doctor import node_files
-    from kubeup.machine import own_copy, services, waiting
-    from kubeup.machine.http import Unreachable
+    from kubeup.machine import http, own_copy, services, waiting
     from kubeup.phases import backup_timer
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def _wait_until_up(launch: Launch, source: making.Source) -> None:
             return "etcd does not answer"
         try:
             is_ready = source.api is None or source.api.probe_health("/readyz").status == 200
-        except Unreachable:
+        except http.Unreachable:
             is_ready = False
         return "" if is_ready else "the API server is not ready"
 

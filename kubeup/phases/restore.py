@@ -199,29 +199,24 @@ def _bring_mirror_back(ctx: RestoreRun) -> None:
 
 def move_aside(ctx: RestoreRun) -> Outputs:
     """Stop the kubelet and the pods of this machine, and move the files of its former cluster aside."""
-    _move_aside(ctx)
-    _bring_mirror_back(ctx)
-    return None
-
-
-def _move_aside(ctx: RestoreRun) -> None:
     host = ctx.real
     found = list_in_the_way(ctx)
     has_data = bool(_list_data(ctx))
-    if not found and not has_data:
-        return
-    if services.may_run(host, "kubelet"):
-        ctx.report.waiting("the kubelet stops")
-        services.run(host, "stop", unit="kubelet", timeout_s=60)
-    ctx.report.waiting("the pods of this machine stop")
-    for trouble in containers.remove_pods(host, ctx.config.node.cri_socket):
-        ctx.report.warn(f"a pod was not removed: {trouble}")
+    if found or has_data:
+        if services.may_run(host, "kubelet"):
+            ctx.report.waiting("the kubelet stops")
+            services.run(host, "stop", unit="kubelet", timeout_s=60)
+        ctx.report.waiting("the pods of this machine stop")
+        for trouble in containers.remove_pods(host, ctx.config.node.cri_socket):
+            ctx.report.warn(f"a pod was not removed: {trouble}")
     for path in found:
         kept = _kept(ctx, path)
         host.move_file(path, kept)
         ctx.report.note(f"{path} is now {kept}")
     if has_data:
         _move_data_aside(ctx)
+    _bring_mirror_back(ctx)
+    return None
 
 
 def _kept(ctx: RestoreRun, path: Path) -> Path:

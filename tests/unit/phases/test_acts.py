@@ -62,7 +62,7 @@ CHANGING = {
     "restore.py:_move_data_aside": "move-aside",
     "restore.py:_put_data_in": "files",
     "restore.py:make_data": "snapshot",
-    "restore.py:_move_aside": "move-aside",
+    "restore.py:move_aside": "move-aside",
     "restore.py:strike_out": "strike-out",
     "upload_certs.py:_remove_other_proxies": "upload-certs",
     "upload_certs.py:store_shared_files": "upload-certs",

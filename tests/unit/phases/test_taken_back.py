@@ -80,6 +80,7 @@ TAKEN_BACK = {
         "phases/recovered_certs.py:restart_node",
         "phases/restart_pods.py:Restart",
         "phases/restore.py:move_aside",
+        "phases/serve_mirror.py:follow_authority",
         "phases/upgrade_kubelet.py:start_and_watch",
         "phases/waits.py:nudge_kubelet",
     ),
