@@ -169,7 +169,7 @@ class LocalFiles:
                     raise
                 descriptor = create_file(place)  # a file system that knows no such files (NFS, FAT)
                 os.unlink(place.name, dir_fd=place.folder)
-        return _OpenFile(descriptor, folder, mode="r+b")  # type: ignore[return-value]
+        return _OpenFile(descriptor, folder / "(a file without a name)", mode="r+b")  # type: ignore[return-value]
 
     def list_dir(self, path: Path) -> list[str]:
         """The names in a folder, sorted; [] if there is no such folder."""

@@ -144,11 +144,12 @@ class TestOpenScratch:
         def fail(descriptor: int, data: object) -> int:
             raise OSError(errno.ENOSPC, "no space")
 
-        with host.open_scratch(Path("/")) as file:
+        host.make_dir(Path("/small"))
+        with host.open_scratch(Path("/small")) as file:
             monkeypatch.setattr(os, "write", fail)
             with pytest.raises(HostError) as caught:
                 file.write(b"x")
-        assert caught.value.code == "disk-full"
+        assert caught.value.code == "disk-full" and "df -h /small)" in caught.value.remedy
 
     def test_a_folder_that_is_not_there(self, host: LocalHost) -> None:
         with pytest.raises(HostError) as caught:
