@@ -129,6 +129,13 @@ def find_destination(local: LocalHost, to: str) -> Destination:
             remedy=f"install and configure {program}; or name a folder: --to DIR",
             code="destination-missing",
         )
+    if program == "mc" and "Midnight Commander" in local.query(["mc", "--version"], timeout_s=_TIMEOUT_S).stdout:
+        raise HostError(
+            f"the mc on this machine does not bring backups to {to}",
+            cause="it is Midnight Commander, not MinIO's client of the same name",
+            remedy="put MinIO's mc before it in root's PATH (/usr/local/bin); or use rclone: --to rclone:REMOTE:PATH",
+            code="destination-missing",
+        )
     url = (to if scheme == "s3" else rest).rstrip("/")
     return Objects(local, program, url if url.endswith(":") else f"{url}/")
 

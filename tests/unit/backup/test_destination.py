@@ -87,6 +87,16 @@ def test_what_a_program_says_when_it_fails(tmp_path: Path) -> None:
         assert caught.value.code == "destination-failed"
 
 
+def test_midnight_commander_is_not_minio_s_mc(tmp_path: Path) -> None:
+    host = Remote(tmp_path)
+    host.answers["mc --version"] = "GNU Midnight Commander 4.8.29\nBuilt with GLib 2.74.6\n"
+    with pytest.raises(KbError) as caught:
+        destination.find_destination(host, "mc:minio/bucket")
+    assert caught.value.code == "destination-missing" and "Midnight Commander" in caught.value.cause
+    host.answers["mc --version"] = "mc version RELEASE.2025-08-13T08-35-41Z\n"
+    assert destination.find_destination(host, "mc:minio/bucket").place_of("x") == "minio/bucket/x"
+
+
 def test_what_is_no_destination(tmp_path: Path) -> None:
     host = Remote(tmp_path)
     assert {code_of(host, to) for to in ("backup", "ftp://x", "s3:", "rclone:")} == {"usage"}
