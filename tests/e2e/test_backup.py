@@ -179,7 +179,7 @@ def test_a_disk_that_fills_in_the_middle(node: Node) -> None:
     kept = node.run("ls -A /small").stdout
     refuses_full(node, "/small", "backup schedule run")
     assert node.run("ls -A /small").stdout == kept
-    assert "space" in json.loads(node.run(f"{KB} backup schedule status -o json").stdout)["last"]["error"]
+    assert "the disk is full" in json.loads(node.run(f"{KB} backup schedule status -o json").stdout)["last"]["error"]
     assert "backup" in node.run(f"{KB} doctor", check=False).output
     node.run(f"{KB} backup schedule run; {KB} backup schedule off")
 

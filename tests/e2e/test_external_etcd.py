@@ -72,11 +72,11 @@ def check_restored_by_hand(cp1: Node, store: Node, url: str) -> None:
     kubectl(cp1, "delete configmap counted-1")
     store.disk_path(BACKUP).write_bytes(cp1.disk_path(BACKUP).read_bytes())
     store.scp(cp1.release.folder / "etcdutl", "/usr/local/bin/etcdutl")
+    line = store.run("tr '\\0' ' ' </proc/$(pidof etcd)/cmdline").stdout
     store.run(f"tar -xf {BACKUP} etcd/snapshot.db && systemctl stop own-etcd")
     words = "--data-dir /var/lib/etcd/new --bump-revision 1000000000 --mark-compacted"
     print(store.run(f"etcdutl snapshot restore etcd/snapshot.db {words}").output)
-    line = store.run("cat /run/systemd/transient/own-etcd.service 2>/dev/null | sed -n 's/^ExecStart=//p'").stdout
-    argv = [word for word in shlex.split(line.replace("/var/lib/etcd/own", "/var/lib/etcd/new")) if word]
+    argv = shlex.split(line.replace("/var/lib/etcd/own", "/var/lib/etcd/new"))
     store.run(["systemd-run", "--unit=new-etcd", "--property=Restart=always", *argv])
     lead_endpoint(cp1)
     wait_kubectl(cp1, "get configmap counted-1", timeout_s=180)
