@@ -76,6 +76,7 @@ NEED_ROOT: Mapping[str, str] = {
     "backup schedule": _CHANGES_FILES,
     "backup verify": "it reads keys, and boots an API server",
     "upgrade plan": _LOOKS_AT_SECRETS,
+    "upgrade diff": _LOOKS_AT_SECRETS,
     "kubeconfig list": "it reads the kubeconfigs of this node and of its users",
 }
 """The commands that require root, and why; the reason for `init` also applies to `init phase`."""

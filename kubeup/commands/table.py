@@ -90,11 +90,12 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("etcd leader",          "Show which member leads etcd, or have another one lead",                  lambda call: etcd_upkeep.leader(call), words="member..."),
     ),
     "Upgrade it": (
+        Row("upgrade plan",  "Show what an upgrade would do to each node and what blocks it; change nothing", lambda call: upgrade_plan.plan(call), words="version..."),
+        Row("upgrade diff",  "Show how an upgrade would change this node's static pods; change nothing", lambda call: upgrade_plan.diff(call), words="version..."),
         Row("upgrade apply", "Upgrade this control plane and the cluster's objects to a version, or continue", lambda call: upgrade.apply(call), words="version...", story="upgrade-apply"),
         Row("upgrade node",  "Upgrade this node to the version that the cluster stores, or continue",          lambda call: upgrade.node(call), story="upgrade-node"),
         Row("upgrade rollback", "Take this node back to what it ran before its upgrade", lambda call: upgrade_back.rollback(call), story="upgrade-rollback"),
         Row("upgrade finish",   "Remove what is kept of the last upgrade of this node",  lambda call: upgrade_back.finish(call)),
-        Row("upgrade plan", "Show what an upgrade would do to each node and what blocks it; change nothing", lambda call: upgrade_plan.plan(call), words="version..."),
     ),
     "Keep it safe": (
         Row("backup", "Write all that another machine needs to be this control plane into one file", lambda call: backup.backup(call)),

@@ -5,7 +5,6 @@ Only looks. Runs on a control plane, as its admin.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import releases
 from kubeup.commands import etcd as etcd_commands
-from kubeup.errors import HostError, PreflightError, UsageError
+from kubeup.errors import ClusterError, HostError, KbError, PreflightError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 from kubeup.trouble import Trouble
@@ -23,14 +22,25 @@ with lazily:
     from kubeup import yaml_files
     from kubeup.airgap import oci_layout
     from kubeup.cluster import api as kubeapi
-    from kubeup.cluster import etcd, objects
-    from kubeup.config import choose
+    from kubeup.cluster import etcd, membership, objects
+    from kubeup.config import choose, types
     from kubeup.diagnosis.checks import facts
-    from kubeup.doctor import node_files
+    from kubeup.doctor import foreign_node, node_files
     from kubeup.doctor.looks import storage
-    from kubeup.node import images, renewal
+    from kubeup.node import renewal
     from kubeup.phases import static_pods_swap
-    from kubeup.upgrade import available, lacks, objection, planning, policy, survey, usage
+    from kubeup.upgrade import (
+        available,
+        corefile,
+        lacks,
+        node_config,
+        objection,
+        planning,
+        policy,
+        survey,
+        target,
+        usage,
+    )
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -39,12 +49,16 @@ if TYPE_CHECKING:
     from kubeup.releases import Version
     from kubeup.upgrade.available import Found
     from kubeup.upgrade.objection import Objection
-    from kubeup.upgrade.planning import Change, Gap, Line
+    from kubeup.upgrade.planning import Change, Gap, Line, Wanted
     from kubeup.upgrade.survey import Asked, Versions
+    from kubeup.upgrade.target import Target
     from kubeup.upgrade.usage import Usage
 
 PLAN_API, PLAN_KIND = "kb/v1alpha1", "UpgradePlan"
 CA_SOON_DAYS = 90
+SHOWN = 3
+"""How many of many things a sentence names."""
+COREFILE = "the Corefile"
 LAYER = Path("/var/lib/kb")
 """Where what is kept of before lies."""
 
@@ -57,6 +71,10 @@ class Ground:
     patient: Patient
     api: kubeapi.Api
     members: Optional[etcd.Etcd]
+    patches: str = ""
+    """The folder of --patches; "" for the stored one."""
+    keeps_edits: Optional[bool] = None
+    """Of --hand-edits; None if nobody has said."""
 
     @property
     def paths(self) -> Paths:
@@ -74,6 +92,7 @@ class Outlook:
     former: Version
     target: Version
     versions: Versions
+    pods: Sequence[Target]
     usage: Usage
     changes: Sequence[Change]
     gaps: Sequence[Gap]
@@ -107,7 +126,9 @@ def find_ground(call: Invocation, local: LocalHost) -> Ground:
         members = etcd_commands.find_client(call, local)
     except (HostError, UsageError) as error:
         call.report.note(f"etcd is not looked at: {error}")
-    return Ground(local, patient, api, members)
+    patches = str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else ""
+    keeps = {"keep": True, "drop": False}.get(str(call.flags.get("hand-edits") or ""))
+    return Ground(local, patient, api, members, patches, keeps)
 
 
 # ---- which version
@@ -115,8 +136,7 @@ def find_ground(call: Invocation, local: LocalHost) -> Ground:
 
 def find_available(ground: Ground, call: Invocation) -> tuple[Found, ...]:
     """The newest patch of this minor and of the next, wherever they were found."""
-    now = releases.parse_version(ground.patient.config.cluster.kubernetes_version)
-    assert now is not None
+    now = _running_version(ground)
     found = list(available.find_in_runtime(ground.local, ground.patient.config.node.cri_socket))
     if "mirror" in call.flags:
         found += available.find_at_mirror(ground.local, str(call.flags["mirror"]))
@@ -137,11 +157,12 @@ def parse_target(local: LocalHost, word: str) -> Version:
     """A version, or a label that stands for one (`stable-1.36`). Raises UsageError (no-such-version)."""
     choice = choose.choose_version(local, word)
     version = releases.parse_version(choice.value) if word.strip() else None
-    if version is None:
+    if version is None or version.minor not in releases.RELEASES:
+        first, last = min(releases.RELEASES), max(releases.RELEASES)
         raise UsageError(
             f"Kubernetes version {word[:60]!r}",
-            cause=choice.message or "it is neither a version nor a label such as stable-1.36",
-            remedy="name it in full: kb upgrade plan v1.36.3",
+            cause=choice.message or f"this kb deploys 1.{first} to 1.{last}",
+            remedy="name one in full: kb upgrade plan v1.36.3; a newer one may need a newer kb",
             code="no-such-version",
         )
     return version
@@ -151,47 +172,62 @@ def parse_target(local: LocalHost, word: str) -> Version:
 
 
 def look(
-    ground: Ground, target: Version, *, allows_experimental: bool = False, allows_candidates: bool = False
+    ground: Ground, version: Version, *, allows_experimental: bool = False, allows_candidates: bool = False
 ) -> Outlook:
     """Look at all of it. Raises ApiRefused, Unreachable if this node's API server does not answer, UsageError (unsupported-version)."""
-    release = releases.find_release(target.text)
+    release = releases.find_release(version.text)
     asked = survey.ask_servers(ground.api)
     with ThreadPoolExecutor(4) as pool:
         versions_of = pool.submit(_read_versions, ground, asked)
         usage_of = pool.submit(usage.read_usage, ground.api, asked)
         texts_of = pool.submit(_read_texts, ground)
-        own_of = pool.submit(lambda: list(_judge_own(ground, target)))
+        own_of = pool.submit(_look_at_own, ground, version)
     versions, used, texts, own = versions_of.result(), usage_of.result(), texts_of.result(), own_of.result()
-    former = versions.newest(survey.API_SERVER) or releases.parse_version(
-        ground.patient.config.cluster.kubernetes_version
-    )
-    assert former is not None
-    gaps = {"api_gap_s": static_pods_swap.API_GAP_S, "etcd_gap_s": static_pods_swap.ETCD_GAP_S}
-    etcd_tag = versions.etcd_tag or release.etcd_tag
-    wanted = planning.Wanted(target, etcd=etcd_tag, coredns=release.coredns_tag, own=ground.node, **gaps)
+    former = versions.newest(survey.API_SERVER) or _running_version(ground)
+    wanted = _make_wanted(ground, version, etcd_tag=versions.etcd_tag or release.etcd_tag, pods=own.pods)
     changes = planning.plan_changes(versions, wanted)
-    drains = planning.needs_drain(versions, target)
+    drains = planning.needs_drain(versions, version)
     allowed = {"allows_experimental": allows_experimental, "allows_candidates": allows_candidates}
     objections = [
-        *policy.judge(versions, target.text, **allowed),
-        *own,
-        *usage.judge(used, target.text, drains=drains),
+        *policy.judge(versions, version.text, **allowed),
+        *own.objections,
+        *usage.judge(used, version.text, drains=drains),
         *planning.say_not_ready(versions),
-        *_judge_room(ground),
+        *_judge_corefile(texts[COREFILE], versions, wanted=release.coredns_tag),
         *lacks.say_unseen(node.name for node in versions.nodes if node.name != ground.node),
     ]
     return Outlook(
         former,
-        target,
+        version,
         versions,
+        own.pods,
         used,
         changes=changes,
         gaps=tuple(planning.plan_gaps(changes, versions, wanted=wanted)),
         lines=tuple(planning.plan_lines(changes, versions, wanted=wanted)),
         objections=tuple(sorted(objections, key=lambda one: objection.WEIGHTS.index(one.weighs))),
-        seen=planning.seen_of(versions, target=target.text, texts=texts),
+        seen=planning.seen_of(versions, target=version.text, texts=texts),
         drains=drains,
     )
+
+
+def _make_wanted(ground: Ground, version: Version, *, etcd_tag: str, pods: Sequence[Target]) -> Wanted:
+    return planning.Wanted(
+        version,
+        etcd=etcd_tag,
+        coredns=releases.find_release(version.text).coredns_tag,
+        own=ground.node,
+        api_gap_s=static_pods_swap.API_GAP_S,
+        etcd_gap_s=static_pods_swap.ETCD_GAP_S,
+        replaced=tuple(pod.name for pod in pods if pod.is_changed),
+    )
+
+
+def _running_version(ground: Ground) -> Version:
+    """The version of this node's API server, by its manifest."""
+    found = releases.parse_version(ground.patient.config.cluster.kubernetes_version)
+    assert found is not None
+    return found
 
 
 def _read_versions(ground: Ground, asked: Sequence[Asked]) -> Versions:
@@ -210,35 +246,112 @@ def _read_texts(ground: Ground) -> dict[str, str]:
     texts = {f"{path} of {ground.node}": facts.read_or_empty(local, str(path)) for path in files}
     texts["kubeadm-config"] = objects.read_config_key(ground.api, "kubeadm-config", key="ClusterConfiguration")
     texts["kubelet-config"] = objects.read_config_key(ground.api, "kubelet-config", key="kubelet")
-    texts["the Corefile"] = objects.read_config_key(ground.api, "coredns", key="Corefile")
+    texts[COREFILE] = objects.read_config_key(ground.api, "coredns", key="Corefile")
     return texts
 
 
-def _judge_own(ground: Ground, target: Version) -> Iterator[Objection]:
-    """What of this node the new version lacks, and what will end soon or is slow."""
-    release = releases.find_release(target.text)
-    config = ground.patient.config
-    look_at = lacks.Look(ground.local, ground.paths, ground.node, target, release, socket=config.node.cri_socket)
-    yield from lacks.judge_pods(look_at, _plan_pods(ground, target))
+@dataclass
+class Own:
+    """What an upgrade would do to this node's static pods, and what of this node speaks against it."""
+
+    pods: Sequence[Target]
+    objections: Sequence[Objection]
+
+
+def _look_at_own(ground: Ground, version: Version) -> Own:
+    """This node: what others changed in its manifests, what the new version lacks, and what will end soon, is slow or full."""
+    try:
+        pods = read_targets(ground, version)
+    except KbError as error:
+        trouble = Trouble(error.what, error.cause, error.remedy)
+        return Own((), [objection.Objection("manifests-not-rendered", trouble, node=ground.node)])
+    found = [*_judge_edits(ground, pods), *_judge_lacks(ground, pods, version=version)]
+    return Own(pods, [*found, *_judge_disk(ground), *_judge_certs(ground), *_judge_room(ground)])
+
+
+def read_targets(ground: Ground, version: Version) -> tuple[Target, ...]:
+    """This node's static pods for that version, three ways. Raises ClusterError: not-kubeadms-cluster, stored-config-invalid; UsageError:
+    patches-directory-missing, patch-invalid, patch-failed."""
+    local, paths = ground.local, ground.paths
+    join: Optional[types.Join] = None
+    member = membership.find_member_access(local, paths.kubernetes / "kubelet.conf")
+    if member is not None and foreign_node.has_joined(local, paths):
+        join = types.Join(member.server, member.ca_pem, control_plane=types.JoinControlPlane())
+    stored = node_config.read_stored(ground.api, is_control_plane=True)
+    former, config = (
+        node_config.make_node_config(
+            local, paths, own=ground.patient.config, stored=stored, join=join, version=one.text, patches=ground.patches
+        )
+        for one in (_running_version(ground), version)
+    )
+    return target.plan_targets(local, paths, former=former, config=config, keep_edits=ground.keeps_edits is not False)
+
+
+def read_stored_version(ground: Ground) -> str:
+    """The version in the cluster's configuration; "" if there is none."""
+    text = objects.read_config_key(ground.api, "kubeadm-config", key="ClusterConfiguration")
+    found = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config") if text else {}
+    return str(found.get("kubernetesVersion") or "")
+
+
+def _judge_edits(ground: Ground, pods: Sequence[Target]) -> Iterator[Objection]:
+    """What others changed in the manifests: somebody has to say whether it is kept."""
+    edits = [edit for pod in pods for edit in pod.edits]
+    if edits and ground.keeps_edits is None:
+        cause = "; ".join(str(edit) for edit in edits[:SHOWN])
+        more = f", and {len(edits) - SHOWN} more" if len(edits) > SHOWN else ""
+        trouble = Trouble(
+            f"{len(edits)} field{'s' * (len(edits) > 1)} of the static pods of {ground.node} are not as the stored configuration says",
+            f"{cause}{more}",
+            "say with --hand-edits keep or drop what becomes of it; if patches made it, give their folder with --patches",
+        )
+        yield objection.Objection("hand-edits", trouble, objection.MANDATORY, ground.node)
+    for pod in pods:
+        for one in pod.conflicts:
+            trouble = Trouble(
+                f"{pod.name} of {ground.node}: {one.field} is {one.found or 'not set'}",
+                f"the new version has {one.wanted or 'nothing'} there",
+                "see what would run: kb upgrade diff",
+            )
+            yield objection.Objection("hand-edit-conflicts", trouble, objection.SAID, ground.node)
+
+
+def _judge_lacks(ground: Ground, pods: Sequence[Target], *, version: Version) -> Iterator[Objection]:
+    release, socket = releases.find_release(version.text), ground.patient.config.node.cri_socket
+    look_at = lacks.Look(ground.local, ground.paths, ground.node, version, release, socket=socket)
+
+    def load(text: str) -> dict[str, Any]:
+        return yaml_files.load_mapping(text, "the manifest")
+
+    listed = [lacks.Pod(pod.name, load(pod.former), load(pod.wanted)) for pod in pods]
+    yield from lacks.judge_pods(look_at, listed)
     yield from lacks.judge_kubelet(look_at)
     stored = objects.read_config_key(ground.api, "kubelet-config", key="kubelet")
     document = yaml_files.load_mapping(stored, "ConfigMap kube-system/kubelet-config") if stored else {}
     where = "the ConfigMap kube-system/kubelet-config"
     remedy = "kubectl -n kube-system edit configmap kubelet-config"
     yield from lacks.judge_kubelet_config(look_at, document, where=where, remedy=remedy, node="")
-    yield from _judge_disk(ground)
-    yield from _judge_certs(ground)
 
 
-def _plan_pods(ground: Ground, target: Version) -> Iterator[lacks.Pod]:
-    """This node's static pods, with the images of the new version."""
-    release = releases.find_release(target.text)
-    for name in ground.patient.components:
-        now = node_files.read_mapping(ground.local, ground.paths.manifest(name))
-        image = survey.image_in(now.get("spec"), name)
-        tag = release.etcd_tag if name == survey.ETCD else images.render_tag(target.text)
-        text = json.dumps(now).replace(json.dumps(image), json.dumps(f"{image.rpartition(':')[0]}:{tag}"))
-        yield lacks.Pod(name, now, json.loads(text))
+def _judge_corefile(text: str, versions: Versions, *, wanted: str) -> Iterator[Objection]:
+    """What becomes of the Corefile; and why CoreDNS would stay as it is."""
+    running = [one for one in versions.of(survey.COREDNS) if one.version]
+    if not running or not text:
+        return
+    try:
+        migrated = corefile.migrate(text, former=running[0].version, wanted=wanted)
+    except ClusterError as error:
+        trouble = Trouble(f"CoreDNS stays at {running[0].version}: {error.what}", error.cause, error.remedy)
+        yield objection.Objection("coredns-stays", trouble, objection.SAID)
+        return
+    for change in migrated.changes:
+        trouble = Trouble(
+            "the Corefile changes", change, "nothing has to be done; the former one is kept in the same ConfigMap"
+        )
+        yield objection.Objection("corefile-changes", trouble, objection.SAID)
+    for path in migrated.unread:
+        trouble = Trouble(f"the Corefile imports {path}", "kb cannot see it", "look at it yourself before the upgrade")
+        yield objection.Objection("corefile-imports", trouble, objection.SAID)
 
 
 def _judge_disk(ground: Ground) -> Iterator[Objection]:
@@ -291,6 +404,18 @@ def describe(outlook: Outlook, found: Sequence[Found] = ()) -> dict[str, Any]:
         "components": planning.describe_changes(outlook.changes),
         "gaps": [{"node": one.node, "seconds": one.seconds, "why": one.why} for one in outlook.gaps],
         "objections": [planning.describe_objection(one) for one in outlook.objections],
+        "differences": [
+            {
+                "manifest": pod.name,
+                "field": one.field,
+                "wanted": one.wanted,
+                "found": one.found,
+                "isConflict": is_conflict,
+            }
+            for pod in outlook.pods
+            for is_conflict, rows in ((False, pod.edits), (True, pod.conflicts))
+            for one in rows
+        ],
         "removedApis": [
             {
                 "name": one.name,
@@ -308,12 +433,8 @@ def describe(outlook: Outlook, found: Sequence[Found] = ()) -> dict[str, Any]:
 
 
 def read_plan(local: LocalHost, path: Path) -> tuple[str, dict[str, str]]:
-    """(version, what was seen) of a plan's file. Raises UsageError (not-a-plan), HostError (file-unreadable)."""
-    trouble, found = "", {}
-    try:
-        found = yaml_files.load_mapping(local.read_text(path), str(path))
-    except yaml_files.YAMLError as error:
-        trouble = str(error)
+    """(version, what was seen) of a plan's file. Raises UsageError (not-a-plan); HostError: file-unreadable, not-a-yaml-mapping."""
+    found, trouble = yaml_files.load_mapping(local.read_text(path), str(path)), ""
     seen = found.get("seen")
     if found.get("kind") != PLAN_KIND or not isinstance(seen, dict):
         trouble = trouble or f"its kind is {found.get('kind')!r}, not {PLAN_KIND!r}"

@@ -1,14 +1,15 @@
-"""The command upgrade plan: what an upgrade would do to each node, what stands in its way, and the lines to run, in order.
+"""The commands upgrade plan and upgrade diff: what an upgrade would do to each node, what stands in its way, and the lines to run.
 
-Changes nothing, but for the file of --out. Mirrors cmd/kubeadm/app/cmd/upgrade/plan.go, and shows what kubeadm leaves to its admin.
+Change nothing, but for the file of --out. Mirrors cmd/kubeadm/app/cmd/upgrade/{plan,diff}.go, and shows what kubeadm leaves to its admin.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kubeup.commands import certs, upgrade_outlook
 from kubeup.commands.launcher import Launch
@@ -21,9 +22,11 @@ with lazily:
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.commands.upgrade_outlook import Ground, Outlook
+    from kubeup.engine.plan import Difference
     from kubeup.releases import Version
     from kubeup.upgrade.available import Found
     from kubeup.upgrade.objection import Objection
+    from kubeup.upgrade.target import Target
 
 BLOCKED = PreflightError.status
 
@@ -67,6 +70,63 @@ def choose_target(call: Invocation, ground: Ground) -> tuple[Version, tuple[Foun
             code="no-version-found",
         )
     return found[0].version, found
+
+
+# ---- the manifests
+
+
+def diff(call: Invocation) -> int:
+    """Print how this node's static pods would differ, and what of them others changed; by default for the stored version."""
+    launch = Launch(call)
+    launch.require_root()
+    ground = upgrade_outlook.find_ground(call, launch.local)
+    version = upgrade_outlook.parse_target(ground.local, call.words[0] if call.words else _read_stored_version(ground))
+    pods = upgrade_outlook.read_targets(ground, version)
+    lines = call.flags.get("context-lines", 3)
+    rows = [(pod, _render_diff(pod, ground.paths.manifest(pod.name), lines=lines)) for pod in pods]
+    if call.output != "text":
+        call.print_value([_describe_pod(pod, text) for pod, text in rows])
+        return 0
+    call.print("".join(text for _, text in rows) or f"no static pod of {ground.node} differs at {version}")
+    for pod in pods:
+        for edit in pod.edits:
+            call.report.note(f"not of the stored configuration: {edit}")
+        for edit in pod.conflicts:
+            call.report.warn(f"{pod.name}: {edit.field} is {edit.found!r}, Kubernetes {version} has {edit.wanted!r}")
+    return 0
+
+
+def _read_stored_version(ground: Ground) -> str:
+    text = upgrade_outlook.read_stored_version(ground)
+    if not text:
+        raise UsageError(
+            "no version was given",
+            cause="the cluster's configuration names none either",
+            remedy="name it: kb upgrade diff v1.36.3",
+            code="no-such-version",
+        )
+    return text
+
+
+def _render_diff(pod: Target, path: Path, *, lines: int) -> str:
+    """As kubeadm shows it: the file on disk against the new manifest. "" if they are equal."""
+    if not pod.is_changed:
+        return ""
+    rows = difflib.unified_diff(
+        pod.former.splitlines(keepends=True),
+        pod.wanted.splitlines(keepends=True),
+        fromfile=str(path),
+        tofile="new manifest",
+        n=lines,
+    )
+    return "".join(row if row.endswith("\n") else f"{row}\n" for row in rows)
+
+
+def _describe_pod(pod: Target, text: str) -> dict[str, Any]:
+    def rows(edits: Sequence[Difference]) -> list[dict[str, str]]:
+        return [{"field": one.field, "wanted": one.wanted, "found": one.found} for one in edits]
+
+    return {"manifest": pod.name, "diff": text, "edits": rows(pod.edits), "conflicts": rows(pod.conflicts)}
 
 
 # ---- text

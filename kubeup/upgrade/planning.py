@@ -36,17 +36,14 @@ KEPT = 300 << 20
 
 @frozen
 class Change:
-    """A component of a node ("" for the cluster), its version now and then. Both are the same if it is left alone; current is "" if it
-    did not answer."""
+    """A component of a node ("" for the cluster), its version now and then; current is "" if it did not answer. restarts: whether it is
+    replaced, which may be so for the same version, with another image or other flags."""
 
     component: str
     node: str
     current: str
     target: str
-
-    @property
-    def restarts(self) -> bool:
-        return self.current != self.target
+    restarts: bool
 
 
 @frozen
@@ -68,8 +65,9 @@ class Line:
 
 @frozen
 class Wanted:
-    """Where the upgrade leads. etcd, coredns: the image tags that come with it. own: the node on which it begins. api_gap_s, etcd_gap_s:
-    for how long the API is away where no other API server, or etcd, serves meanwhile."""
+    """Where the upgrade leads. etcd, coredns: the image tags that come with it. own: the node on which it begins; replaced: its static
+    pods whose manifest differs. api_gap_s, etcd_gap_s: for how long the API is away where no other API server, or etcd, serves meanwhile.
+    """
 
     version: Version
     etcd: str
@@ -77,6 +75,7 @@ class Wanted:
     own: str
     api_gap_s: int
     etcd_gap_s: int
+    replaced: tuple[str, ...] = ()
 
 
 # ---- versions
@@ -95,7 +94,20 @@ def plan_changes(versions: Versions, wanted: Wanted) -> tuple[Change, ...]:
 def _plan_change(one: Seen, versions: Versions, *, wanted: Wanted) -> Change:
     current = f"{one.place} {one.version}" if one.component == RUNTIME else one.version
     where = one.node or (one.place if one.component in (API_SERVER, ETCD) else "")
-    return Change(one.component, where, current, _target_of(one, versions, wanted=wanted))
+    target = _target_of(one, versions, wanted=wanted)
+    is_ours = one.node == wanted.own and one.component in wanted.replaced
+    return Change(one.component, where, current, target, is_ours or _has_other_image(one, wanted) or current != target)
+
+
+def _has_other_image(one: Seen, wanted: Wanted) -> bool:
+    """Whether an etcd has another image than the new version's, be it the same etcd. None goes back."""
+    have, want = releases.parse_version(one.tag), releases.parse_version(wanted.etcd)
+    return (
+        one.component == ETCD
+        and bool(have and want)
+        and one.tag != wanted.etcd
+        and _newer(one.tag, wanted.etcd) == wanted.etcd
+    )
 
 
 def _target_of(one: Seen, versions: Versions, *, wanted: Wanted) -> str:
@@ -252,7 +264,7 @@ def describe_changes(changes: Iterable[Change]) -> list[dict[str, Any]]:
             "node": one.node,
             "current": one.current,
             "target": one.target,
-            "changes": one.restarts,
+            "restarts": one.restarts,
         }
         for one in changes
     ]

@@ -37,7 +37,8 @@ class Seen:
 
     version: as it says itself (`v1.35.6`, `3.6.6`, `2.1.4`), or its image's tag; "" if it did not answer. node: "" for what belongs to
     the cluster (kube-proxy, coredns), and where it is not known. place: an API server's or etcd member's address, a runtime's name, else
-    an image. unknown: why there is no version, in words.
+    an image. unknown: why there is no version, in words. tag: of the image of etcd's static pod, which may differ from what it says of
+    itself; "" if unknown.
     """
 
     component: str
@@ -45,6 +46,7 @@ class Seen:
     node: str = ""
     place: str = ""
     unknown: str = ""
+    tag: str = ""
 
     @property
     def parsed(self) -> Optional[Version]:
@@ -117,7 +119,7 @@ def read_versions(
     seen = [
         *_name_nodes([one.seen for one in asked], nodes),
         *_of_pods(pods),
-        *_of_members(members, is_external=is_external),
+        *_with_tags(_of_members(members, is_external=is_external), pods),
         *_of_nodes(nodes),
         *_of_addons(api),
     ]
@@ -186,6 +188,17 @@ def _of_pods(pods: Iterable[Object]) -> Iterator[Seen]:
             image = image_in(pod.get("spec"), name)
             node = str((pod.get("spec") or {}).get("nodeName") or "")
             yield Seen(name, tag_of(image), node, image, unknown="" if image else "its pod names no image")
+
+
+def _with_tags(members: Iterable[Seen], pods: Iterable[Object]) -> Iterator[Seen]:
+    """Members of etcd with the image tags of the static pods of their nodes."""
+    tags = {
+        str((pod.get("spec") or {}).get("nodeName") or ""): tag_of(image)
+        for pod in pods
+        if (image := image_in(pod.get("spec"), ETCD))
+    }
+    for one in members:
+        yield replace(one, tag=tags.get(one.node, "") if one.node else "")
 
 
 def _of_nodes(nodes: Iterable[Object]) -> Iterator[Seen]:

@@ -48,15 +48,15 @@ def lines(found: Versions, *, own: str = "cp1") -> list[Line]:
 def test_changes_are_shown_by_node_and_in_the_order_in_which_they_happen() -> None:
     found = planning.plan_changes(versions(OLD, workers=(OLD,)), wanted())
     assert found == (
-        Change("etcd", "cp1", "3.6.6", "3.6.8"),
-        Change("kube-apiserver", "cp1", OLD, NEW),
-        Change("kube-controller-manager", "cp1", OLD, NEW),
-        Change("kube-scheduler", "cp1", OLD, NEW),
-        Change("kubelet", "cp1", OLD, NEW),
-        Change("container-runtime", "cp1", "containerd 2.1.4", "containerd 2.1.4"),
-        Change("kubelet", "w1", OLD, NEW),
-        Change("kube-proxy", "", OLD, NEW),
-        Change("coredns", "", "v1.13.1", "v1.14.2"),
+        Change("etcd", "cp1", "3.6.6", "3.6.8", True),
+        Change("kube-apiserver", "cp1", OLD, NEW, True),
+        Change("kube-controller-manager", "cp1", OLD, NEW, True),
+        Change("kube-scheduler", "cp1", OLD, NEW, True),
+        Change("kubelet", "cp1", OLD, NEW, True),
+        Change("container-runtime", "cp1", "containerd 2.1.4", "containerd 2.1.4", False),
+        Change("kubelet", "w1", OLD, NEW, True),
+        Change("kube-proxy", "", OLD, NEW, True),
+        Change("coredns", "", "v1.13.1", "v1.14.2", True),
     )
 
 
@@ -73,9 +73,25 @@ def test_what_is_newer_than_the_release_brings_stays() -> None:
     }
 
 
+def test_an_etcd_of_the_same_version_in_another_image_restarts() -> None:
+    found = Versions((Seen("etcd", "3.6.8", "cp2", tag="3.6.6-0"), Seen("etcd", "3.6.8", "cp3", tag="3.6.8-0")))
+    assert [(one.node, one.restarts) for one in planning.plan_changes(found, wanted())] == [
+        ("cp2", True),
+        ("cp3", False),
+    ]
+
+
+def test_a_static_pod_of_this_node_that_differs_restarts() -> None:
+    found = Versions((Seen("kube-scheduler", NEW, "cp1"), Seen("kube-scheduler", NEW, "cp2")))
+    want = replace(wanted(), replaced=("kube-scheduler",))
+    assert [(one.node, one.restarts) for one in planning.plan_changes(found, want)] == [("cp1", True), ("cp2", False)]
+
+
 def test_an_external_etcd_is_left_to_its_operator() -> None:
     found = Versions((Seen("etcd", "3.5.30", place="https://10.0.0.31:2379"),), etcd_is_external=True)
-    assert planning.plan_changes(found, wanted()) == (Change("etcd", "https://10.0.0.31:2379", "3.5.30", "3.5.30"),)
+    assert planning.plan_changes(found, wanted()) == (
+        Change("etcd", "https://10.0.0.31:2379", "3.5.30", "3.5.30", False),
+    )
 
 
 # ---- the lines
