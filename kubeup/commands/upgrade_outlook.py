@@ -32,6 +32,7 @@ with lazily:
     from kubeup.upgrade import (
         available,
         corefile,
+        kept,
         lacks,
         node_config,
         objection,
@@ -59,6 +60,7 @@ CA_SOON_DAYS = 90
 SHOWN = 3
 """How many of many things a sentence names."""
 COREFILE = "the Corefile"
+SOURCES = ("packages", "bundle", "mirror")
 LAYER = Path("/var/lib/kb")
 """Where what is kept of before lies."""
 
@@ -75,6 +77,8 @@ class Ground:
     """The folder of --patches; "" for the stored one."""
     keeps_edits: Optional[bool] = None
     """Of --hand-edits; None if nobody has said."""
+    sources: str = ""
+    """The flags that say where programs come from, as the lines to run have them: ` --bundle kb.tar`."""
 
     @property
     def paths(self) -> Paths:
@@ -128,7 +132,8 @@ def find_ground(call: Invocation, local: LocalHost) -> Ground:
         call.report.note(f"etcd is not looked at: {error}")
     patches = str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else ""
     keeps = {"keep": True, "drop": False}.get(str(call.flags.get("hand-edits") or ""))
-    return Ground(local, patient, api, members, patches, keeps)
+    sources = "".join(f" --{name} {call.flags[name]}" for name in SOURCES if name in call.flags)
+    return Ground(local, patient, api, members, patches, keeps, sources)
 
 
 # ---- which version
@@ -204,7 +209,7 @@ def look(
         used,
         changes=changes,
         gaps=tuple(planning.plan_gaps(changes, versions, wanted=wanted)),
-        lines=tuple(planning.plan_lines(changes, versions, wanted=wanted)),
+        lines=tuple(planning.plan_lines(changes, versions, wanted=wanted, sources=ground.sources)),
         objections=tuple(sorted(objections, key=lambda one: objection.WEIGHTS.index(one.weighs))),
         seen=planning.seen_of(versions, target=version.text, texts=texts),
         drains=drains,
@@ -318,7 +323,8 @@ def _judge_edits(ground: Ground, pods: Sequence[Target]) -> Iterator[Objection]:
 
 def _judge_lacks(ground: Ground, pods: Sequence[Target], *, version: Version) -> Iterator[Objection]:
     release, socket = releases.find_release(version.text), ground.patient.config.node.cri_socket
-    look_at = lacks.Look(ground.local, ground.paths, ground.node, version, release, socket=socket)
+    program = _find_kubelet(ground, version)
+    look_at = lacks.Look(ground.local, ground.paths, ground.node, version, release, socket=socket, kubelet=program)
 
     def load(text: str) -> dict[str, Any]:
         return yaml_files.load_mapping(text, "the manifest")
@@ -331,6 +337,19 @@ def _judge_lacks(ground: Ground, pods: Sequence[Target], *, version: Version) ->
     where = "the ConfigMap kube-system/kubelet-config"
     remedy = "kubectl -n kube-system edit configmap kubelet-config"
     yield from lacks.judge_kubelet_config(look_at, document, where=where, remedy=remedy, node="")
+
+
+def _find_kubelet(ground: Ground, version: Version) -> Optional[Path]:
+    """The new kubelet, if it is on this machine: fetched by an upgrade that was cut off, or installed already."""
+    fetched = kept.programs_folder(ground.paths) / "kubelet"
+    for path in (fetched if ground.local.exists(fetched) else None, ground.local.which("kubelet")):
+        if path is None:
+            continue
+        told = ground.local.query([str(path), "--version"], timeout_s=15).stdout.replace("Kubernetes", "").strip()
+        found = releases.parse_version(told)
+        if found is not None and found.minor == version.minor:
+            return path
+    return None
 
 
 def _judge_corefile(text: str, versions: Versions, *, wanted: str) -> Iterator[Objection]:
@@ -388,7 +407,7 @@ def _judge_room(ground: Ground) -> Iterator[Objection]:
 
 
 def say_line(line: Line) -> str:
-    return " ".join(("kb", "upgrade", line.verb))
+    return " ".join(("kb", "upgrade", line.verb)) + line.sources
 
 
 def describe(outlook: Outlook, found: Sequence[Found] = ()) -> dict[str, Any]:

@@ -161,6 +161,8 @@ def _render(outlook: Outlook, found: Sequence[Found]) -> Iterator[str]:
     yield certs.render_table(
         [("NODE", "COMMAND"), *((one.node, upgrade_outlook.say_line(one)) for one in outlook.lines)]
     )
+    if any(one.component == "kubelet" and one.restarts for one in outlook.changes) and not outlook.lines[0].sources:
+        yield "A kubelet waits until its new version is installed, unless --packages, --bundle or --mirror says where that comes from."
 
 
 def _render_apis(outlook: Outlook) -> Iterator[str]:

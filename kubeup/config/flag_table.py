@@ -140,7 +140,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("mirror-ca-hash", "Hash of the CA of the mirror's certificate, as sha256:<hex>", metavar="HASH",
          of=("restore", "upgrade apply", "upgrade node",), added_to=(*INIT, *JOIN), sets=("KbConfiguration.mirror.caHash",)),
     Flag("packages", "Source of the node's programs (default auto: the given bundle or mirror)",
-         choices=("auto", "bundle", "mirror", "download", "apt", "dnf", "none"), of=("restore", "upgrade apply", "upgrade node",), added_to=(*INIT, *JOIN),
+         choices=("auto", "bundle", "mirror", "download", "apt", "dnf", "none"), of=("restore", "upgrade plan", "upgrade apply", "upgrade node"), added_to=(*INIT, *JOIN),
          sets=("KbConfiguration.packages.source",)),
     Flag("preset", "Mirror for slow networks, by its name in configs/presets.yaml", metavar="NAME", of=("restore", "upgrade apply", "upgrade node", "bundle create",),
          added_to=(*INIT, *JOIN), sets=("KbConfiguration.packages.preset",)),

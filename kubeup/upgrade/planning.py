@@ -57,10 +57,12 @@ class Gap:
 
 @frozen
 class Line:
-    """What to run on which node. verb: `apply v1.36.3`, on the node with which the upgrade begins, else `node`."""
+    """What to run on which node. verb: `apply v1.36.3`, on the node with which the upgrade begins, else `node`. sources: the flags that say
+    where the new programs come from, each with a space before it."""
 
     node: str
     verb: str
+    sources: str = ""
 
 
 @frozen
@@ -163,7 +165,7 @@ def _say_kubelet(node: str, changes: Sequence[Change]) -> str:
 # ---- lines
 
 
-def plan_lines(changes: Sequence[Change], versions: Versions, *, wanted: Wanted) -> Iterator[Line]:
+def plan_lines(changes: Sequence[Change], versions: Versions, *, wanted: Wanted, sources: str = "") -> Iterator[Line]:
     """What to run, in order: this node's control plane first, then the other ones, then workers. A node that is there already is left
     out. `apply` runs once: a cluster whose configuration has the version, and an API server of it, goes on with `node`."""
     started = versions.stored == wanted.version.text and any(
@@ -174,9 +176,9 @@ def plan_lines(changes: Sequence[Change], versions: Versions, *, wanted: Wanted)
     nodes = sorted(versions.nodes, key=lambda one: (one.name != wanted.own, not one.is_control_plane, one.name))
     for node in nodes:
         if node.name == wanted.own and not started and (todo or addons):
-            yield Line(node.name, f"apply {wanted.version}")
+            yield Line(node.name, f"apply {wanted.version}", sources)
         elif node.name in todo:
-            yield Line(node.name, "node")
+            yield Line(node.name, "node", sources)
 
 
 # ---- room

@@ -11,9 +11,10 @@ import pytest
 import kb
 from kubeup.commands import upgrade_outlook
 from kubeup.errors import PreflightError, UsageError
+from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
 from kubeup.paths import Paths
-from kubeup.upgrade import available
+from kubeup.upgrade import available, kept
 from tests.unit.commands.test_launcher import INIT, Machine
 
 NOW, NEXT = "v1.35.6", "v1.36.3"
@@ -97,6 +98,28 @@ def test_a_plan_of_the_next_minor(machine: Running, capsys: Any) -> None:
     assert found["differences"] == [] and found["removedApis"] == []
 
 
+def test_the_lines_say_where_programs_come_from(machine: Running, capsys: Any) -> None:
+    found = plan(machine, capsys, NEXT, "--packages", "download")
+    assert found["lines"] == [{"node": "cp1", "command": f"kb upgrade apply {NEXT} --packages download"}]
+
+
+def test_a_kubelet_that_was_fetched_is_asked_itself(machine: Running, capsys: Any) -> None:
+    path = str(kept.programs_folder(Paths()) / "kubelet")
+    machine.write_file(Path(path), "")
+    machine.write_file(Path("/etc/default/kubelet"), 'KUBELET_EXTRA_ARGS="--frobnicate=1"\n')
+    real = machine.query
+
+    def query(argv: Any, **kwargs: Any) -> CommandResult:
+        if argv[0] != path:
+            return real(argv, **kwargs)
+        if "--frobnicate=1" in argv:
+            return CommandResult(tuple(argv), 1, "", "Error: unknown flag: --frobnicate")
+        return CommandResult(tuple(argv), 0, f"Kubernetes {NEXT}\n")
+
+    machine.query = query  # type: ignore[method-assign,assignment]
+    assert names(plan(machine, capsys, NEXT, status=3)) == {"kubelet-flag-refused"}
+
+
 def test_the_text(machine: Running, capsys: Any) -> None:
     assert run(machine, "upgrade", "plan", NEXT) == 0
     told = capsys.readouterr().out
@@ -165,10 +188,10 @@ def test_diff(machine: Running, capsys: Any) -> None:
 
 def test_a_plans_file_is_good_until_something_moves(machine: Running, capsys: Any) -> None:
     path = Path("/root/plan.json")
-    kept = plan(machine, capsys, NEXT, "--out", str(path))
+    first = plan(machine, capsys, NEXT, "--out", str(path))
     stat = machine.stat(path)
     assert stat is not None and stat.mode & 0o777 == 0o600
-    assert upgrade_outlook.read_plan(machine, path) == (NEXT, kept["seen"])
+    assert upgrade_outlook.read_plan(machine, path) == (NEXT, first["seen"])
     machine.server = "v1.35.7"
     edit(machine)
     moved = plan(machine, capsys, NEXT, "--hand-edits", "keep")
@@ -183,7 +206,7 @@ def test_a_plans_file_is_good_until_something_moves(machine: Running, capsys: An
         f"{SCHEDULER} of cp1 has changed",
         "kube-apiserver of cp1 was v1.35.6 and is v1.35.7",
     ]
-    Now.seen = kept["seen"]
+    Now.seen = first["seen"]
     upgrade_outlook.check_plan(machine, path, outlook=Now())  # type: ignore[arg-type]
 
 
