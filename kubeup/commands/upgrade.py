@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup import releases
-from kubeup.commands import launcher
+from kubeup.commands import launcher, upgrade_outlook
 from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
@@ -60,14 +60,18 @@ def apply(call: Invocation) -> int:
         return launcher.list_phases(call)
     launch = Launch(call)
     launch.require_root()
-    if len(call.words) != 1 or releases.parse_version(call.words[0]) is None:
+    version = _canonical(call.words[0]) if len(call.words) == 1 else ""
+    plan = Path(call.words[0]).absolute() if len(call.words) == 1 and not version else None
+    if plan is not None and launch.local.exists(plan):
+        version, _ = upgrade_outlook.read_plan(launch.local, plan)
+    if not version:
         raise UsageError(
             f"kb upgrade apply {' '.join(call.words)}".rstrip(),
-            cause="it takes one word, the version to upgrade to",
+            cause="it takes one word: the version to upgrade to, or the file of a plan",
             remedy="name it: kb upgrade apply v1.36.3",
             code="usage",
         )
-    return _upgrade(launch, version=_canonical(call.words[0]))
+    return _upgrade(launch, version=version, plan=plan)
 
 
 def node(call: Invocation) -> int:
@@ -80,15 +84,28 @@ def node(call: Invocation) -> int:
 
 
 def _canonical(text: str) -> str:
+    """`v1.36.3` of `1.36.3`; "" if it is no version."""
     found = releases.parse_version(text)
-    assert found is not None
-    return found.text
+    return found.text if found is not None else ""
 
 
-def _upgrade(launch: Launch, *, version: str) -> int:
+def _check_plan(launch: Launch, node_state: State, *, plan: Path, version: str) -> None:
+    """Raises PreflightError (plan-outdated) if the cluster is not as it was when the plan was made. An upgrade that goes on has changed
+    it itself."""
+    if any(name.startswith(f"{APPLY}@{version}/") for name in node_state.phases):
+        launch.call.report.note(f"the upgrade to {version} was begun before: continuing it")
+        return
+    wanted = upgrade_outlook.parse_target(launch.local, version)
+    outlook = upgrade_outlook.look(upgrade_outlook.find_ground(launch.call, launch.local), wanted)
+    upgrade_outlook.check_plan(launch.local, plan, outlook=outlook)
+
+
+def _upgrade(launch: Launch, *, version: str, plan: Optional[Path] = None) -> int:
     call, paths = launch.call, Paths()
     with launch.locked(paths) as node_state:
         _continue_swap(launch, node_state, version=version)
+        if plan is not None:
+            _check_plan(launch, node_state, plan=plan, version=version)
         ctx = make_run(launch, node_state, version=version)
         result = _work(launch, ctx, node_state=node_state)
     launch.print_result(result)

@@ -47,7 +47,9 @@ def plan(call: Invocation) -> int:
     if "out" in call.flags:
         path = Path(call.flags["out"]).absolute()
         launch.local.write_file(path, json.dumps(value, indent=2, sort_keys=True) + "\n", mode=0o600)
-        call.report.note(f"written to {path}")
+        call.report.note(
+            f"written to {path}; to apply it while nothing has moved: kb upgrade apply {call.flags['out']}"
+        )
     if call.output != "text":
         call.print_value(value)
     else:

@@ -210,6 +210,20 @@ def test_a_plans_file_is_good_until_something_moves(machine: Running, capsys: An
     upgrade_outlook.check_plan(machine, path, outlook=Now())  # type: ignore[arg-type]
 
 
+def test_an_apply_of_a_plan_that_is_outdated_changes_nothing(machine: Running, capsys: Any) -> None:
+    plan(machine, capsys, NEXT, "--out", "/root/plan.json")
+    machine.server = "v1.35.7"
+    before = {path: machine.read_bytes(path) for path in machine.files()}
+    assert run(machine, "upgrade", "apply", "/root/plan.json", "--yes") == 3
+    told = capsys.readouterr().err
+    assert "the plan in /root/plan.json is outdated" in told
+    assert "kube-apiserver of cp1 was v1.35.6 and is v1.35.7" in told
+    after = {path: machine.read_bytes(path) for path in machine.files()}
+    assert {path for path in {*before, *after} if before.get(path) != after.get(path)} <= {Paths().lock}
+    assert run(machine, "upgrade", "apply", "/root/none.json", "--yes") == 2
+    assert "the version to upgrade to, or the file of a plan" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "a: b\n", '{"kind": "UpgradePlan", "seen": {"a": "b"}, "digest": "sha256:0"}'])
 def test_a_file_that_is_no_plan(machine: Running, text: str) -> None:
     machine.write_file(Path("/root/plan.json"), text)
