@@ -254,6 +254,9 @@ def clean_cache() -> list[Path]:
     for variant in image.VARIANTS:
         keep.update(image.ensure_variant(variant))
     keep.update(image.ensure_dnf("bare"))
+    keep.update(image.ensure_openrc())
+    with contextlib.suppress(LabError):  # without its programs
+        keep.update(image.ensure_crio())
     for release in settings.read_releases().values():
         keep.add(images.ensure_layout(release))
         keep.add(Lab.ensure_seed(release, release.facts.containerd))
