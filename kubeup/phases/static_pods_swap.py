@@ -32,7 +32,7 @@ with lazily:
     from kubeup.cluster import etcd, etcd_stop, health
     from kubeup.engine import records
     from kubeup.network import drain, drain_marks
-    from kubeup.node import crictl, etcd_data, image_pulls, pod_trials, tried_pod
+    from kubeup.node import crictl, etcd_data, image_pulls, pod_trials, runtime, tried_pod
     from kubeup.swap import manifests, order, proof, store, turn
     from kubeup.upgrade import target
 
@@ -148,12 +148,14 @@ def _tell_differences(ctx: SwapRun, swap: store.Swap) -> None:
         ctx.report.note(f"static pods of others, left alone: {', '.join(foreign)}")
 
 
-def _pull_images(ctx: SwapRun, swap: store.Swap) -> None:
+def _pull_images(ctx: Run, swap: store.Swap) -> None:
+    """The pods' images, and that of their sandboxes: a kubelet short of disk space deletes it where the runtime does not keep it from that
+    (containerd 1.6), and then neither new nor former pods start."""
     socket = ctx.config.node.cri_socket
-    wanted = dict.fromkeys(proof.image_of(load_mapping(pod.wanted, pod.name)) for pod in swap.pods)
-    pulled = image_pulls.ensure_images(
-        ctx.host, socket, names=[name for name in wanted if name], tell=ctx.report.waiting
-    )
+    images = [proof.image_of(load_mapping(pod.wanted, pod.name)) for pod in swap.pods]
+    images.append(runtime.probe_runtime(ctx.host, socket).sandbox_image or "")
+    wanted = [name for name in dict.fromkeys(images) if name]
+    pulled = image_pulls.ensure_images(ctx.host, socket, names=wanted, tell=ctx.report.waiting)
     for failure in pulled.failed:
         raise failure
 
@@ -350,8 +352,10 @@ def restart_server(ctx: Run) -> None:
     """Restart this node's API server with the manifest that it has, out of the load balancers meanwhile. Raises KbError."""
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
     text = run.host.read_text(run.paths.manifest("kube-apiserver"))
+    wanted = store.Swap((store.Pod("kube-apiserver", text, text),))
+    _pull_images(run, wanted)
     with _turn(run, is_new=True):
-        swap = _begin(ctx, run, swap=store.Swap((store.Pod("kube-apiserver", text, text),)))
+        swap = _begin(ctx, run, swap=wanted)
         _tell_end(ctx, order.Order(run, swap, _find_surroundings(run)).carry_out())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -37,6 +38,7 @@ from tests.fake_control_plane import (
 )
 from tests.unit.swap.swap_case import PATHS, Stage, make_swap_run, said, set_stage, trial, undo_run
 
+PAUSE = "registry.k8s.io/pause:3.10.1"
 ALL = {name: WANTED[name] for name in COMPONENTS}
 TWO = {"cp2": True}
 THREE = {"cp2": True, "cp3": True}
@@ -444,6 +446,35 @@ def test_without_crictl_nothing_is_stopped(stage: Stage, monkeypatch: pytest.Mon
     monkeypatch.setattr(host, "which", lambda program: None if program == "crictl" else Path("/usr/bin") / program)
     error = refused(host, wanted("kube-scheduler"))
     assert error.code == "no-cri-client"
+
+
+@pytest.mark.parametrize("does_restart", [False, True])
+def test_a_sandbox_image_that_is_gone_is_fetched_before_anything_stops(stage: Stage, does_restart: bool) -> None:
+    """A kubelet short of disk space deletes it while it runs: for some runtimes no pod seems to use it. Without it no new pod starts, and
+    no former one comes back."""
+    host = make_control_plane()
+    pulls: list[str] = []
+    real_run, real_query = host.run, host.query
+
+    def run_program(argv: Any, **more: Any) -> Any:
+        if "pull" in argv:
+            pulls.append(str(argv[-1]))
+            return CommandResult(tuple(argv), 1, stderr="not found: manifest unknown")
+        return real_run(argv, **more)
+
+    def query(argv: Any, **more: Any) -> Any:
+        if argv[0] == "crictl" and argv[-1] == "info":
+            status = {"conditions": [{"type": "RuntimeReady", "status": True}]}
+            return CommandResult(tuple(argv), 0, json.dumps({"status": status, "config": {"sandboxImage": PAUSE}}))
+        return real_query(argv, **more)
+
+    host.run, host.query = run_program, query  # type: ignore[method-assign]
+    run = make_swap_run(host, {"kube-scheduler": WANTED["kube-scheduler"]})
+    with pytest.raises(KbError) as caught:
+        static_pods_swap.restart_server(run) if does_restart else static_pods_swap.check_swap(run)
+    assert caught.value.code == "image-pull-failed" and PAUSE in caught.value.what
+    assert set(pulls) == {PAUSE}
+    assert manifests_of(host) == {f"{name}.yaml": FORMER[name] for name in COMPONENTS} and not host.events
 
 
 def test_an_image_that_is_still_to_be_pulled_is_no_trouble(stage: Stage) -> None:
