@@ -22,7 +22,7 @@ from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import say_round, watch
-from kubeup.node import containers
+from kubeup.node import containers, image_program, image_pulls, runtime
 from kubeup.node.crictl import UNITS, crictl_argv, data_folder, split_json, unit_of
 from kubeup.swap import manifests
 from kubeup.trouble import Trouble
@@ -138,11 +138,32 @@ class _Start:
         socket = self.run.config.node.cri_socket
         return chain.find_broken_link(self.run.host, socket, components=(self.name,), unhealthy={self.name: missing})
 
+    def _find_lost_image(self) -> Optional[Trouble]:
+        """An image that was there before the swap: a kubelet short of disk space deletes what no pod uses at that moment."""
+        socket = self.run.config.node.cri_socket
+        wanted = (
+            image_of(load_mapping(self.text, self.name)),
+            runtime.probe_runtime(self.run.host, socket).sandbox_image or "",
+        )
+        try:
+            have = () if self.container else image_pulls.list_images(self.run.host, socket)
+        except HostError:
+            return None
+        lost = next((one for one in wanted if one and have and image_program.runtime_name(one) not in have), "")
+        if not lost:
+            return None
+        cause = "a kubelet that is short of disk space deletes images that no pod uses at that moment"
+        return Trouble(
+            f"{lost}, which {self.name} needs, is no longer on this node",
+            cause,
+            f"make space: df -h; then: crictl pull {lost}",
+        )
+
     def failure(self, missing: str, elapsed: float) -> NotProven:
         log = f"read its log: crictl logs {self.container[:13]}" if self.container else ""
         remedy = log or f"see why: {services.say_log(self.run.host, 'kubelet')}"
         what = f"{self.name} does not work {elapsed:.0f} s after its manifest came"
-        found = self.trouble or _find_full_disk(self.run) or self._find_link(missing)
+        found = self.trouble or _find_full_disk(self.run) or self._find_lost_image() or self._find_link(missing)
         error = _not_proven(found or Trouble(what, missing, remedy), name=self.name)
         error.has_exited = self.has_exited
         return error

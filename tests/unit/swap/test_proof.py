@@ -7,7 +7,7 @@ import pytest
 from kubeup.errors import HostError
 from kubeup.phases.static_pods_swap import SwapRun
 from kubeup.swap import proof
-from tests.fake_control_plane import COMPONENTS, FORMER, SERVER, WANTED, ControlPlane, make_control_plane
+from tests.fake_control_plane import COMPONENTS, FORMER, SERVER, WANTED, ControlPlane, make_control_plane, manifest
 from tests.unit.swap.swap_case import make_swap_run
 
 NAME = "kube-scheduler"
@@ -89,6 +89,17 @@ def test_a_flag_that_a_new_pod_refuses_is_one_of_its_manifest(log: str) -> None:
     assert "--no-such" in caught.value.cause and "from its manifest" in caught.value.cause
     assert "--no-such" in caught.value.remedy and "its manifest" in caught.value.remedy
     assert "extraArgs" not in f"{caught.value.cause} {caught.value.remedy}"
+
+
+def test_an_image_that_was_deleted_meanwhile_is_named() -> None:
+    host, run = machine()
+    host.containers.remove(host.running(NAME)[0])
+    host.kubelet_runs = False
+    lost = manifest(NAME, image="registry.k8s.io/kube-scheduler:v1.35.9")
+    with pytest.raises(proof.NotProven) as caught:
+        proof.wait_until_works(run, NAME, text=lost)
+    assert caught.value.what == f"registry.k8s.io/kube-scheduler:v1.35.9, which {NAME} needs, is no longer on this node"
+    assert "crictl pull registry.k8s.io/kube-scheduler:v1.35.9" in caught.value.remedy
 
 
 @pytest.mark.parametrize("folder", ["/var/lib/containerd", "/var/lib/containers"])
