@@ -19,7 +19,8 @@ from .world.web import check_cluster_serves
 
 MakeNode = Callable[..., Node]
 NEXT = {"1.34": "1.35", "1.35": "1.36"}
-SYSTEM = "kubectl -n kube-system"
+KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf"
+SYSTEM = f"{KUBECTL} -n kube-system"
 
 
 def make_cluster(make_node: MakeNode, kb_pyz: Path, version: str) -> Node:
@@ -42,7 +43,7 @@ def edit_corefile(node: Node, old: str, new: str) -> None:
     assert old in found["data"]["Corefile"]
     found["data"]["Corefile"] = found["data"]["Corefile"].replace(old, new)
     node.write("/root/corefile.json", json.dumps(found))
-    node.run("kubectl replace -f corefile.json")
+    node.run(f"{KUBECTL} replace -f corefile.json")
 
 
 def read(node: Node, name: str) -> Any:

@@ -22,7 +22,8 @@ NEXT = {"1.34": "1.35", "1.35": "1.36"}
 SCRIPTED = re.compile(
     r"(\[upgrade(/[a-z-]+)?\]|\[addons\]|\[bootstrap-token\]|\[upload-config\]|\[kubelet\]|\[kubelet-start\]|\[dryrun\]) .*"
 )
-SYSTEM = "kubectl -n kube-system"
+KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf"
+SYSTEM = f"{KUBECTL} -n kube-system"
 RESTS = "--ignore-preflight-errors=SystemVerification,CreateJob,ContainerRuntimeVersion"
 
 
@@ -59,7 +60,7 @@ def make_pair(make_node: MakeNode, kb_pyz: Path, version: str) -> tuple[list[Nod
         node.run(f"kubeadm init --config init.yaml {IGNORE}", timeout=600)
         connect_nodes([node])
         node.wait_node_ready()
-        node.run("kubectl taint node --all node-role.kubernetes.io/control-plane-")
+        node.run(f"{KUBECTL} taint node --all node-role.kubernetes.io/control-plane-")
         folder = node.offer_release(NEXT[version])
         target = Path(folder).name
         node.run(f"ln -sf {folder}/kubeadm $(command -v kubeadm)")
@@ -81,7 +82,7 @@ def edit_addons(node: Node) -> None:
     found = json.loads(text)
     found["data"]["Corefile"] = found["data"]["Corefile"].replace("ttl 30", "ttl 5 # ours")
     node.write("/root/corefile.json", json.dumps(found))
-    node.run("kubectl replace -f corefile.json")
+    node.run(f"{KUBECTL} replace -f corefile.json")
 
 
 def look(node: Node) -> dict[str, Any]:
