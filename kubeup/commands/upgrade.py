@@ -110,7 +110,8 @@ def _upgrade(launch: Launch, *, version: str, plan: Optional[Path] = None) -> in
         result = _work(launch, ctx, node_state=node_state)
     launch.print_result(result)
     if call.output == "text" and not launch.is_dry:
-        call.tell(_say_end(ctx))
+        left = list(result.results.remaining or ())
+        call.tell("\n".join(["still to be done:", *(f"  {one}" for one in left)]) if left else _say_end(ctx))
     return 0
 
 
@@ -143,7 +144,7 @@ def _continue_swap(launch: Launch, node_state: State, *, version: str) -> None:
     cut_off = store.load_cut_off(launch.local, Paths())
     if cut_off is None:
         return
-    key = next((one for one in _begun(node_state) if one.startswith(f"{launch.call.command.workflow}@")), "")
+    key = next((one for one in _begun(node_state) if _is_of(cut_off, launch.call, key=one)), "")
     if not key or (version and key != f"{APPLY}@{version}"):
         raise launcher.swap_cut_off(cut_off)
     patient = node_files.read_patient(_with_missing_manifests(launch.local, cut_off), Paths())
@@ -156,6 +157,12 @@ def _continue_swap(launch: Launch, node_state: State, *, version: str) -> None:
     ctx = _as_upgrade(launch.call, base, former=patient.config.cluster.kubernetes_version, texts=texts)
     phases = tuple(phase for phase in launch.call.command.phases if phase.name == CONTROL_PLANE)
     launch.work(ctx, node_state, phases=phases, workflow=key)
+
+
+def _is_of(cut_off: store.Swap, call: Invocation, *, key: str) -> bool:
+    """Whether an upgrade of this command began the swap: its pods are of that version."""
+    workflow, _, version = key.partition("@")
+    return workflow == call.command.workflow and any(f":{version}" in pod.wanted for pod in cut_off.pods)
 
 
 def _begun(node_state: State) -> list[str]:

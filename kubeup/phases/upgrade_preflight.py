@@ -127,6 +127,8 @@ def _judge_health(ctx: UpgradeRun, parts: Sequence[health.Part]) -> None:
     troubles: list[Trouble] = []
     for part in health.find_blockers(parts):
         assert part.trouble is not None
+        if _is_upgraded_already(ctx, part):
+            continue
         if ctx.force or (goes_on and part.node == ctx.config.node.name):
             ctx.report.warn(f"{part.trouble.what}: {part.trouble.cause}")
         else:
@@ -142,6 +144,14 @@ def _judge_health(ctx: UpgradeRun, parts: Sequence[health.Part]) -> None:
     for part in parts:
         if part.unproven:
             ctx.report.detail(f"not proven: {part.unproven}")
+
+
+def _is_upgraded_already(ctx: UpgradeRun, part: health.Part) -> bool:
+    """Whether a node is in trouble only because its kubelet is newer than this node's API server: it was upgraded before this one."""
+    assert part.trouble is not None
+    kubelet, target = parse_version(part.version), parse_version(_target(ctx))
+    is_version = part.kind == "node" and part.trouble.what == f"node {part.name} has kubelet {part.version}"
+    return bool(is_version and kubelet and target and kubelet.minor <= target.minor)
 
 
 CHECKS = Act(do=check_upgrade, live="node", always=True)

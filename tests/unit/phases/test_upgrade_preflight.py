@@ -112,6 +112,16 @@ def test_an_upgrade_that_was_cut_off_may_have_left_this_node_unwell(stage: Stage
     check_upgrade(make_run(selection=Selection(cut_off=frozenset({"control-plane"}))))
 
 
+def test_kubelets_that_were_upgraded_before_this_control_plane(stage: Stage) -> None:
+    trouble = Trouble("node w1 has kubelet v1.36.3", "an API server of v1.35.6 supports older ones", "upgrade")
+    others = [part for part in parts() if part.name != "w1"]
+    stage.parts = [*others, Part("node", "w1", trouble, node="w1", version="v1.36.3")]
+    check_upgrade(make_run(is_first=False))
+    newer = Trouble("node w1 has kubelet v1.37.0", "an API server of v1.35.6 supports older ones", "upgrade")
+    stage.parts = [*others, Part("node", "w1", newer, node="w1", version="v1.37.0")]
+    assert refused(make_run(is_first=False)).code == "upgrade-refused"
+
+
 @pytest.mark.parametrize(("server", "is_refused"), [("v1.35.6", True), ("v1.36.0", False), ("", False)])
 def test_a_worker_comes_after_the_control_planes(server: str, is_refused: bool) -> None:
     host = make_control_plane()
