@@ -1,0 +1,154 @@
+"""`kb upgrade apply` and `kb upgrade node` on real nodes: two minors in a row, three control planes, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from .lab.config import lab_config
+from .lab.control_planes import IGNORE, KB, code_of
+from .lab.node import Node, wait_until
+from .lab.settings import find_release
+from .lab.static_pods import (
+    MANIFESTS,
+    fill_store,
+    list_left,
+    read_manifests,
+    read_outages,
+    read_running,
+    read_stored,
+    start_health_log,
+)
+from .test_static_pods import make_three, told
+
+pytestmark = pytest.mark.k8s_versions("1.35")
+MakeNode = Callable[..., Node]
+APPLY, NODE = f"{KB} upgrade apply", f"{KB} upgrade node"
+BACK_S = 90.0
+
+
+def make_control_plane(make_node: MakeNode, kb_pyz: Path, version: str) -> Node:
+    node = make_node("cp1", version=version)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    kb = {"podNetwork": {"plugin": "bridge"}}
+    node.write("/root/init.yaml", lab_config(version, address=node.address, kb=kb))
+    node.run(f"{KB} init --config init.yaml --soak 0 {IGNORE}", timeout=600)
+    node.wait_node_ready()
+    fill_store(node)
+    return node
+
+
+def offer(node: Node, version: str) -> str:
+    """Give the node the images of a release, and put its programs where the former ones are, as packages do. Returns the version."""
+    folder = node.offer_release(version)
+    for name in ("kubelet", "kubectl"):
+        node.run(f"p=$(command -v {name}); cp {folder}/{name} $p.new && mv $p.new $p")
+    return find_release(version).version
+
+
+def upgrade(node: Node, command: str) -> float:
+    began = time.monotonic()
+    told(node.run(f"{command} --yes --no-drain", timeout=900))
+    return time.monotonic() - began
+
+
+def check_version(node: Node, version: str) -> None:
+    texts = read_manifests(node)
+    assert all(f":{version}" in text for name, text in texts.items() if name != "etcd")
+    shown = node.kubectl(f"get node {node.name} -o jsonpath={{.status.nodeInfo.kubeletVersion}}")
+    assert shown.strip() == version
+    assert list_left(node) == []
+
+
+def test_two_minors_in_a_row(make_node: MakeNode, kb_pyz: Path) -> None:
+    node = make_control_plane(make_node, kb_pyz, "1.34")
+    stored = read_stored(node)
+    start_health_log(node)
+    for minor in ("1.35", "1.36"):
+        version = offer(node, minor)
+        took_s = upgrade(node, f"{APPLY} {version}")
+        print(f"{version}: {took_s:.1f} s, away for {read_outages(node)}", flush=True)
+        check_version(node, version)
+        assert stored <= read_stored(node)
+        again = told(node.run(f"{APPLY} {version} --yes", timeout=300))
+        assert "run with these manifests already" in again
+        refused = node.run(f"{KB} init --config init.yaml --soak 0 {IGNORE}", check=False, timeout=300)
+        assert code_of(refused) == "version-goes-back", refused.output
+    images = node.kubectl("-n kube-system get deploy,ds -o jsonpath={..image}")
+    assert f"kube-proxy:{version}" in images
+
+
+def test_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    nodes = make_three(make_node, kb_pyz, k8s_version)
+    stored = read_stored(nodes[0])
+    for node in nodes:
+        version = offer(node, "1.36")
+    for index, node in enumerate(nodes):
+        took_s = upgrade(node, NODE if index else f"{APPLY} {version}")
+        print(f"{node.name}: {took_s:.1f} s", flush=True)
+        check_version(node, version)
+    assert stored <= read_stored(nodes[0])
+    images = nodes[0].kubectl("-n kube-system get deploy,ds -o jsonpath={..image}")
+    assert f"kube-proxy:{version}" in images
+
+
+def test_what_goes_wrong_leaves_the_node_as_it_was(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    texts, running, stored = read_manifests(node), read_running(node), read_stored(node)
+    version = find_release("1.36").version
+
+    missing = node.run(f"{APPLY} v1.36.99 --yes", check=False, timeout=600)
+    assert not missing.ok, told(missing)
+    assert "kube-apiserver:v1.36.99" in missing.output
+    check_as_before(node, texts, running=running)
+
+    offer(node, "1.36")
+    edit_config(node, 's/^    apiServer: {}/    apiServer:\\n      extraArgs: [{name: no-such-flag, value: "1"}]/')
+    flag = node.run(f"{APPLY} {version} --yes", check=False, timeout=600)
+    assert code_of(flag) == "static-pod-refused", told(flag)
+    assert "no-such-flag" in flag.output
+    check_as_before(node, texts, running=running)
+
+    edit_config(node, 's/no-such-flag, value: "1"/etcd-servers, value: "https:\\/\\/127.0.0.1:2"/')
+    began = time.monotonic()
+    crash = node.run(f"{APPLY} {version} --yes", check=False, timeout=600)
+    assert not crash.ok, told(crash)
+    print(f"back after {time.monotonic() - began:.0f} s", flush=True)
+    wait_until(lambda: read_stored(node) == stored, what="the same objects", timeout_s=60)
+    assert read_manifests(node) == texts
+    assert time.monotonic() - began < 2 * BACK_S
+
+    edit_config(node, "/extraArgs/d; s/^    apiServer:$/    apiServer: {}/")
+    upgrade(node, f"{APPLY} {version}")
+    check_version(node, version)
+    assert stored <= read_stored(node)
+
+
+def edit_config(node: Node, script: str) -> None:
+    """Change ConfigMap kubeadm-config with sed."""
+    node.write("/root/edit.sed", script + "\n")
+    shown = "kubectl -n kube-system get configmap kubeadm-config -o yaml"
+    node.run(f"export KUBECONFIG=/etc/kubernetes/admin.conf; {shown} | sed -f /root/edit.sed | kubectl apply -f -")
+
+
+def check_as_before(node: Node, texts: dict[str, str], *, running: object) -> None:
+    assert read_manifests(node) == texts
+    assert read_running(node) == running
+    assert list_left(node) == []
+
+
+def test_killed_in_the_middle(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """The API server is out when kb is killed: the same command ends the upgrade."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    stored, version = read_stored(node), offer(node, "1.36")
+    words = f"upgrade apply {version} --yes --no-drain"
+    watch = f"until test -e {MANIFESTS}/.kube-apiserver.yaml.kb-former; do sleep 0.05; done"
+    node.run(f"{KB} {words} >killed.log 2>&1 & p=$!; {watch}; kill -9 $p; true", timeout=600)
+    refused = node.run(f"{KB} certs renew all", check=False, timeout=120)
+    assert code_of(refused) == "swap-cut-off", told(refused)
+    upgrade(node, f"{APPLY} {version}")
+    check_version(node, version)
+    assert stored <= read_stored(node)
