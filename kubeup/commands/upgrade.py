@@ -209,8 +209,13 @@ def make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run.
     launcher.require_same_node(node_state, config, paths=paths)
     releases.find_release(config.cluster.kubernetes_version)
     base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
-    if not config.is_control_plane:
-        base = dataclasses.replace(base, caller=run.Caller(lambda _: _kubelet_api(launch.target, paths), "kubelet"))
+    # the cluster's health shows itself only while one waits, in a dry run too
+    caller = dry_run.DryRunHost(launch.local, waits=True) if launch.is_dry else launch.target
+    if config.is_control_plane:
+        asking = launcher.make_run(caller, config, paths=paths, report=call.report).caller
+    else:
+        asking = run.Caller(lambda _: _kubelet_api(caller, paths), "kubelet")
+    base = dataclasses.replace(base, caller=asking)
     keeps = {"keep": True, "drop": False}.get(str(call.flags.get("hand-edits") or ""))
     targets = target.plan_targets(launch.local, paths, former=former, config=config, keep_edits=keeps is not False)
     upgrades_etcd = call.flags.get("etcd-upgrade") != "false"

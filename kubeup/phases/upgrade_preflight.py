@@ -20,7 +20,7 @@ from kubeup.trouble import Trouble, advise
 from kubeup.upgrade.survey import API_SERVER, ETCD, KUBELET, Seen, Versions
 
 with lazily:
-    from kubeup.cluster import health
+    from kubeup.cluster import api, health
     from kubeup.swap import proof
     from kubeup.upgrade import policy
 
@@ -30,13 +30,14 @@ SHOWN = 3
 
 
 def check_upgrade(ctx: UpgradeRun) -> Outputs:
-    """Raises HostError: hand-edits, and those of check_swap; ClusterError: upgrade-refused, cluster-not-well, control-plane-first,
+    """Raises HostError: hand-edits, disk-pressure, and those of check_swap; ClusterError: upgrade-refused, cluster-not-well, control-plane-first,
     etcd-stop-unsafe; ImagePullError; UsageError (not-confirmed)."""
     if not ctx.config.is_control_plane:
         _check_server(ctx)
         return None
     _refuse_edits(ctx)
     client = proof.own_etcd(ctx) if ctx.host.exists(ctx.paths.manifest("etcd")) else None
+    _refuse_pressure(ctx)
     parts = health.gate(ctx.api, client)
     _judge_versions(ctx, parts)
     _judge_health(ctx, parts)
@@ -119,6 +120,23 @@ def _check_server(ctx: UpgradeRun) -> None:
 
 
 # ---- health
+
+
+def _refuse_pressure(ctx: UpgradeRun) -> None:
+    """Raises HostError (disk-pressure): the kubelet deletes the images that no pod uses yet, those of the new version first."""
+    node = ctx.api.get(api.path_of("Node", ctx.config.node.name)) or {}
+    rows = (node.get("status") or {}).get("conditions") or ()
+    if not any(row.get("type") == "DiskPressure" and row.get("status") == "True" for row in rows):
+        return
+    if ctx.force:
+        ctx.report.warn(f"node {ctx.config.node.name} is under disk pressure")
+        return
+    raise HostError(
+        f"node {ctx.config.node.name} is under disk pressure",
+        cause="its kubelet deletes images that no pod uses, those of the new version too, and takes no new pods; nothing was changed",
+        remedy=f"make space: du -xh /var | sort -h | tail; or go on all the same: {ctx.command} --force",
+        code="disk-pressure",
+    )
 
 
 def _judge_health(ctx: UpgradeRun, parts: Sequence[health.Part]) -> None:

