@@ -8,7 +8,7 @@ memory, so that their hashes are of what is written. What is left out is said. R
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -267,15 +267,16 @@ def _find_missing(host: Host, paths: Paths, *, pods: list[Mapping[str, Any]]) ->
         if host.exists(paths.pki / f"{ca}.crt") and not host.exists(paths.pki / f"{ca}.key"):
             yield f"{paths.pki / ca}.key: it is not on this node, since the CA is external"
     for pod in pods:
-        for flags in map(flags_of, commands_of_pod(pod)):
-            place = flags.get("encryption-provider-config", "")
-            for endpoint in find_kms(host, _on_host(pod, Path(place))) if place.startswith("/") else ():
-                yield f"the key with which {endpoint} encrypts Secrets: only that KMS plugin has it"
+        for endpoint in find_kms(pod, lambda path: host.read_text(path) if host.exists(path) else ""):
+            yield f"the key with which {endpoint} encrypts Secrets: only that KMS plugin has it"
 
 
-def find_kms(host: Host, path: Path) -> list[str]:
-    """The sockets of the KMS plugins that an encryption configuration names."""
-    return kms_endpoints(host.read_text(path)) if host.exists(path) else []
+def find_kms(pod: Mapping[str, Any], read: Callable[[Path], str]) -> list[str]:
+    """The sockets of the KMS plugins in the encryption configuration that a static pod's flag names. read: the text of a file of the
+    host, "" if there is none."""
+    places = [flags.get("encryption-provider-config", "") for flags in map(flags_of, commands_of_pod(pod))]
+    files = [_on_host(pod, Path(place)) for place in places if place.startswith("/")]
+    return [endpoint for path in files for endpoint in kms_endpoints(read(path))]
 
 
 def kms_endpoints(text: str) -> list[str]:

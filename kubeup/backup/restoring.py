@@ -14,6 +14,7 @@ from typing import Any
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
+from kubeup.backup import node_content
 from kubeup.backup.archive import FILES, OBJECTS, SNAPSHOT, About, Backup, Entry, file_name
 from kubeup.cluster import objects
 from kubeup.errors import HostError
@@ -198,6 +199,24 @@ def _flags(backup: Backup, component: str) -> dict[str, str]:
     return flags_of(command)
 
 
+def list_other_pods(backup: Backup) -> tuple[Entry, ...]:
+    """The static pods beside those of a control plane: a KMS plugin, whoever holds a virtual address. kb's load balancer is made anew."""
+    own = {_manifest_name(name) for name in (*COMPONENTS, "kb-load-balancer")}
+    folder = Path(_manifest_name("any")).parent
+    found = [one for one in backup.entries if Path(one.name).parent == folder and one.name not in own]
+    return tuple(one for one in found if not Path(one.name).name.startswith("."))  # the kubelet passes over these
+
+
+def find_kms(backup: Backup) -> list[str]:
+    """The sockets of the KMS plugins without which the API server does not become ready."""
+
+    def read(path: Path) -> str:
+        name = file_name(path)
+        return backup.read(name).decode(errors="replace") if backup.has(name) else ""
+
+    return node_content.find_kms(read_manifest(backup, "kube-apiserver"), read)
+
+
 def etcd_image(backup: Backup) -> str:
     return str(read_manifest(backup, "etcd")["spec"]["containers"][0].get("image") or "")
 
@@ -246,13 +265,19 @@ def _replace_address(text: str, old: Place, *, new: Place) -> str:
 
 def select_files(backup: Backup, *, is_same: bool) -> tuple[Entry, ...]:
     """The files that are laid down: the authorities, the service accounts' key, and what the static pods read beside. is_same: this is
-    the machine of the backup, by its name and its address; then its certificates too, and with an external CA its kubeconfigs."""
+    the machine of the backup, by its name and its address; then its certificates and its other static pods too, and with an external CA
+    its kubeconfigs."""
     keeps_all = is_same and has_external_ca(backup)
+    others = list_other_pods(backup) if is_same else ()
     return tuple(
         entry
         for entry in backup.entries
         if entry.name.startswith(FILES)
-        and (_is_wanted(entry.path, backup.about, is_same=is_same) or (keeps_all and _is_identity(entry.path)))
+        and (
+            entry in others
+            or _is_wanted(entry.path, backup.about, is_same=is_same)
+            or (keeps_all and _is_identity(entry.path))
+        )
     )
 
 

@@ -78,6 +78,7 @@ def _restore(launch: Launch, backup: Backup) -> RunResult:
         _refuse_unfinished(launch, last)
         _refuse_living(launch.local, is_forced=bool(launch.call.flags.get("force")))
         _refuse_reachable(launch, backup, place=place)
+        _refuse_without_kms(launch, backup, place=place)
     else:
         launch.call.report.note(f"a restore of this backup was cut off: continuing it as {record.name}")
     launch.tell(config)
@@ -214,6 +215,22 @@ def _refuse_reachable(launch: Launch, backup: Backup, *, place: Place) -> None:
             code="etcd-member-reachable",
         )
     launch.call.report.warn(f"{member.describe()} runs: from now on there are two clusters with the same authorities")
+
+
+def _refuse_without_kms(launch: Launch, backup: Backup, *, place: Place) -> None:
+    """Raises HostError (kms-plugin-missing). One that runs as a static pod of the same machine comes with the backup."""
+    is_same = place == restoring.former_place(backup.about)
+    if launch.call.flags.get("force") or (is_same and restoring.list_other_pods(backup)):
+        return
+    paths = [Path(one[len("unix://") :]) for one in restoring.find_kms(backup) if one.startswith("unix:///")]
+    missing = [path for path in paths if not path.name.startswith("@") and not launch.local.exists(path)]
+    if missing:
+        raise HostError(
+            f"the KMS plugin of the backup does not run here: {', '.join(map(str, missing))}",
+            cause="it has the key of the cluster's Secrets, and no API server becomes ready without it; nothing was changed",
+            remedy="start it on this machine, with its key, so that its socket is there; to go on without: kb restore FILE --force",
+            code="kms-plugin-missing",
+        )
 
 
 # ---- the record

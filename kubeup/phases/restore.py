@@ -414,6 +414,13 @@ def _closing_text(ctx: RestoreRun) -> str:
     lines = ["", f"The cluster is as it was at {ctx.backup.about.made}, on {ctx.place.name}."]
     for why, commands in _list_steps(ctx):
         lines += ["", why, "", *(f"  {command}" for command in commands)]
+    others = () if ctx.is_same else restoring.list_other_pods(ctx.backup)
+    if others:
+        names = ", ".join(entry.path.name for entry in others)
+        lines += [
+            "",
+            f"These static pods of the backup were left out, since they may name the former machine: {names}.",
+        ]
     for path in _list_kept(ctx):
         lines += ["", f"What was here before is in {path}; once all is well it can go."]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.backup import etcdutl, node_content
+from kubeup.backup import etcdutl, node_content, restoring
 from kubeup.backup.archive import About, Content, Member, content_of, render_archive
 from kubeup.errors import HostError
 from kubeup.node import certificates, image_program, pki
@@ -190,6 +190,20 @@ def test_a_mirror_serves_on_and_follows_the_restored_authority(
     assert machine.read_bytes(ca_file) == machine.read_bytes(CA) == founded.machine("cp1").read_bytes(CA)
     kept = [name for name in machine.list_dir(Path("/etc")) if name.startswith("kubernetes.kb-before-restore-")]
     assert len(kept) == 1 and machine.read_bytes(Path("/etc") / kept[0] / "pki/ca.key")
+
+
+def test_a_kms_plugin_that_does_not_run_is_missed_before_anything_changes(
+    tmp_path: Path, founded: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No API server becomes ready without it, and by then the former cluster is out of the way."""
+    monkeypatch.setattr(restoring, "find_kms", lambda backup: ["unix:///run/kms/vault.sock", "unix:///@abstract"])
+    machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=make_backup(founded))
+    before = {str(path) for path in machine.files()}
+    ended = run_kb(machine, "restore", "/root/b.tar")
+    assert "code:   kms-plugin-missing\n" in ended.err and "/run/kms/vault.sock" in ended.err
+    assert {str(path) for path in machine.files()} == before
+    put(machine, "/run/kms/vault.sock", b"")
+    assert run_kb(machine, "restore", "/root/b.tar").status == 0
 
 
 def test_what_is_refused_before_anything_changes(tmp_path: Path, founded: Site, tools: Tools) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from hypothesis import given
@@ -31,14 +31,20 @@ FILES = {
 
 
 def make_backup(
-    *, endpoint: str = "", without: tuple[str, ...] = (), stored: bool = True, snapshot: bool = True, **facts: Any
+    *,
+    endpoint: str = "",
+    without: tuple[str, ...] = (),
+    more_files: Optional[dict[str, str]] = None,
+    stored: bool = True,
+    snapshot: bool = True,
+    **facts: Any,
 ) -> Backup:
     about = About(
         made="2026-11-29T23:14:07Z", kb="0.1.0", node="cp1", kubernetes="v1.35.6", etcd="3.6.6", address="10.0.0.11",
         members=(Member("1", "cp1", ("https://10.0.0.11:2380",)),), endpoint=endpoint,
     )  # fmt: skip
     about = About(**{**vars(about), **facts})
-    files = {path: text for path, text in FILES.items() if path not in without}
+    files = {path: text for path, text in {**FILES, **(more_files or {})}.items() if path not in without}
     more = {
         "etcd": ("--name=cp1", "--initial-cluster=cp1=https://10.0.0.11:2380,cp2=https://10.0.0.12:2380", "--listen-peer-urls=https://10.0.0.11:2380"),
         "kube-apiserver": ("--encryption-provider-config=/etc/kubernetes/enc/config.yaml", "--oidc-ca-file=/etc/oidc/ca.pem", "--note=10.0.0.111,x10.0.0.11"),
@@ -107,6 +113,25 @@ def test_the_files_of_another_machine_and_of_the_same() -> None:
     assert restoring.has_external_ca(external) and not restoring.has_external_ca(backup)
     same = {str(entry.path) for entry in restoring.select_files(external, is_same=True)}
     assert {"/etc/kubernetes/admin.conf", "/var/lib/kubelet/pki/kubelet-client-current.pem"} <= same
+
+
+def test_static_pods_of_others_come_back_on_the_same_machine_alone() -> None:
+    """A KMS plugin, without which no API server is ready; kube-vip, which names an interface of that machine."""
+    others = {f"/etc/kubernetes/manifests/{name}.yaml": "pod" for name in ("kms-plugin", "kube-vip")}
+    backup = make_backup(more_files={**others, "/etc/kubernetes/manifests/kb-load-balancer.yaml": "pod"})
+    assert {str(entry.path) for entry in restoring.list_other_pods(backup)} == set(others)
+    same = {str(entry.path) for entry in restoring.select_files(backup, is_same=True)}
+    assert {path for path in same if "/manifests/" in path} == set(others)
+    other = {str(entry.path) for entry in restoring.select_files(backup, is_same=False)}
+    assert not [path for path in other if "/manifests/" in path]
+
+
+def test_the_kms_plugins_that_a_restore_needs() -> None:
+    kms = {"apiVersion": "v2", "name": "vault", "endpoint": "unix:///run/kms/vault.sock"}
+    config = dump_yaml({"resources": [{"resources": ["secrets"], "providers": [{"kms": kms}, {"identity": {}}]}]})
+    backup = make_backup(more_files={"/etc/kubernetes/enc/config.yaml": config})
+    assert restoring.find_kms(backup) == ["unix:///run/kms/vault.sock"]
+    assert restoring.find_kms(make_backup()) == []
 
 
 def test_the_configuration_is_what_the_cluster_had_stored() -> None:
