@@ -165,6 +165,7 @@ def _render(outlook: Outlook, found: Sequence[Found]) -> Iterator[str]:
     )
     if any(one.component == "kubelet" and one.restarts for one in outlook.changes) and not outlook.lines[0].sources:
         yield "A kubelet waits until its new version is installed, unless --packages, --bundle or --mirror says where that comes from."
+    yield "What each node keeps for its way back goes after seven days, or when you say so there: kb upgrade finish"
 
 
 def _render_apis(outlook: Outlook) -> Iterator[str]:

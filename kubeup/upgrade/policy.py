@@ -80,7 +80,7 @@ def _object_to_leap(versions: Versions, wish: Wish) -> Iterator[Objection]:
         trouble = Trouble(
             f"version {target} is too high for a cluster of {newest}",
             "API servers go up one minor at a time",
-            f"upgrade to 1.{newest.minor + 1} first",
+            f"upgrade to 1.{newest.minor + 1} first: kb upgrade plan stable-1.{newest.minor + 1}",
         )
         yield Objection("version-too-high", trouble, SKIPPABLE if target.prerelease else MANDATORY)
         return
@@ -89,7 +89,7 @@ def _object_to_leap(versions: Versions, wish: Wish) -> Iterator[Objection]:
             trouble = Trouble(
                 f"the API server of {one.node or one.place} is still {found}",
                 f"with others of {target}, two API servers of the cluster would be {target.minor - found.minor} minors apart",
-                f"finish the former upgrade first: bring that machine to {newest}",
+                f"finish the former upgrade first, which brings it to {newest}; on that machine: kb upgrade node",
             )
             yield Objection("api-server-left-behind", trouble)
 
@@ -117,7 +117,7 @@ def _object_to_downgrade(versions: Versions, wish: Wish) -> Iterator[Objection]:
     trouble = Trouble(
         f"version {target} is older than the cluster's {newest}",
         cause,
-        f"name {newest} or a newer version; to go back to the state of before, restore a backup",
+        f"name {newest} or a newer version; to take a node back that was upgraded, on that machine: kb upgrade rollback",
     )
     yield Objection("downgrade", trouble, MANDATORY if is_minor else SKIPPABLE)
 
