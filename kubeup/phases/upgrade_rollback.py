@@ -17,6 +17,7 @@ from kubeup.engine.run import Outputs, Results
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.json_text import as_table
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs
@@ -122,9 +123,14 @@ def check_return(ctx: UpgradeRun) -> Outputs:
 
 
 def read_facts(ctx: UpgradeRun) -> Facts:
-    """Raises ApiRefused, Unreachable. As a kubelet, only this node's own facts are known."""
+    """Raises ApiRefused, Unreachable. A kubelet may ask for the version of the API server that it calls, and for nothing of other nodes."""
     if not ctx.config.is_control_plane:
-        return Facts()
+        answer = ctx.api.probe_health("/version")
+        return Facts(
+            server=str(as_table(answer.body.decode(errors="replace")).get("gitVersion", ""))
+            if answer.status == 200
+            else ""
+        )
     nodes = health.probe_nodes(ctx.api)
     servers = [found for part in health.probe_api_servers(ctx.api) if (found := releases.parse_version(part.version))]
     config = ctx.api.get(api.path_of("ConfigMap", "kubeadm-config", namespace=objects.SYSTEM)) or {}

@@ -138,3 +138,12 @@ def test_a_kubelet_that_the_operator_replaced_is_his_to_take_back() -> None:
     results = upgrade_rollback.return_kubelet(run)
     assert results and results.remaining and "--allow-downgrades kubelet='1.34.9-*'" in results.remaining[0]
     assert host.version == "v1.35.6" and host.is_running
+
+
+def test_a_worker_whose_former_kubelet_is_too_old_by_now_stays() -> None:
+    host = upgraded()
+    host.cluster.objects["/version"] = {"kind": "Info", "gitVersion": "v1.38.0"}
+    with pytest.raises(HostError) as caught:
+        roll_back(host)
+    assert caught.value.code == "rollback-unsafe" and "v1.38.0" in caught.value.cause
+    expect_new(host)
