@@ -103,10 +103,10 @@ def _check_plan(launch: Launch, node_state: State, *, plan: Path, version: str) 
 def _upgrade(launch: Launch, *, version: str, plan: Optional[Path] = None) -> int:
     call, paths = launch.call, Paths()
     with launch.locked(paths) as node_state:
-        _continue_swap(launch, node_state, version=version)
+        goes_on = _continue_swap(launch, node_state, version=version)
         if plan is not None:
             _check_plan(launch, node_state, plan=plan, version=version)
-        ctx = make_run(launch, node_state, version=version)
+        ctx = dataclasses.replace(make_run(launch, node_state, version=version), goes_on=goes_on)
         result = _work(launch, ctx, node_state=node_state)
     launch.print_result(result)
     if call.output == "text" and not launch.is_dry:
@@ -137,13 +137,13 @@ def _say_end(ctx: upgrade_run.UpgradeRun) -> str:
 # ---- a swap that was cut off
 
 
-def _continue_swap(launch: Launch, node_state: State, *, version: str) -> None:
-    """End the swap of an upgrade that was cut off, with what lies on the disk: until then this node's API server may be out.
+def _continue_swap(launch: Launch, node_state: State, *, version: str) -> bool:
+    """Whether there was one. End the swap of an upgrade that was cut off, with what lies on the disk: until then this node's API server may be out.
 
     Raises HostError (swap-cut-off) if another command began the swap, and KbError from the swap."""
     cut_off = store.load_cut_off(launch.local, Paths())
     if cut_off is None:
-        return
+        return False
     key = next((one for one in _begun(node_state) if _is_of(cut_off, launch.call, key=one)), "")
     if not key or (version and key != f"{APPLY}@{version}"):
         raise launcher.swap_cut_off(cut_off)
@@ -157,6 +157,7 @@ def _continue_swap(launch: Launch, node_state: State, *, version: str) -> None:
     ctx = _as_upgrade(launch.call, base, former=patient.config.cluster.kubernetes_version, texts=texts)
     phases = tuple(phase for phase in launch.call.command.phases if phase.name == CONTROL_PLANE)
     launch.work(ctx, node_state, phases=phases, workflow=key)
+    return True
 
 
 def _is_of(cut_off: store.Swap, call: Invocation, *, key: str) -> bool:

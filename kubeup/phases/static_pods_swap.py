@@ -503,12 +503,9 @@ def foretell_swap(ctx: SwapRun) -> Outputs:
 # ---- the gate
 
 
-def check_cluster(ctx: SwapRun) -> Outputs:
-    """Whether the next control plane may follow. What was away with an API server takes a moment to come back: a controller-manager
-    that could not renew its lease exits and starts again.
-
-    Raises ClusterError (cluster-not-well).
-    """
+def read_health(ctx: SwapRun, *, patience_s: float) -> list[health.Part]:
+    """All parts of the cluster, once none is in trouble, or at the end of one's patience. What was away with an API server takes a moment
+    to come back: a controller-manager that could not renew its lease exits and starts again."""
     client = proof.own_etcd(ctx) if "etcd" in _installed(ctx) else None
     parts: list[health.Part] = []
 
@@ -517,10 +514,17 @@ def check_cluster(ctx: SwapRun) -> Outputs:
         return "; ".join(part.trouble.what for part in health.find_blockers(parts) if part.trouble is not None)
 
     def is_over(missing: str, elapsed: float) -> bool:
-        ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=GATE_S))
+        ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=patience_s))
         return False
 
-    missing, _ = watch(ctx.host, look, timeout_s=GATE_S, is_over=is_over, poll_s=2.0)
+    watch(ctx.host, look, timeout_s=patience_s, is_over=is_over, poll_s=2.0)
+    return parts
+
+
+def check_cluster(ctx: SwapRun) -> Outputs:
+    """Whether the next control plane may follow. Raises ClusterError (cluster-not-well)."""
+    parts = read_health(ctx, patience_s=GATE_S)
+    missing = health.find_blockers(parts)
     for part in parts:
         if part.unproven:
             ctx.report.note(f"not proven: {part.unproven}")

@@ -21,10 +21,11 @@ from kubeup.upgrade.survey import API_SERVER, ETCD, KUBELET, Seen, Versions
 
 with lazily:
     from kubeup.cluster import api, health
-    from kubeup.swap import proof
     from kubeup.upgrade import policy
 
 _KINDS = {"api-server": API_SERVER, "etcd": ETCD, "node": KUBELET}
+PATIENCE_S = 10.0
+"""How long a trouble of the cluster may last before it counts."""
 SHOWN = 3
 """How many of many things a sentence names; the rest follows as details."""
 
@@ -36,9 +37,8 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
         _check_server(ctx)
         return None
     _refuse_edits(ctx)
-    client = proof.own_etcd(ctx) if ctx.host.exists(ctx.paths.manifest("etcd")) else None
     _refuse_pressure(ctx)
-    parts = health.gate(ctx.api, client)
+    parts = static_pods_swap.read_health(ctx, patience_s=static_pods_swap.GATE_S if _goes_on(ctx) else PATIENCE_S)
     _judge_versions(ctx, parts)
     _judge_health(ctx, parts)
     return static_pods_swap.check_swap(ctx)
@@ -141,7 +141,7 @@ def _refuse_pressure(ctx: UpgradeRun) -> None:
 
 def _judge_health(ctx: UpgradeRun, parts: Sequence[health.Part]) -> None:
     """Raises ClusterError (cluster-not-well). Where an upgrade goes on that was cut off, this node itself may be unwell."""
-    goes_on = bool(ctx.selection.cut_off - {"preflight"})
+    goes_on = _goes_on(ctx)
     troubles: list[Trouble] = []
     for part in health.find_blockers(parts):
         assert part.trouble is not None
@@ -162,6 +162,12 @@ def _judge_health(ctx: UpgradeRun, parts: Sequence[health.Part]) -> None:
     for part in parts:
         if part.unproven:
             ctx.report.detail(f"not proven: {part.unproven}")
+
+
+def _goes_on(ctx: UpgradeRun) -> bool:
+    """Whether an earlier run has begun to change this node, and did not come to the end."""
+    begun, left = ctx.selection.cut_off, ctx.selection.unfinished
+    return ctx.goes_on or bool(begun - {"preflight"}) or ("gate" in left and "control-plane" not in left)
 
 
 def _is_upgraded_already(ctx: UpgradeRun, part: health.Part) -> bool:

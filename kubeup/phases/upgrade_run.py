@@ -20,7 +20,8 @@ class UpgradeRun(SwapRun):
     is_first: this node changes the cluster's objects too (apply); False on every other node (node).
     drains: whether pods are moved away before the kubelet stops; a patch upgrade never does that.
     targets: this node's static pods, as they are to be; () on a worker. keep_edits: whether what others changed in this node's manifests is kept; None: nobody has said, so it is refused if there is any.
-    renews: whether certificates are renewed on the way. upgrades_etcd: whether etcd is. force: go on where a check only warns."""
+    renews: whether certificates are renewed on the way. upgrades_etcd: whether etcd is. force: go on where a check only warns. goes_on: a swap
+    that was cut off has just been ended."""
 
     former: str
     is_first: bool
@@ -30,6 +31,7 @@ class UpgradeRun(SwapRun):
     renews: bool = True
     upgrades_etcd: bool = True
     force: bool = False
+    goes_on: bool = False
     tells_edits: bool = False
     drain_s: float = 300.0
     """How long disruption budgets may refuse the drain."""
