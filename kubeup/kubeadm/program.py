@@ -248,16 +248,11 @@ def alpha(call: Invocation) -> int:
 
 
 def upgrade_parent(call: Invocation) -> int:
-    """Without a subcommand kubeadm shows its help; an unknown one is an error."""
-    if call.words:
-        raise UsageError(
-            f'unknown command "{call.words[0]}" for "kubeadm upgrade"',
-            cause="it has the subcommands apply, node, plan and diff",
-            remedy="name one of them",
-            code="usage",
-        )
-    call.print("kubeadm upgrade apply | node | plan | diff: what each takes: kubeadm upgrade apply --help")
-    return 0
+    """Without one of its subcommands it is an error, as in kubeadm. Raises UsageError (usage)."""
+    what = f'unknown command "{call.words[0]}" for "kubeadm upgrade"' if call.words else "subcommand is required"
+    raise UsageError(
+        what, cause="it has the subcommands apply, node, plan and diff", remedy="name one of them", code="usage"
+    )
 
 
 def upgrade_phase(call: Invocation) -> int:

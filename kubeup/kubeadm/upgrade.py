@@ -125,6 +125,7 @@ def _run(call: Invocation, wishes: types.UpgradeNode, *, version: str, only: str
     launch = launcher.Launch(replace(call, flags=given, words=[version] if version else []))
     skip = [name.replace("uploadconfig", "upload-config") for name in wishes.skip_phases]
     with launch.locked(Paths()) as node_state:
+        _tell_reading(call, "upgrade")
         cut_off = store.load_cut_off(launch.local, Paths())
         if cut_off is not None:
             raise launcher.swap_cut_off(cut_off)
@@ -178,16 +179,21 @@ def diff(call: Invocation) -> int:
         launch.local, config_file=launch.config_file, flags=_flags(call), section="diff"
     )
     base = _look(call, wanted=call.words[0] if call.words else wishes.diff.kubernetes_version)
-    lines = wishes.diff.context_lines if "context-lines" in call.flags or launch.config_file else 3
+    _tell_reading(call, "upgrade/diff")
     for one in base.targets:
         if one.name in _COMPONENTS and one.is_changed:
             path = base.paths.manifest(one.name)
             shown = difflib.unified_diff(
                 one.former.splitlines(keepends=True), one.wanted.splitlines(keepends=True),
-                fromfile=str(path), tofile="new manifest", n=lines,
+                fromfile=str(path), tofile="new manifest", n=wishes.diff.context_lines,
             )  # fmt: skip
             call.print("".join(shown))
     return 0
+
+
+def _tell_reading(call: Invocation, prefix: str) -> None:
+    call.print(f'[{prefix}] Reading configuration from the "kubeadm-config" ConfigMap in namespace "kube-system"...')
+    call.print(f"[{prefix}] Use 'kubeadm init phase upload-config kubeadm --config your-config-file' to re-upload it.")
 
 
 def _look(call: Invocation, *, wanted: str) -> UpgradeRun:
@@ -221,6 +227,7 @@ def plan(call: Invocation) -> int:
     is_text = call.output == "text"
     if is_text:
         call.print("[preflight] Running pre-flight checks.")
+        _tell_reading(call, "upgrade/config")
         call.print("[upgrade] Running cluster health checks")
         call.print("[upgrade] Fetching available versions to upgrade to")
         call.print(f"[upgrade/versions] Cluster version: {cluster.removeprefix('v')}")
@@ -295,10 +302,10 @@ def _print_plan(call: Invocation, components: Sequence[dict[str, str]], *, versi
         "Components that must be upgraded manually after you have upgraded the control plane with 'kubeadm upgrade apply':"
     )
     _print_table(call, [row for row in components if row["name"] == "kubelet"])
-    call.print(f"\nUpgrade to the latest {description}:\n")
+    call.print(f"\nUpgrade to the latest {description}:\n\n")
     _print_table(call, [row for row in components if row["name"] not in ("kubelet", "kubeadm")])
-    call.print("\nYou can now apply the upgrade by executing the following command:\n")
-    call.print(f"\tkubeadm upgrade apply {version}\n")
+    call.print("\nYou can now apply the upgrade by executing the following command:\n\n")
+    call.print(f"\tkubeadm upgrade apply {version}\n\n")
     (own,) = [row["currentVersion"] for row in components if row["name"] == "kubeadm"]
     if own != version:
         call.print(f"Note: Before you can perform this upgrade, you have to update kubeadm to {version}.\n")

@@ -88,7 +88,7 @@ def check_apply(ctx: KubeadmUpgrade) -> Outputs:
     _say(ctx, "[upgrade] Running cluster health checks")
     _judge(ctx, _find_ill_health(ctx))
     _say(ctx, f'[upgrade/preflight] You have chosen to upgrade the cluster version to "{_version(ctx)}"')
-    _say(ctx, f"[upgrade/versions] Cluster version: {ctx.cluster_version.removeprefix('v')}")
+    _say(ctx, f"[upgrade/versions] Cluster version: {ctx.cluster_version}")
     _say(ctx, f"[upgrade/versions] kubeadm version: {ctx.kubeadm_version}")
     _judge_versions(ctx)
     if ctx.asks and not _is_dry(ctx):

@@ -60,7 +60,7 @@ def test_the_checks_say_what_kubeadm_says(tmp_path: Path, monkeypatch: pytest.Mo
         "[upgrade/preflight] Running preflight checks",
         "[upgrade] Running cluster health checks",
         '[upgrade/preflight] You have chosen to upgrade the cluster version to "v1.36.3"',
-        "[upgrade/versions] Cluster version: 1.35.6",
+        "[upgrade/versions] Cluster version: v1.35.6",
         "[upgrade/versions] kubeadm version: v1.36.3",
         "[upgrade/preflight] Pulling images required for setting up a Kubernetes cluster",
     ]
