@@ -289,7 +289,10 @@ def _tell_component(ctx: KubeadmUpgrade, name: str, *, changed: Iterable[str], k
     )
     _say(ctx, "[upgrade/staticpods] Waiting for the kubelet to restart the component")
     _say(ctx, f"[upgrade/staticpods] This can take up to {format_duration(MANIFESTS_S)}")
+    _say(ctx, f"[apiclient] Found 1 Pods for label selector component={name}")
     _say(ctx, f'[upgrade/staticpods] Component "{name}" upgraded successfully!')
+    if name == "etcd":
+        _say(ctx, "[upgrade/etcd] Waiting for etcd to become available")
 
 
 def _forget_swap(ctx: KubeadmUpgrade, *, has_state: bool) -> None:
