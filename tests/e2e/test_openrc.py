@@ -94,13 +94,14 @@ def check_timers(node: Node) -> None:
 
 def check_stopped_kubelet(node: Node) -> None:
     """What is told is in the words of OpenRC; a kubelet that is stopped in the middle is started again."""
+    text = add_flag(node.read(manifest("kube-scheduler")), "--kube-api-qps=70")
+    words = draft(node, {"kube-scheduler": text})
     node.run("rc-service kubelet stop")
-    refused = swap(node, manifest("kube-scheduler"), check=False)
+    refused = swap(node, words, check=False)
     assert "rc-service kubelet start" in refused.output and "systemctl" not in refused.output, refused.output
     node.run("rc-service kubelet start")
     node.wait_node_ready()
-    text = add_flag(node.read(manifest("kube-scheduler")), "--kube-api-qps=70")
-    running = node.popen(f"python3 kb.pyz reconfigure static-pods {draft(node, {'kube-scheduler': text})} --yes")
+    running = node.popen(f"python3 kb.pyz reconfigure static-pods {words} --yes")
     node.run(
         "until ls -A /etc/kubernetes/manifests | grep -q kb-former; do sleep 0.1; done; rc-service kubelet stop",
         timeout=120,
