@@ -63,7 +63,8 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
         and upgrade_programs.find_source(run) not in upgrade_programs.MANAGERS
     ):
         return _leave_to_operator(run)
-    change = Change(run, plan_files(run), wanted=upgrade_programs.wanted_version(run))
+    wanted = upgrade_programs.wanted_version(run)
+    change = Change(run, plan_files(run), wanted, needs_ready=not run.force or is_ready(run))
     if change.is_done():
         eviction.uncordon(run.api, run.config.node.name)
         kept.end(run.host, run.paths, status=kept.DONE)
@@ -121,6 +122,8 @@ class Change:
     run: UpgradeRun
     files: Mapping[Path, str]
     wanted: str
+    needs_ready: bool = True
+    """Whether the node has to be Ready with it; not where it was not before, and the user goes on all the same."""
     _notes: list[str] = field(default_factory=list)
 
     @property
@@ -164,7 +167,7 @@ class Change:
         began = self.run.host.now()
         try:
             self._put_in()
-            return start_and_watch(self.run, version=self.wanted, since=began)
+            return start_and_watch(self.run, version=self.wanted, since=began, needs_ready=self.needs_ready)
         except BaseException as error:
             trouble = find_trouble(self.run, error)
             self._go_back(trouble, error)
@@ -182,7 +185,7 @@ class Change:
         """Put the former program and files back, start them, and raise an error that says why. An interruption goes on as one."""
         version = find_former(self.run)
         self.run.report.note(f"the kubelet {self.wanted} does not work: taking it back. {trouble.cause}")
-        take_back(self.run, version=version)
+        take_back(self.run, version=version, needs_ready=self.needs_ready)
         if not isinstance(error, KbError):
             return
         raise ClusterError(
@@ -235,7 +238,7 @@ def find_former(run: Run) -> str:
     return programs.ask_version(run.host, copy, item=downloads.FILES_BY_NAME["kubelet"])[0]
 
 
-def take_back(run: Run, *, version: str) -> None:
+def take_back(run: Run, *, version: str, needs_ready: bool = True) -> None:
     """Put the kubelet's former program and files back, start it and watch it. Raises ClusterError (kubelet-not-taken-back)."""
     host, paths = run.host, run.paths
     began = host.now()
@@ -243,7 +246,7 @@ def take_back(run: Run, *, version: str) -> None:
         kubelet_start.stop_kubelet(run)
         kept.put_back(host, paths, files=_kubelet_files(run))
         record_files(run, _kubelet_files(run))
-        start_and_watch(run, version=version, since=began)
+        start_and_watch(run, version=version, since=began, needs_ready=needs_ready)
         _tell_of_packages(run, version)
     except KbError as error:
         trouble = find_trouble(run, error)
@@ -287,7 +290,7 @@ def record_files(run: Run, files: Iterable[Path]) -> None:
 # ---- the watch
 
 
-def start_and_watch(run: Run, *, version: str, since: datetime.datetime) -> float:
+def start_and_watch(run: Run, *, version: str, since: datetime.datetime, needs_ready: bool = True) -> float:
     """Start the kubelet, and wait until the node is Ready with it and it has run for a while without a restart. Returns after how many
     seconds the node was Ready. since: reports from before it do not count.
 
@@ -310,7 +313,7 @@ def start_and_watch(run: Run, *, version: str, since: datetime.datetime) -> floa
 
     took_s = wait_for(
         host,
-        lambda: find_missing(run, version, since=since, waited_s=host.monotonic() - began),
+        lambda: find_missing(run, version, since=since, waited_s=host.monotonic() - began, needs_ready=needs_ready),
         goal=f"kubelet {version}",
         timeout_s=START_S,
         tell=run.report.waiting,
@@ -322,7 +325,12 @@ def start_and_watch(run: Run, *, version: str, since: datetime.datetime) -> floa
     return took_s
 
 
-def find_missing(run: Run, version: str, *, since: datetime.datetime, waited_s: float) -> str:
+def is_ready(run: Run) -> bool:
+    """Whether the cluster has this node as Ready. Raises ApiRefused, Unreachable."""
+    return probes.node_condition(run.api.get(node_path(run)))[0] == "True"
+
+
+def find_missing(run: Run, version: str, *, since: datetime.datetime, waited_s: float, needs_ready: bool = True) -> str:
     """What is missing until the kubelet of this version ("": of any) works, in words; "" if nothing is."""
     host, name = run.host, run.config.node.name
     url = probes.kubelet_healthz_url(run.config)
@@ -339,7 +347,7 @@ def find_missing(run: Run, version: str, *, since: datetime.datetime, waited_s: 
     if version and told != version:
         return f"node {name} still reports kubelet {told or 'nothing'}"
     status, message = probes.node_condition(node)
-    if status != "True":
+    if status != "True" and needs_ready:
         return f"node {name} is not Ready: {message}"
     if lease is not None and not is_renewed(lease, since):
         return f"node {name} has not renewed its Lease"

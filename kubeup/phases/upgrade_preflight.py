@@ -15,12 +15,14 @@ from kubeup.json_text import parse_json
 from kubeup.lazy_modules import lazily
 from kubeup.phases import static_pods_swap
 from kubeup.phases.upgrade_run import UpgradeRun
+from kubeup.phases.wait_node import node_path
 from kubeup.releases import parse_version
 from kubeup.trouble import Trouble, advise
 from kubeup.upgrade.survey import API_SERVER, ETCD, KUBELET, Seen, Versions
 
 with lazily:
-    from kubeup.cluster import api, health
+    from kubeup.cluster import api, health, probes
+    from kubeup.swap import store
     from kubeup.upgrade import policy
 
 _KINDS = {"api-server": API_SERVER, "etcd": ETCD, "node": KUBELET}
@@ -35,12 +37,15 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
     etcd-stop-unsafe; ImagePullError; UsageError (not-confirmed)."""
     if not ctx.config.is_control_plane:
         _check_server(ctx)
+        _check_own_node(ctx)
         return None
     _refuse_edits(ctx)
     _refuse_pressure(ctx)
     parts = static_pods_swap.read_health(ctx, patience_s=static_pods_swap.GATE_S if _goes_on(ctx) else PATIENCE_S)
     _judge_versions(ctx, parts)
     _judge_health(ctx, parts)
+    if _goes_on(ctx) and not static_pods_swap.plan_swap(ctx).pods and not store.load_cut_off(ctx.host, ctx.paths):
+        return None  # the kubelet may be what was cut off while it was stopped; it is started again below
     return static_pods_swap.check_swap(ctx)
 
 
@@ -85,7 +90,7 @@ def _judge_versions(ctx: UpgradeRun, parts: Iterable[health.Part]) -> None:
     seen = [Seen(_KINDS[part.kind], part.version, part.node, part.name) for part in parts if part.kind in _KINDS]
     etcd = ctx.config.cluster.local_etcd
     versions = Versions(tuple(seen), etcd is None, etcd.image_tag if etcd else "", _target(ctx))
-    objections = policy.judge(versions, _target(ctx))
+    objections = policy.judge(versions, _target(ctx), allows_experimental=not ctx.is_first)  # apply has asked
     blockers = policy.find_blockers(objections, node=ctx.config.node.name, is_forced=ctx.force)
     for one in objections:
         if one not in blockers:
@@ -139,6 +144,29 @@ def _refuse_pressure(ctx: UpgradeRun) -> None:
     )
 
 
+def _goes_on(ctx: UpgradeRun) -> bool:
+    """Whether this run continues one that was cut off while it changed the node."""
+    return bool(ctx.selection.cut_off - {"preflight"})
+
+
+def _check_own_node(ctx: UpgradeRun) -> None:
+    """A worker's own node. Raises ClusterError (cluster-not-well): a kubelet that works could not be told from one that does not."""
+    name = ctx.config.node.name
+    node = ctx.api.get(node_path(ctx))
+    status, message = probes.node_condition(node)
+    if status == "True" or _goes_on(ctx):
+        return
+    if ctx.force:
+        ctx.report.warn(f"node {name} is not Ready: {message}")
+        return
+    raise ClusterError(
+        f"node {name} is not Ready",
+        cause=f"{message or 'its kubelet says nothing'}; nothing was changed",
+        remedy=f"see why: kb doctor; or go on all the same: {ctx.command} --force",
+        code="cluster-not-well",
+    )
+
+
 def _judge_health(ctx: UpgradeRun, parts: Sequence[health.Part]) -> None:
     """Raises ClusterError (cluster-not-well). Where an upgrade goes on that was cut off, this node itself may be unwell."""
     goes_on = _goes_on(ctx)
@@ -162,12 +190,6 @@ def _judge_health(ctx: UpgradeRun, parts: Sequence[health.Part]) -> None:
     for part in parts:
         if part.unproven:
             ctx.report.detail(f"not proven: {part.unproven}")
-
-
-def _goes_on(ctx: UpgradeRun) -> bool:
-    """Whether an earlier run has begun to change this node, and did not come to the end."""
-    begun, left = ctx.selection.cut_off, ctx.selection.unfinished
-    return ctx.goes_on or bool(begun - {"preflight"}) or ("gate" in left and "control-plane" not in left)
 
 
 def _is_upgraded_already(ctx: UpgradeRun, part: health.Part) -> bool:

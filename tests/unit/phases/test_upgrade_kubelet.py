@@ -335,6 +335,14 @@ def test_a_former_program_that_says_no_version_comes_back_all_the_same(monkeypat
     expect_former(host)
 
 
+def test_a_node_that_was_not_ready_before_need_not_be_afterwards_if_the_user_goes_on_all_the_same() -> None:
+    host = make_worker(breaks="not ready")
+    status = {"conditions": [{"type": "Ready", "status": "False", "message": "no network"}]}
+    node_of(host)["status"].update(status)
+    upgrade_kubelet.change_kubelet(begin(host, drains=False, force=True))
+    expect_new(host)
+
+
 # ---- cut off
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any, Optional
 
 import pytest
@@ -132,15 +133,52 @@ def test_kubelets_that_were_upgraded_before_this_control_plane(stage: Stage) -> 
 
 @pytest.mark.parametrize(("server", "is_refused"), [("v1.35.6", True), ("v1.36.0", False), ("", False)])
 def test_a_worker_comes_after_the_control_planes(server: str, is_refused: bool) -> None:
-    host = make_control_plane()
+    host = worker_of(ready="True")
     body = b'{"gitVersion": "%s"}' % server.encode() if server else b"{}"
     host.urls[f"https://{SERVER}/version"] = HttpResponse(200, body)
-    run = make_run(host, is_first=False)
-    run = dataclasses.replace(run, config=dataclasses.replace(run.config, join=Join(f"https://{SERVER}")))
+    run = as_worker(host)
     if is_refused:
         assert refused(run).code == "control-plane-first"
     else:
         check_upgrade(run)
+
+
+def worker_of(*, ready: str) -> ControlPlane:
+    host = make_control_plane()
+    host.urls[f"https://{SERVER}/version"] = HttpResponse(200, b'{"gitVersion": "v1.36.3"}')
+    condition = {"type": "Ready", "status": ready, "message": "cni plugin not initialized"}
+    node = {"kind": "Node", "metadata": {"name": "cp1"}, "status": {"conditions": [condition]}}
+    host.urls[f"https://{SERVER}/api/v1/nodes/cp1"] = HttpResponse(200, json.dumps(node).encode())
+    return host
+
+
+def as_worker(host: ControlPlane, **fields: Any) -> UpgradeRun:
+    run = make_run(host, is_first=False, command="kb upgrade node", **fields)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, join=Join(f"https://{SERVER}")))
+
+
+def test_a_worker_that_is_not_ready_is_refused_since_no_watch_could_end_well(stage: Stage) -> None:
+    error = refused(as_worker(worker_of(ready="False")))
+    assert error.code == "cluster-not-well"
+    assert "cni plugin not initialized" in error.cause
+    assert "kb upgrade node --force" in error.remedy
+    check_upgrade(as_worker(worker_of(ready="True")))
+    check_upgrade(as_worker(worker_of(ready="False"), force=True))
+    check_upgrade(as_worker(worker_of(ready="False"), selection=Selection(cut_off=frozenset({"kubelet-config"}))))
+
+
+def test_a_kubelet_that_was_stopped_when_the_upgrade_was_cut_off_hinders_nothing(stage: Stage) -> None:
+    """kb itself stopped it, and starts it again in what follows."""
+    host = make_control_plane()
+    host.files.update({f"/etc/kubernetes/manifests/{name}.yaml": NEW[name].encode() for name in COMPONENTS})
+    host.kubelet_runs = False
+    check_upgrade(make_run(host, selection=Selection(cut_off=frozenset({"kubelet-config"}))))
+    assert refused(make_run(host)).code == "kubelet-not-running"
+
+
+def test_a_pre_release_is_asked_about_once_not_on_every_node(stage: Stage) -> None:
+    assert refused(make_run(to="v1.36.0-rc.1")).code == "upgrade-refused"
+    check_upgrade(make_run(to="v1.36.0-rc.1", is_first=False))
 
 
 # ---- the swap, and kubelet.conf
