@@ -325,6 +325,12 @@ def parse_version(text: str) -> Optional[Version]:
     return Version(int(major), int(minor), int(patch), (pre or "")[1:], canonical)
 
 
+def version_of_image(image: str) -> Optional[Version]:
+    """The version in an image's tag: of `registry.k8s.io/kube-apiserver:v1.35.6@sha256:...`. A tag has `_` for a version's `+`."""
+    tag = image.partition("@")[0].rpartition(":")[2]
+    return parse_version(tag.replace("_", "+"))
+
+
 def find_release(version: str) -> Release:
     """The row for a Kubernetes version such as `v1.35.6`.
 

@@ -28,6 +28,7 @@ with lazily:
     from kubeup.airgap import oci_layout
     from kubeup.cluster import api
     from kubeup.config import load_init
+    from kubeup.doctor import node_files
     from kubeup.engine import run, runner, state
     from kubeup.machine import dry_run
     from kubeup.swap import recovery_record, store
@@ -373,8 +374,7 @@ def require_same_node(node_state: State, config: NodeConfig, *, paths: Paths) ->
 def require_no_step_back(local: Host, config: NodeConfig, *, paths: Paths, command: str) -> None:
     """Raises HostError (version-goes-back) if this node's API server is newer than the configuration: the steps of `command` would write
     its manifests as they were before an upgrade."""
-    path = paths.manifest("kube-apiserver")
-    found = releases.parse_version(_image_tag(local.read_text(path)) if local.exists(path) else "")
+    found = node_files.read_server_version(local, paths)
     wanted = releases.parse_version(config.cluster.kubernetes_version)
     if found is None or wanted is None or found.key <= wanted.key:
         return
@@ -386,12 +386,6 @@ def require_no_step_back(local: Host, config: NodeConfig, *, paths: Paths, comma
         else f"have the configuration say what runs: kubernetesVersion: {found}, or --kubernetes-version {found}",
         code="version-goes-back",
     )
-
-
-def _image_tag(manifest: str) -> str:
-    """The tag of the first image of a static pod; "" if it has none that can be read."""
-    image = next((line.partition("image:")[2].strip() for line in manifest.splitlines() if "image:" in line), "")
-    return image.partition("@")[0].rpartition(":")[2]
 
 
 def paths_of(config: NodeConfig, flags: Mapping[str, Any]) -> Paths:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -137,13 +136,21 @@ def read_mapping(host: Host, path: Path) -> dict[str, Any]:
 
 def _find_version(host: Host, paths: Paths) -> str:
     """The version of the API server's image, else of the kubelet, else the newest that kb knows."""
-    text = facts.read_or_empty(host, str(paths.manifest("kube-apiserver")))
-    match = re.search(r"image: \S+/kube-apiserver[^:\s]*:(v[\d.]+\S*)", text)
-    told = (
-        match.group(1) if match else host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "")
-    )
-    found = releases.parse_version(told.strip())
+    found = read_server_version(host, paths)
+    if found is None:
+        told = host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "")
+        found = releases.parse_version(told.strip())
     return found.text if found and found.minor in releases.RELEASES else releases.NEWEST_PROVEN
+
+
+def read_server_version(host: Host, paths: Paths) -> Optional[releases.Version]:
+    """The version of this node's API server by the tag of its image; None if there is no manifest, or no tag that can be read."""
+    spec = read_mapping(host, paths.manifest("kube-apiserver")).get("spec")
+    rows = spec.get("containers") if isinstance(spec, dict) else None
+    containers = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    # a sidecar may come first
+    own = [row for row in containers if row.get("name") == "kube-apiserver"] or containers
+    return next(filter(None, (releases.version_of_image(str(row.get("image") or "")) for row in own)), None)
 
 
 def _read_etcd(host: Host, paths: Paths, *, apiserver: Mapping[str, str]) -> dict[str, Any]:

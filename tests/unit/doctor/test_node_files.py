@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from kubeup import releases
 from kubeup.doctor import node_files
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -28,6 +31,31 @@ def test_a_machine_without_a_kubelet_belongs_to_no_cluster() -> None:
     patient = make_patient(FakeHost())
     assert not patient.is_member
     assert node_files.describe_patient(patient).startswith("node node1: no kubelet was configured here")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "registry.k8s.io/kube-apiserver:v1.34.9",
+        '"registry.k8s.io/kube-apiserver:v1.34.9"',
+        "localhost:5000/kube-apiserver:v1.34.9@sha256:0123",
+        "registry.k8s.io/api:v1.34.9",
+    ],
+)
+def test_the_version_is_that_of_the_api_servers_own_image(image: str) -> None:
+    """Whatever quotes it, pins it, or runs beside it."""
+    host = make_host()
+    sidecar = "  - name: audit\n    image: example.org/audit:v9.1.0\n"
+    pod = f"kind: Pod\nspec:\n  containers:\n{sidecar}  - name: kube-apiserver\n    image: {image}\n    command: [kube-apiserver]\n"
+    host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = pod.encode()
+    found = node_files.read_server_version(host, Paths())
+    assert found is not None and found.text == "v1.34.9"
+    assert make_patient(host).config.cluster.kubernetes_version == "v1.34.9"
+
+
+def test_a_build_in_the_tag_is_the_versions() -> None:
+    found = releases.version_of_image("example.org/kube-apiserver:v1.35.6_vendor.1")
+    assert found is not None and found.text == "v1.35.6+vendor.1"
 
 
 def moved_host() -> FakeHost:
