@@ -18,14 +18,12 @@ from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.phases.wait_node import node_path
 from kubeup.releases import parse_version
 from kubeup.trouble import Trouble, advise
-from kubeup.upgrade.survey import API_SERVER, ETCD, KUBELET, Seen, Versions
 
 with lazily:
     from kubeup.cluster import api, health, probes
     from kubeup.swap import store
-    from kubeup.upgrade import policy
+    from kubeup.upgrade import policy, survey
 
-_KINDS = {"api-server": API_SERVER, "etcd": ETCD, "node": KUBELET}
 PATIENCE_S = 10.0
 """How long a trouble of the cluster may last before it counts."""
 SHOWN = 3
@@ -87,9 +85,10 @@ def _refuse_edits(ctx: UpgradeRun) -> None:
 
 def _judge_versions(ctx: UpgradeRun, parts: Iterable[health.Part]) -> None:
     """Raises ClusterError (upgrade-refused)."""
-    seen = [Seen(_KINDS[part.kind], part.version, part.node, part.name) for part in parts if part.kind in _KINDS]
+    kinds = {"api-server": survey.API_SERVER, "etcd": survey.ETCD, "node": survey.KUBELET}
+    seen = [survey.Seen(kinds[part.kind], part.version, part.node, part.name) for part in parts if part.kind in kinds]
     etcd = ctx.config.cluster.local_etcd
-    versions = Versions(tuple(seen), etcd is None, etcd.image_tag if etcd else "", _target(ctx))
+    versions = survey.Versions(tuple(seen), etcd is None, etcd.image_tag if etcd else "", _target(ctx))
     objections = policy.judge(versions, _target(ctx), allows_experimental=not ctx.is_first)  # apply has asked
     blockers = policy.find_blockers(objections, node=ctx.config.node.name, is_forced=ctx.force)
     for one in objections:
@@ -145,8 +144,9 @@ def _refuse_pressure(ctx: UpgradeRun) -> None:
 
 
 def _goes_on(ctx: UpgradeRun) -> bool:
-    """Whether this run continues one that was cut off while it changed the node."""
-    return bool(ctx.selection.cut_off - {"preflight"})
+    """Whether an earlier run has begun to change this node, and did not come to the end."""
+    begun, left = ctx.selection.cut_off, ctx.selection.unfinished
+    return ctx.goes_on or bool(begun - {"preflight"}) or ("gate" in left and "control-plane" not in left)
 
 
 def _check_own_node(ctx: UpgradeRun) -> None:
