@@ -7,6 +7,7 @@ are. kubeadm has no counterpart: its way back is a restore.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Optional
 from kubeup import releases
 from kubeup.engine.run import Outputs, Results
 from kubeup.engine.story import Act
-from kubeup.errors import HostError
+from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
 from kubeup.lazy_modules import lazily
@@ -61,7 +62,7 @@ def judge_return(former: str, *, pods: Sequence[store.Pod], facts: Facts) -> Opt
         return _unsafe(
             former,
             why,
-            "take back the kubelet alone: kb upgrade rollback --kubelet-only; or restore the backup that was made before",
+            "take back the kubelet alone: kb upgrade rollback --kubelet-only; or restore a backup from before the upgrade, if there is one",
         )
     newer = sorted(
         name
@@ -89,15 +90,16 @@ def keep_etcd(pods: Sequence[store.Pod]) -> tuple[list[store.Pod], str]:
     """The pods that go back, and why etcd does not, in words. An etcd of an older minor does not start on data whose cluster version has
     risen; an API server works with a newer etcd. Source: etcd's downgrade, server/etcdserver/api/membership/cluster.go"""
     etcd = next((pod for pod in pods if pod.name == "etcd" and pod.is_changed), None)
-    tags = [_minor_of(text) for text in (etcd.former, etcd.wanted)] if etcd is not None else []
-    if etcd is None or tags[0] == tags[1]:
+    images = [proof.image_of(load_mapping(text, "etcd")) for text in (etcd.former, etcd.wanted)] if etcd else []
+    tags = [_minor_of(image) for image in images]
+    if etcd is None or images[0] == images[1] or tags[0] == tags[1] != "":
         return list(pods), ""
     told = f"etcd stays as it is: its data are of {tags[0] or 'another minor'} by now, and an etcd of {tags[1] or 'another'} does not start on them"
     return [pod for pod in pods if pod.name != "etcd"], told
 
 
-def _minor_of(text: str) -> str:
-    match = _TAG.search(proof.image_of(load_mapping(text, "etcd")) or "")
+def _minor_of(image: str) -> str:
+    match = _TAG.search(image)
     return f"{match[1]}.{match[2]}" if match else ""
 
 
@@ -109,8 +111,10 @@ def check_return(ctx: UpgradeRun) -> Outputs:
 
     Raises HostError: rollback-unsafe, nothing-kept, and those of check_swap."""
     former = _former(ctx)
+    _refuse_lost(ctx)
     pods = plan_return(ctx)
     trouble = judge_return(former, pods=pods, facts=read_facts(ctx))
+    trouble = trouble or (_judge_own_kubelet(ctx, former) if pods else None)
     if trouble is not None:
         raise trouble
     _, told = keep_etcd(_changed(ctx))
@@ -120,6 +124,36 @@ def check_return(ctx: UpgradeRun) -> Outputs:
     if pods:
         static_pods_swap.check_swap(ctx)
     return None
+
+
+def _judge_own_kubelet(ctx: UpgradeRun, former: str) -> Optional[HostError]:
+    """Why the API server must not go back before this node's kubelet, which somebody else replaced; None if kb takes that back."""
+    here, wanted = upgrade_programs.find_installed(ctx, "kubelet"), releases.parse_version(former)
+    have, back = (
+        releases.parse_version(text) for text in (here.version if here else "", upgrade_kubelet.find_former(ctx))
+    )
+    if (
+        have is None
+        or wanted is None
+        or have.minor <= wanted.minor
+        or (back is not None and back.minor <= wanted.minor)
+    ):
+        return None
+    why = f"the kubelet of this node is {have.text}, and must not be newer than its API server; the former one was not kept"
+    return _unsafe(former, why, f"install the former one first: {upgrade_programs.say_installation(ctx, former)}")
+
+
+def _refuse_lost(ctx: UpgradeRun) -> None:
+    """Raises HostError (kept-incomplete): the kubelet would be stopped, and its former files are not there."""
+    found = kept.load(ctx.host, ctx.paths)
+    lost = kept.find_lost(ctx.host, ctx.paths, found) if found is not None else []
+    if lost:
+        raise HostError(
+            "not everything is there that this node ran before its upgrade",
+            cause=f"missing: {', '.join(map(str, lost[:3]))}; nothing was changed",
+            remedy="leave it as it is, and drop the rest: kb upgrade finish",
+            code="kept-incomplete",
+        )
 
 
 def read_facts(ctx: UpgradeRun) -> Facts:
@@ -175,12 +209,16 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
     left = _find_left(run, former)
     try:
         if left is not None or _is_back(run, former):
+            eviction.uncordon(run.api, node)
             return left
         if run.drains and upgrade_programs.leaves_minor(run, former):
             upgrade_kubelet.drain(run)
         upgrade_kubelet.take_back(run, version=former)
-    finally:
-        eviction.uncordon(run.api, node)
+    except BaseException:
+        with contextlib.suppress(KbError):  # its own failure must stay the one that is shown
+            eviction.uncordon(run.api, node)
+        raise
+    eviction.uncordon(run.api, node)
     run.report.note(f"the kubelet {former} runs again")
     return None
 

@@ -139,7 +139,7 @@ def begin(host: Host, paths: Paths, *, former: str, wanted: str) -> Kept:
     found = load(host, paths)
     if found is not None and found.wanted == wanted and found.status != TAKEN_BACK:
         return found
-    host.remove_tree(folder(paths))
+    _remove(host, paths)
     return save(host, paths, Kept(former, wanted, began=f"{host.now():{_MOMENT}}"))
 
 
@@ -163,8 +163,20 @@ def end(host: Host, paths: Paths, *, status: str) -> None:
 def finish(host: Host, paths: Paths) -> bool:
     """Remove everything that is kept; returns whether there was anything."""
     is_there = host.exists(folder(paths))
-    host.remove_tree(folder(paths))
+    _remove(host, paths)
     return is_there
+
+
+def _remove(host: Host, paths: Paths) -> None:
+    """The record first: one that was cut off in the middle would promise copies that are gone."""
+    host.remove(_file(paths))
+    host.remove_tree(folder(paths))
+
+
+def find_lost(host: Host, paths: Paths, kept: Kept) -> list[Path]:  # noqa: PLR0917
+    """The copies that the record has and that are not there any more."""
+    copies = (copy_of(paths, Path(name)) for name, was_there in kept.files.items() if was_there)
+    return [copy for copy in copies if not host.exists(copy)]
 
 
 def drop_expired(host: Host, paths: Paths) -> bool:

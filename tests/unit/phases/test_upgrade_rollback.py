@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from kubeup.errors import HostError
-from kubeup.phases import upgrade_kubelet, upgrade_programs, upgrade_rollback
+from kubeup.cluster import eviction
+from kubeup.errors import ClusterError, HostError
+from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs, upgrade_rollback
 from kubeup.phases.upgrade_rollback import Facts, judge_return
 from kubeup.swap import store
 from kubeup.upgrade import kept
@@ -24,6 +25,7 @@ def pod(name: str, former: str, wanted: str) -> store.Pod:
 
 
 SERVER = pod("kube-apiserver", "v1.36.3", "v1.35.6")
+ETCD = pod("etcd", "3.6.5-0", "3.6.5-0")
 PATCH = pod("kube-apiserver", "v1.35.7", "v1.35.6")
 
 
@@ -60,6 +62,16 @@ def test_an_etcd_of_another_minor_stays_and_a_patch_goes_back() -> None:
     assert left == [SERVER] and "3.6" in told and "3.5" in told
     both = [pod("etcd", "3.6.8-0", "3.6.6-0"), SERVER]
     assert upgrade_rollback.keep_etcd(both) == (both, "")
+
+
+def test_an_etcd_whose_version_is_not_known_stays() -> None:
+    pinned = store.Pod(
+        "etcd", *(text.former.replace(":3.6.5-0", f"@sha256:{name}") for name, text in (("a", ETCD), ("b", ETCD)))
+    )
+    left, told = upgrade_rollback.keep_etcd([pinned, SERVER])
+    assert left == [SERVER] and told
+    same = dataclasses.replace(pinned, wanted=pinned.former + "  hostNetwork: true\n")
+    assert upgrade_rollback.keep_etcd([same]) == ([same], "")
 
 
 def upgraded(*pods: Any, **more: Any) -> Any:
@@ -147,3 +159,47 @@ def test_a_worker_whose_former_kubelet_is_too_old_by_now_stays() -> None:
         roll_back(host)
     assert caught.value.code == "rollback-unsafe" and "v1.38.0" in caught.value.cause
     expect_new(host)
+
+
+def test_what_is_not_kept_any_more_is_said_before_the_kubelet_stops() -> None:
+    host = upgraded()
+    del host.files[str(kept.copy_of(PATHS, Path("/usr/bin/kubelet")))]
+    with pytest.raises(HostError) as caught:
+        roll_back(host)
+    assert caught.value.code == "kept-incomplete" and "former/usr/bin/kubelet" in caught.value.cause
+    assert host.is_running
+
+
+def test_the_failure_that_is_shown_is_that_of_the_kubelet(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = upgraded()
+
+    def fail(*args: Any, **more: Any) -> None:
+        raise ClusterError("away", cause="x", remedy="y", code="unreachable")
+
+    monkeypatch.setattr(upgrade_kubelet, "take_back", lambda run, version: fail_as(HostError))
+    monkeypatch.setattr(eviction, "uncordon", fail)
+
+    def fail_as(kind: type[HostError]) -> None:
+        raise kind("the kubelet", cause="x", remedy="y", code="kubelet-not-taken-back")
+
+    with pytest.raises(HostError) as caught:
+        upgrade_rollback.return_kubelet(make_run(host))
+    assert caught.value.code == "kubelet-not-taken-back"
+
+
+def test_an_api_server_does_not_go_back_below_a_kubelet_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_worker()
+    host.files["/usr/bin/kubelet"] = b"v1.35.6"
+    run = make_run(host, source="none")
+    upgrade_programs.fetch_programs(run)  # what the operator has installed is all that can be kept
+    monkeypatch.setattr(upgrade_rollback, "plan_return", lambda ctx: [pod("kube-apiserver", "v1.35.6", "v1.34.9")])
+    monkeypatch.setattr(upgrade_rollback, "_changed", lambda ctx: [])
+    monkeypatch.setattr(static_pods_swap, "check_swap", lambda ctx: None)
+    monkeypatch.setattr(upgrade_rollback, "read_facts", lambda ctx: Facts(server="v1.35.6", stored="v1.34.9"))
+    with pytest.raises(HostError) as caught:
+        upgrade_rollback.check_return(run)
+    assert caught.value.code == "rollback-unsafe"
+    assert "must not be newer than its API server" in caught.value.cause
+    assert "kubelet='1.34.9-*'" in caught.value.remedy
+    host.files["/usr/bin/kubelet"] = b"v1.34.9"
+    upgrade_rollback.check_return(run)

@@ -51,6 +51,21 @@ def test_a_run_that_goes_on_does_not_take_the_new_file_for_the_former_one(host: 
     assert host.read_text(KUBELET) == "former"
 
 
+def test_a_removal_that_is_cut_off_leaves_no_record_of_copies_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = FakeHost(files={str(KUBELET): b"former"})
+    found = kept.begin(host, PATHS, former="v1.35.6", wanted="v1.36.3")
+    found = kept.keep(host, PATHS, files=[KUBELET])
+    assert kept.find_lost(host, PATHS, found) == []
+
+    def die(path: Path) -> bool:
+        raise SystemExit
+
+    monkeypatch.setattr(host, "remove_tree", die)
+    with pytest.raises(SystemExit):
+        kept.finish(host, PATHS)
+    assert kept.load(host, PATHS) is None
+
+
 def test_the_next_upgrade_keeps_what_is_there_then(host: LocalHost) -> None:
     begin(host)
     kept.keep(host, PATHS, files=[KUBELET])
