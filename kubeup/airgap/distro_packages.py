@@ -177,5 +177,21 @@ def _add_repository(host: Host, manager: str, *, version: str, preset: presets.P
             remedy="choose another preset, or add the repository by hand and use packages: {source: none}",
             code="repository-key-missing",
         )
+    if _has_source(host, base):
+        host.remove(APT_LIST)  # apt reads no sources at all where two name the same place with different keys
+        return
     host.write_file(APT_KEY, answer.body)
     host.write_file(APT_LIST, f"deb [signed-by={APT_KEY}] {base} /\n")
+
+
+def _has_source(host: Host, base: str) -> bool:
+    """Whether another file of apt's sources has this repository."""
+    folder = APT_LIST.parent
+    files = [Path("/etc/apt/sources.list"), *(folder / name for name in host.list_dir(folder))]
+    others = [path for path in files if path != APT_LIST and path.suffix in (".list", ".sources") and host.exists(path)]
+    return any(
+        base.rstrip("/") in line and not line.lstrip().startswith("#")
+        for text in map(host.read_text, others)
+        if not re.search(r"(?im)^enabled:\s*no\b", text)
+        for line in text.splitlines()
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Optional
 
-from kubeup.cluster.api import Api, ApiRefused, Object, path_of
+from kubeup.cluster.api import FIELD_MANAGER, Api, ApiRefused, Object, path_of
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
 from kubeup.machine.http import Unreachable
@@ -186,7 +186,14 @@ def _read_node(api: Api, node: str) -> Object:
 
 
 def _is_marked(node: Object) -> bool:
-    return MARK in (node["metadata"].get("annotations") or {})
+    """Whether kb's mark is there, and the cordon, if there is one, is nobody else's: the mark of a run that was cut off stays behind when
+    somebody uncordons the node, and so may meet a later cordon of theirs."""
+    writers = [
+        one.get("manager")
+        for one in node["metadata"].get("managedFields") or ()
+        if "f:unschedulable" in ((one.get("fieldsV1") or {}).get("f:spec") or {})
+    ]
+    return MARK in (node["metadata"].get("annotations") or {}) and all(one == FIELD_MANAGER for one in writers)
 
 
 # ---- evict

@@ -66,6 +66,30 @@ def test_a_package_whose_program_was_taken_back_is_installed_once_more() -> None
     assert second.startswith("dnf reinstall ") and second.endswith("--downloadonly kubelet-1.36.3")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "is_theirs"),
+    [
+        (
+            "kubernetes.list",
+            "deb [signed-by=/etc/apt/keyrings/k.gpg] https://pkgs.k8s.io/core:/stable:/v1.36/deb/ /\n",
+            True,
+        ),
+        ("kubernetes.sources", "Types: deb\nURIs: https://pkgs.k8s.io/core:/stable:/v1.36/deb\nSuites: /\n", True),
+        ("kubernetes.sources", "Enabled: no\nURIs: https://pkgs.k8s.io/core:/stable:/v1.36/deb\n", False),
+        ("kubernetes.list", "# deb https://pkgs.k8s.io/core:/stable:/v1.36/deb/ /\n", False),
+        ("kubernetes.list", "deb https://pkgs.k8s.io/core:/stable:/v1.35/deb/ /\n", False),
+        ("kubernetes.list.save", "deb https://pkgs.k8s.io/core:/stable:/v1.36/deb/ /\n", False),
+    ],
+)
+def test_a_repository_that_the_admin_has_already_is_not_added_again(name: str, text: str, is_theirs: bool) -> None:
+    """Two entries with different keys: apt then refuses to read any source, for everything on the machine."""
+    host = make_host()
+    host.files[str(distro_packages.APT_LIST)] = b"deb https://pkgs.k8s.io/core:/stable:/v1.35/deb/ /\n"
+    host.files[str(distro_packages.APT_LIST.parent / name)] = text.encode()
+    distro_packages.fetch(host, "apt", names=NAMES, version="v1.36.3", preset_name="")
+    assert (str(distro_packages.APT_LIST) in host.files) is not is_theirs
+
+
 def test_packages_are_held_again_after_a_failure() -> None:
     host = make_host(apt=CommandResult(("apt-get",), 100, "", "E: dpkg was interrupted"))
     with pytest.raises(HostError) as caught:

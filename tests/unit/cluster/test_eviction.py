@@ -142,3 +142,20 @@ def test_a_node_that_the_cluster_does_not_know() -> None:
     with pytest.raises(ClusterError) as caught:
         eviction.cordon(api_of(host), NODE)
     assert caught.value.code == "node-not-registered"
+
+
+def test_a_later_cordon_of_the_admins_is_not_taken_for_that_of_a_run_that_was_cut_off() -> None:
+    """kb cordoned and was killed; somebody uncordoned the node, and cordons it today."""
+    host = make_node()
+    api, path = api_of(host), f"/api/v1/nodes/{NODE}"
+    assert eviction.cordon(api, NODE)
+    for is_cordoned in (False, True):
+        body = json.dumps({"spec": {"unschedulable": is_cordoned}}).encode()
+        headers = {"Content-Type": "application/merge-patch+json"}
+        assert (
+            host.cluster.answer("PATCH", f"https://10.0.0.11:6443{path}?fieldManager=kubectl", body, headers).status
+            == 200
+        )
+    assert not eviction.cordon(api, NODE)
+    assert not eviction.uncordon(api, NODE)
+    assert host.cluster.objects[path]["spec"]["unschedulable"] is True
