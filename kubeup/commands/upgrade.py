@@ -6,6 +6,7 @@ Mirrors cmd/kubeadm/app/cmd/upgrade/{apply,node}.go.
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -24,6 +25,7 @@ with lazily:
     from kubeup.doctor import foreign_node, node_files
     from kubeup.engine import run
     from kubeup.machine import dry_run
+    from kubeup.node import images
     from kubeup.phases import upgrade_run
     from kubeup.swap import store
     from kubeup.upgrade import kept, node_config, target
@@ -147,6 +149,13 @@ def _continue_swap(launch: Launch, node_state: State, *, version: str) -> bool:
     key = next((one for one in _begun(node_state) if _is_of(cut_off, launch.call, key=one)), "")
     if not key or (version and key != f"{APPLY}@{version}"):
         raise launcher.swap_cut_off(cut_off)
+    if launch.is_dry:
+        raise HostError(
+            f"a swap of {', '.join(cut_off.names)} was cut off on this node",
+            cause="its manifests may be out of their places, so what would follow cannot be said",
+            remedy=f"let it end first: {' '.join(('kb', launch.call.command.name, *launch.call.words))}",
+            code="swap-cut-off",
+        )
     patient = node_files.read_patient(_with_missing_manifests(launch.local, cut_off), Paths())
     texts = tuple((pod.name, pod.wanted) for pod in cut_off.pods if pod.is_changed)
     config = dataclasses.replace(
@@ -163,7 +172,8 @@ def _continue_swap(launch: Launch, node_state: State, *, version: str) -> bool:
 def _is_of(cut_off: store.Swap, call: Invocation, *, key: str) -> bool:
     """Whether an upgrade of this command began the swap: its pods are of that version."""
     workflow, _, version = key.partition("@")
-    return workflow == call.command.workflow and any(f":{version}" in pod.wanted for pod in cut_off.pods)
+    tag = re.compile(rf":{re.escape(images.render_tag(version))}(?![\w.-])")
+    return workflow == call.command.workflow and any(tag.search(pod.wanted) for pod in cut_off.pods)
 
 
 def _begun(node_state: State) -> list[str]:

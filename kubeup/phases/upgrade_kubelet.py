@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kubeup.engine.items import File
+from kubeup.engine.plan import compare_documents
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
@@ -27,6 +28,7 @@ from kubeup.phases.recovered_certs import is_renewed
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.phases.wait_node import node_path
 from kubeup.trouble import Trouble
+from kubeup.yaml_files import load_mapping
 
 with lazily:
     from kubeup.airgap import distro_packages, downloads, programs
@@ -71,6 +73,7 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
         return None
     kept.begin(run.host, run.paths, former=run.former, wanted=change.wanted)
     kept.keep(run.host, run.paths, files=(*upgrade_programs.list_kept_files(run), *change.files))
+    _tell_differences(run, change.files)
     ctx.promises.expect(change.files)
     took_s = change.carry_out(drains=run.drains and upgrade_programs.leaves_minor(run, change.wanted))
     ctx.promises.tell_changed([*change.files, change.place])
@@ -80,12 +83,23 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
     return None
 
 
+def _tell_differences(run: Run, files: Mapping[Path, str]) -> None:
+    """What changes in the kubelet's configuration, field by field: what somebody wrote into this node's file alone does not stay."""
+    path = run.paths.kubelet_config
+    if path in files and run.host.exists(path):
+        found, wanted = (load_mapping(text, str(path)) for text in (run.host.read_text(path), files[path]))
+        for one in compare_documents(path.name, wanted, found=found):
+            run.report.note(f"change: {one.as_change()}")
+
+
 def _leave_to_operator(run: UpgradeRun) -> Outputs:
     line = upgrade_programs.say_installation(run, upgrade_programs.wanted_version(run))
     told = (
         f"the kubelet of node {run.config.node.name} is still {run.former}: install the new one ({line}), "
         "then run the same command again"
     )
+    if upgrade_programs.leaves_minor(run, upgrade_programs.wanted_version(run)):
+        told += f"; packages of another minor are in another repository. Or have kb do it: {run.command} --packages {upgrade_programs.choose_source(run)}"
     run.report.warn(told)
     return Results(remaining=(told,))
 

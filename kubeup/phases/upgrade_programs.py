@@ -107,6 +107,11 @@ def say_installation(run: Run, version: str) -> str:
     return f"put the kubelet {version} in the place of {run.host.which('kubelet') or '/usr/bin/kubelet'}"
 
 
+def choose_source(run: Run) -> str:
+    """The source of programs that suits this machine: apt | dnf | download."""
+    return next((name for name, program in (("apt", "apt-get"), ("dnf", "dnf")) if run.host.which(program)), "download")
+
+
 # ---- the phase
 
 

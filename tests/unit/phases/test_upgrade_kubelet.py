@@ -281,6 +281,22 @@ def test_what_the_operator_has_installed_is_started() -> None:
     expect_new(host)
 
 
+def test_what_somebody_wrote_into_the_nodes_own_configuration_is_told_before_it_goes() -> None:
+    host = make_worker()
+    host.files[CONFIG] = b"kind: KubeletConfiguration\nmaxPods: 250\n"
+    out = io.StringIO()
+    upgrade_kubelet.change_kubelet(begin(host, report=Report(out, verbosity=1)))
+    assert "change: config.yaml: maxPods: 250 -> " in out.getvalue()
+
+
+def test_where_another_minor_comes_from_is_told_too() -> None:
+    host = make_worker()
+    run = make_run(host, source="none", command="kb upgrade node")
+    upgrade_programs.fetch_programs(run)
+    results = upgrade_kubelet.change_kubelet(run)
+    assert results and results.remaining and "kb upgrade node --packages apt" in results.remaining[0]
+
+
 # ---- back
 
 

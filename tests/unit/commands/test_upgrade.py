@@ -1,0 +1,51 @@
+"""kubeup/commands/upgrade.py: a swap that was cut off is continued by the command that began it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kubeup.commands import upgrade
+from kubeup.errors import HostError
+from kubeup.paths import Paths
+from kubeup.swap import store
+from tests.fake_host import FakeHost
+
+CALL = SimpleNamespace(
+    command=SimpleNamespace(workflow="upgrade-apply", name="upgrade apply"), words=("v1.36.3",), flags={}
+)
+
+
+def swap_to(tag: str) -> store.Swap:
+    return store.Swap((store.Pod("kube-apiserver", "former", f"image: registry.k8s.io/kube-apiserver:{tag}\n"),))
+
+
+@pytest.mark.parametrize(
+    ("version", "tag", "is_own"),
+    [
+        ("v1.36.3", "v1.36.3", True),
+        ("v1.36.3", "v1.36.3@sha256:0123", True),
+        ("v1.36.3", "v1.36.30", False),
+        ("v1.36.3", "v1.36.3-rc.1", False),
+        ("v1.36.3+vendor.1", "v1.36.3_vendor.1", True),
+    ],
+)
+def test_a_swap_is_known_by_the_version_of_its_images(version: str, tag: str, is_own: bool) -> None:
+    call: Any = CALL
+    assert upgrade._is_of(swap_to(tag), call, key=f"upgrade-apply@{version}") is is_own
+    assert not upgrade._is_of(swap_to(tag), call, key=f"upgrade-node@{version}")
+
+
+def test_a_dry_run_in_the_middle_of_a_swap_says_so() -> None:
+    """With a manifest out of its place, a control plane looks like a worker."""
+    host = FakeHost()
+    store.begin(host, Paths(), swap=swap_to("v1.36.3"))
+    begun = SimpleNamespace(phases={"upgrade-apply@v1.36.3/control-plane": SimpleNamespace(status="running")})
+    launch: Any = SimpleNamespace(local=host, call=CALL, is_dry=True)
+    state: Any = begun
+    with pytest.raises(HostError) as caught:
+        upgrade._continue_swap(launch, state, version="v1.36.3")
+    assert caught.value.code == "swap-cut-off"
+    assert caught.value.remedy.endswith("kb upgrade apply v1.36.3")
