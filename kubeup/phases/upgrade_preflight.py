@@ -31,7 +31,7 @@ SHOWN = 3
 
 
 def check_upgrade(ctx: UpgradeRun) -> Outputs:
-    """Raises HostError: hand-edits, disk-pressure, and those of check_swap; ClusterError: upgrade-refused, cluster-not-well, control-plane-first,
+    """Raises HostError: hand-edits, disk-pressure, and those of check_swap; ClusterError: upgrade-blocked, cluster-not-well, control-plane-first,
     etcd-stop-unsafe; ImagePullError; UsageError (not-confirmed)."""
     if not ctx.config.is_control_plane:
         _check_server(ctx)
@@ -84,7 +84,7 @@ def _refuse_edits(ctx: UpgradeRun) -> None:
 
 
 def _judge_versions(ctx: UpgradeRun, parts: Iterable[health.Part]) -> None:
-    """Raises ClusterError (upgrade-refused)."""
+    """Raises ClusterError (upgrade-blocked)."""
     kinds = {"api-server": survey.API_SERVER, "etcd": survey.ETCD, "node": survey.KUBELET}
     seen = [survey.Seen(kinds[part.kind], part.version, part.node, part.name) for part in parts if part.kind in kinds]
     etcd = ctx.config.cluster.local_etcd
@@ -101,7 +101,7 @@ def _judge_versions(ctx: UpgradeRun, parts: Iterable[health.Part]) -> None:
             first.what,
             cause=f"{first.cause}; nothing was changed",
             remedy=first.remedy + (f"; or go on all the same: {ctx.command} --force" if skips else ""),
-            code="upgrade-refused",
+            code="upgrade-blocked",
             details=[advise(trouble) for trouble in others],
         )
 

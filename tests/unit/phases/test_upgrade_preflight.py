@@ -92,7 +92,7 @@ def test_what_others_changed_wants_a_word(stage: Stage) -> None:
 def test_versions_that_may_not_follow(stage: Stage) -> None:
     stage.parts = parts(server="v1.34.9")
     error = refused(make_run())
-    assert error.code == "upgrade-refused"
+    assert error.code == "upgrade-blocked"
     assert "--force" not in error.remedy
     stage.parts = parts(kubelet="v1.32.0")
     error = refused(make_run())
@@ -128,7 +128,7 @@ def test_kubelets_that_were_upgraded_before_this_control_plane(stage: Stage) -> 
     check_upgrade(make_run(is_first=False))
     newer = Trouble("node w1 has kubelet v1.37.0", "an API server of v1.35.6 supports older ones", "upgrade")
     stage.parts = [*others, Part("node", "w1", newer, node="w1", version="v1.37.0")]
-    assert refused(make_run(is_first=False)).code == "upgrade-refused"
+    assert refused(make_run(is_first=False)).code == "upgrade-blocked"
 
 
 @pytest.mark.parametrize(("server", "is_refused"), [("v1.35.6", True), ("v1.36.0", False), ("", False)])
@@ -177,7 +177,7 @@ def test_a_kubelet_that_was_stopped_when_the_upgrade_was_cut_off_hinders_nothing
 
 
 def test_a_pre_release_is_asked_about_once_not_on_every_node(stage: Stage) -> None:
-    assert refused(make_run(to="v1.36.0-rc.1")).code == "upgrade-refused"
+    assert refused(make_run(to="v1.36.0-rc.1")).code == "upgrade-blocked"
     check_upgrade(make_run(to="v1.36.0-rc.1", is_first=False))
 
 
