@@ -99,7 +99,7 @@ def _leave_to_operator(run: UpgradeRun) -> Outputs:
         "then run the same command again"
     )
     if upgrade_programs.leaves_minor(run, upgrade_programs.wanted_version(run)):
-        told += f"; packages of another minor are in another repository. Or have kb do it: {run.command} --packages {upgrade_programs.choose_source(run)}"
+        told += f"; packages of another minor are in another repository. To have them installed from there: {run.command} --packages {upgrade_programs.choose_source(run)}"
     run.report.warn(told)
     return Results(remaining=(told,))
 
