@@ -159,14 +159,14 @@ def _find_ill_health(ctx: KubeadmUpgrade) -> Iterator[facts.Finding]:
 
 
 def _judge_versions(ctx: KubeadmUpgrade) -> None:
-    """kubeadm's rules in kubeadm's words. Raises UsageError (upgrade-refused)."""
+    """kubeadm's rules in kubeadm's words. Raises UsageError (upgrade-version-refused)."""
     target, cluster, kubeadm = map(releases.parse_version, (_version(ctx), ctx.cluster_version, ctx.kubeadm_version))
     if target is None or cluster is None or kubeadm is None:
         raise UsageError(
             "the version argument is invalid",
             cause=f"of {_version(ctx)!r}, {ctx.cluster_version!r} and {ctx.kubeadm_version!r} not all are versions",
             remedy="name a version: kubeadm upgrade apply v1.36.3",
-            code="upgrade-refused",
+            code="upgrade-version-refused",
         )
     seen = [
         survey.Seen(survey.KUBELET, str(((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")))
@@ -194,7 +194,7 @@ def _refused(what: str, texts: Sequence[str], end: str) -> UsageError:  # noqa: 
         f"the version argument is invalid due to these {what}",
         cause="\n\n" + "".join(f"\t- {text}\n" for text in texts),
         remedy=end,
-        code="upgrade-refused",
+        code="upgrade-version-refused",
     )
 
 
