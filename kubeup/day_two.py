@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap, upgrade_addons, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # A step shared with init and join.
@@ -59,6 +59,7 @@ RECONFIGURE_STATIC_PODS = story(
 UPGRADE_APPLY = story(
     UPGRADE_CHECKS,
     UPGRADE_PROGRAMS,
+    act("backup",                 "Back up this control plane, for what no swap takes back",                    upgrade_backup.BACKUP),
     step("bindings",              "Write the rights of the new version's clients, before their certificates",   upgrade_rights.plan_bindings, live="cluster"),
     UPGRADE_SWAP,
     step("upload-config/kubeadm", "Store the new version in the cluster's configuration, for the other nodes",  upgrade_control_plane.plan_stored_version, live="cluster"),
