@@ -62,7 +62,7 @@ def judge_return(former: str, *, pods: Sequence[store.Pod], facts: Facts) -> Opt
         return _unsafe(
             former,
             why,
-            "take back the kubelet alone: kb upgrade rollback --kubelet-only; or restore a backup from before the upgrade, if there is one",
+            "take back the kubelet alone: kb upgrade rollback --kubelet-only; or restore the backup of before, which apply wrote below /var/lib/kb/upgrade",
         )
     newer = sorted(
         name

@@ -15,7 +15,7 @@ from kubeup.kubeadm import program
 PHASES = Path(kb.__file__).parent / "kubeup/phases"
 ADR = Path(kb.__file__).parent / "docs/adr/0013-acts.md"
 WORKFLOWS = (kb.INIT, kb.JOIN, kb.RESET, kb.RESTORE, *day_two.STORIES.values(), program.RESET)
-MOST_ACTS = 24
+MOST_ACTS = 25
 
 HOST_VERBS = {
     "write_file", "write_stream", "make_dir", "symlink", "remove", "remove_tree", "move_file", "copy_attributes", "put_back", "append",
