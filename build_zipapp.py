@@ -430,6 +430,47 @@ class _WithoutTexts(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+WITHOUT_BYTECODE = tuple(
+    f"kubeup/{folder}/{name}"
+    for folder, names in {
+        "backup": ("",),
+        "commands": (
+            "adopt",
+            "backup",
+            "bundle",
+            "certs_",
+            "config_",
+            "doctor",
+            "etcd",
+            "kubeconfig_",
+            "mirror",
+            "reconfigure",
+            "restore",
+            "static_pods",
+            "upgrade",
+        ),
+        "doctor": ("certs_in_use", "foreign_node", "looks/", "support_bundle"),
+        "swap": ("etcd_return", "kubelet_view", "last_member", "manifests", "order", "proof", "recovery.", "turn"),
+        "upgrade": (
+            "available",
+            "corefile",
+            "kept",
+            "lacks",
+            "node_config",
+            "objection",
+            "planning",
+            "policy",
+            "survey",
+            "three_way",
+            "usage",
+        ),
+    }.items()
+    for name in names
+)
+"""What no node loads while it is made: the beginnings of members' names. Compiling them takes hundredths of a second in commands that
+take seconds, and their bytecode would take room in the file (docs/adr/0008)."""
+
+
 def compile_source(name: str, source: bytes) -> bytes:
     """The .pyc of one member, of PEP 552's unchecked hash-based kind, because both are in one archive.
 
@@ -446,7 +487,9 @@ def compile_members(members: Mapping[str, bytes]) -> dict[str, bytes]:
 
     It is created in a separate process, because only an interpreter option leaves out column positions in tracebacks (a
     third of the size). Raises BuildError."""
-    sources = {name: data for name, data in members.items() if name.endswith(".py")}
+    sources = {
+        name: data for name, data in members.items() if name.endswith(".py") and not name.startswith(WITHOUT_BYTECODE)
+    }
     argv = [sys.executable, "-I", "-X", "no_debug_ranges", str(Path(__file__).resolve()), "--compile"]
     result = subprocess.run(argv, input=marshal.dumps(sources), stdout=subprocess.PIPE)
     if result.returncode != 0:
