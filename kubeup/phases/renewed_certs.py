@@ -59,13 +59,22 @@ def renew_and_restart(
         return _renew_and_restart(ctx, rows, tell=tell)
 
 
-def _renew_and_restart(ctx: Run, rows: Sequence[renewal.Row], *, tell: Callable[[renewal.Row, str], None]) -> Renewed:
+def renew_files(
+    ctx: Run, rows: Sequence[renewal.Row], *, tell: Callable[[renewal.Row, str], None] = lambda row, outcome: None
+) -> Renewed:
+    """Renew these certificates, each with its key, and keep the former ones; restart nothing. tell: called after each with its outcome.
+    Raises HostError from the files."""
     _put_torn_right(ctx)
     files = [path for row in rows for path in _files(ctx, row)]
     done = Renewed(former_certs.keep_former(ctx.host, ctx.paths, files=files))
     for row in rows:
         done.outcomes[row.name] = renewal.renew(ctx.host, ctx.paths, row=row, cluster=ctx.config.cluster)
         tell(row, done.outcomes[row.name])
+    return done
+
+
+def _renew_and_restart(ctx: Run, rows: Sequence[renewal.Row], *, tell: Callable[[renewal.Row, str], None]) -> Renewed:
+    done = renew_files(ctx, rows, tell=tell)
     readers = {row.reader: row for row in rows if row.reader and done.outcomes[row.name] == "renewed"}
     done.left = {name: why for name in readers if (why := find_obstacle(ctx, name))}
     readers = {name: row for name, row in readers.items() if name not in done.left}

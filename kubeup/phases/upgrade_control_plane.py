@@ -20,7 +20,8 @@ from kubeup.phases.upgrade_run import UpgradeRun
 
 with lazily:
     from kubeup.config import render, schema
-    from kubeup.node import former_certs, kubeconfig, renewal
+    from kubeup.node import kubeconfig, renewal
+    from kubeup.phases import renewed_certs
     from kubeup.swap import store
 
 
@@ -36,11 +37,7 @@ def swap_control_plane(ctx: UpgradeRun) -> Outputs:
 def _renew_certs(run: Run) -> None:
     """Every certificate that a renewal issues. The running components go on with what they have loaded until they are swapped; the same
     authorities signed both."""
-    rows = renewal.wanted_rows(run.config.cluster)
-    former_certs.keep_former(
-        run.host, run.paths, files=[path for row in rows for path in renewal.files_of(run.paths, row)]
-    )
-    outcomes = {row.name: renewal.renew(run.host, run.paths, row=row, cluster=run.config.cluster) for row in rows}
+    outcomes = renewed_certs.renew_files(run, renewal.wanted_rows(run.config.cluster)).outcomes
     renewed = [name for name, outcome in outcomes.items() if outcome == "renewed"]
     external = [name for name, outcome in outcomes.items() if outcome == "external"]
     if renewed:
