@@ -165,7 +165,7 @@ def _image_of(images: Sequence[str], component: str) -> str:
 
 def _refuse_older(about: About, image: str) -> None:
     """Raises HostError (backup-newer-kubernetes): an older API server does not know what a newer one has stored."""
-    its, ours = releases.parse_version(about.kubernetes), releases.parse_version(image.rpartition(":")[2])
+    its, ours = releases.parse_version(about.kubernetes), releases.version_of_image(image)
     if its and ours and ours.minor < its.minor:
         raise HostError(
             f"the backup is of Kubernetes {its.text}, and this node has the API server of {ours.text}",

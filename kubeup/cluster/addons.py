@@ -28,6 +28,12 @@ _DNS_ADDRESS_INDEX = 10
 _PROBE_PORTS = {"liveness-probe": 8080, "readiness-probe": 8181}
 
 
+def is_generated(config_map: Optional[Mapping[str, Any]]) -> bool:
+    """Whether a component's configuration is what a tool generated: then its annotation is the hash of the data."""
+    meta, data = ((config_map or {}).get(name) or {} for name in ("metadata", "data"))
+    return (meta.get("annotations") or {}).get(HASH_ANNOTATION) == kubelet.component_config_hash(data)
+
+
 # ---- CoreDNS
 
 

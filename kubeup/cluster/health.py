@@ -120,16 +120,14 @@ def _judge_node(node: Object, owners: Mapping[str, Sequence[str]], *, server: Op
             "give each machine its own address, and restart its kubelet",
         )
     found = trouble or _judge_kubelet(node, server)
-    return Part("node", name, found, node=name, version=_kubelet_version(node), addresses=tuple(_internal_ips(node)))
-
-
-def _kubelet_version(node: Object) -> str:
-    return str(((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
+    return Part(
+        "node", name, found, node=name, version=probes.kubelet_version(node), addresses=tuple(_internal_ips(node))
+    )
 
 
 def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional[Trouble]:
     """Apply Kubernetes' version skew policy: a kubelet is never newer than an API server, and at most three minors older."""
-    name, told = node["metadata"]["name"], _kubelet_version(node)
+    name, told = node["metadata"]["name"], probes.kubelet_version(node)
     kubelet = releases.parse_version(told)
     if kubelet is None or server is None:
         return None

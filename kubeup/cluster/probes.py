@@ -131,6 +131,11 @@ def node_condition(node: Optional[Object], condition: str = "Ready") -> tuple[st
     return "Unknown", "the kubelet has not reported yet" if node else "the node is not registered"
 
 
+def kubelet_version(node: Optional[Object]) -> str:
+    """`v1.35.6`, the version that a Node's kubelet reports; "" if it reports none."""
+    return str((((node or {}).get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion") or "")
+
+
 @frozen
 class StaticPod:
     """A mirror pod's container as the kubelet reports it."""

@@ -43,7 +43,7 @@ def add_san(call: Invocation) -> int:
     with launch.locked(Paths()) as node_state:
         patient = node_files.read_patient(launch.local, Paths())
         if not patient.is_control_plane:
-            raise _no_control_plane(patient.paths)
+            raise launcher.no_control_plane(patient.paths)
         launcher.require_same_node(node_state, patient.config, paths=patient.paths)
         ctx = _make_run(launch, node_state, patient=patient, names=names)
         result = launch.work(ctx, node_state)
@@ -74,15 +74,6 @@ def _parse_names(call: Invocation) -> tuple[str, ...]:
                 code="bad-name",
             )
     return tuple(cert_names.normalize(call.words))
-
-
-def _no_control_plane(paths: Paths) -> HostError:
-    return HostError(
-        "this node is not a control plane",
-        cause=f"there is no {paths.manifest('kube-apiserver')}",
-        remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
-        code="not-a-control-plane",
-    )
 
 
 # ---- current and wanted names

@@ -29,7 +29,7 @@ with lazily:
     from kubeup.doctor import certs_in_use, node_files
     from kubeup.engine import run as engine_run
     from kubeup.node import ca_pins, cert_specs, certificates, expired_certs, pki, renewal
-    from kubeup.phases import join_command, recovered_certs, recovered_kubelet
+    from kubeup.phases import join_command, recovered_certs, recovered_kubelet, wait_node
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -283,7 +283,7 @@ def _find_waiting(ctx: Run, call: Invocation) -> Iterator[Waiting]:
 def _is_silent(ctx: Run, node: dict[str, Any], *, lease: Optional[dict[str, Any]]) -> bool:
     if node["metadata"]["name"] == ctx.config.node.name:
         return False
-    has_reported = lease is None or recovered_certs.is_renewed(lease, ctx.host.now() - recovered_certs.RECENT)
+    has_reported = lease is None or wait_node.is_renewed(lease, ctx.host.now() - recovered_certs.RECENT)
     return not has_reported or probes.node_condition(node)[0] == "Unknown"
 
 

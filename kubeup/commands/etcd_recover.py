@@ -13,14 +13,12 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.doctor import node_files
-    from kubeup.machine import dry_run
     from kubeup.node import crictl, etcd_data
-    from kubeup.swap import last_member, proof, recovery, recovery_record
+    from kubeup.swap import last_member, proof, recovery, recovery_record, store
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.engine.run import Run
-    from kubeup.machine.host import Host
     from kubeup.swap.last_member import LastMember
     from kubeup.swap.recovery_record import Record
 
@@ -55,7 +53,7 @@ def recover(call: Invocation) -> int:
 
 def _make_run(launch: launcher.Launch, record: Optional[Record]) -> Run:
     """Raises HostError (no-local-etcd)."""
-    seen = _with_missing_manifests(launch.local, record)
+    seen = store.with_missing(launch.local, Paths(), texts=_texts_of(record))
     if not seen.exists(Paths().manifest("etcd")):
         raise HostError(
             "this node does not run the cluster's etcd",
@@ -67,15 +65,11 @@ def _make_run(launch: launcher.Launch, record: Optional[Record]) -> Run:
     return launcher.make_run(launch.local, patient.config, paths=patient.paths, report=launch.call.report)
 
 
-def _with_missing_manifests(local: Host, record: Optional[Record]) -> Host:
-    """The machine as it looks with its manifests in their places: a recovery that was cut off has taken them out."""
-    seen = dry_run.DryRunHost(local)
-    is_cut_off = record is not None and record.status in (recovery_record.RUNNING, recovery_record.GOING_BACK)
-    if record is not None and is_cut_off:
-        for name, text in (("etcd", record.etcd), (SERVER, record.server)):
-            if text and not local.exists(Paths().manifest(name)):
-                seen.write_file(Paths().manifest(name), text, mode=0o600)
-    return seen
+def _texts_of(record: Optional[Record]) -> dict[str, str]:
+    """The manifests that a recovery that was cut off has taken out."""
+    if record is None or record.status not in (recovery_record.RUNNING, recovery_record.GOING_BACK):
+        return {}
+    return {name: text for name, text in (("etcd", record.etcd), (SERVER, record.server)) if text}
 
 
 # ---- a new one

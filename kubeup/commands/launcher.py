@@ -421,6 +421,15 @@ def make_run(
     return run.Run(host=target, paths=paths, config=config, release=release, report=report, caller=caller)
 
 
+def no_control_plane(paths: Paths) -> HostError:
+    return HostError(
+        "this node is not a control plane",
+        cause=f"there is no {paths.manifest('kube-apiserver')}",
+        remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
+        code="not-a-control-plane",
+    )
+
+
 def local_server(config: NodeConfig) -> str:
     """`https://10.0.0.11:6443`, the URL of this node's own API server."""
     return f"https://{join_host_port(config.local_api_endpoint.advertise_address, config.local_api_endpoint.bind_port)}"

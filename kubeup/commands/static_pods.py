@@ -16,7 +16,6 @@ from kubeup.yaml_files import is_same_yaml, load_mapping
 
 with lazily:
     from kubeup.doctor import node_files
-    from kubeup.machine import dry_run
     from kubeup.phases import static_pods_swap
     from kubeup.swap import manifests, store
 
@@ -44,13 +43,14 @@ def static_pods(call: Invocation) -> int:
     local, paths = launch.local, Paths()
     with launch.locked(paths) as node_state:
         last = store.load(local, paths)
-        if not launch.is_dry and not (last is not None and last.status == store.RUNNING):
+        is_cut_off = last is not None and last.status == store.RUNNING
+        if not launch.is_dry and not is_cut_off:
             manifests.remove_leftovers(local, paths)
         texts = _choose_texts(call, local, last=last, paths=paths)
-        seen = _with_missing_manifests(local, paths, last)
+        seen = store.with_missing(local, paths, texts=last.formers if last is not None and is_cut_off else {})
         patient = node_files.read_patient(seen, paths)
         if not patient.is_control_plane:
-            raise _no_control_plane(paths)
+            raise launcher.no_control_plane(paths)
         launcher.require_same_node(node_state, patient.config, paths=patient.paths)
         base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
         ctx = static_pods_swap.SwapRun(
@@ -153,21 +153,3 @@ def _container_name(pod: Mapping[str, Any]) -> str:
     listed = spec.get("containers") if isinstance(spec, dict) else None
     first = listed[0] if isinstance(listed, list) and listed else None
     return str(first.get("name")) if isinstance(first, dict) else ""
-
-
-def _with_missing_manifests(local: Host, paths: Paths, last: Optional[store.Swap]) -> Host:  # noqa: PLR0917
-    """The machine as it looks with every manifest in its place: a swap that was cut off may have taken some out."""
-    seen = dry_run.DryRunHost(local)
-    for pod in last.pods if last is not None and last.status == store.RUNNING else ():
-        if not local.exists(paths.manifest(pod.name)):
-            seen.write_file(paths.manifest(pod.name), pod.former, mode=0o600)
-    return seen
-
-
-def _no_control_plane(paths: Paths) -> HostError:
-    return HostError(
-        "this node is not a control plane",
-        cause=f"there is no {paths.manifest('kube-apiserver')}",
-        remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
-        code="not-a-control-plane",
-    )

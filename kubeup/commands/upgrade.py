@@ -156,7 +156,7 @@ def _continue_swap(launch: Launch, node_state: State, *, version: str) -> bool:
             remedy=f"let it end first: {' '.join(('kb', launch.call.command.name, *launch.call.words))}",
             code="swap-cut-off",
         )
-    patient = node_files.read_patient(_with_missing_manifests(launch.local, cut_off), Paths())
+    patient = node_files.read_patient(store.with_missing(launch.local, Paths(), texts=cut_off.formers), Paths())
     texts = tuple((pod.name, pod.wanted) for pod in cut_off.pods if pod.is_changed)
     config = dataclasses.replace(
         patient.config,
@@ -183,15 +183,6 @@ def _begun(node_state: State) -> list[str]:
         for name, entry in node_state.phases.items()
         if name.startswith((APPLY, NODE)) and name.endswith(f"/{CONTROL_PLANE}") and entry.status != "done"
     ]
-
-
-def _with_missing_manifests(local: Host, cut_off: store.Swap) -> Host:
-    """The machine as it looks with every manifest in its place."""
-    seen = dry_run.DryRunHost(local)
-    for pod in cut_off.pods:
-        if not local.exists(Paths().manifest(pod.name)):
-            seen.write_file(Paths().manifest(pod.name), pod.former, mode=0o600)
-    return seen
 
 
 # ---- this node
@@ -227,7 +218,7 @@ def make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run.
     else:
         asking = run.Caller(lambda _: _kubelet_api(caller, paths), "kubelet")
     base = dataclasses.replace(base, caller=asking)
-    keeps = {"keep": True, "drop": False}.get(str(call.flags.get("hand-edits") or ""))
+    keeps = upgrade_outlook.read_keeps(call)
     targets = target.plan_targets(launch.local, paths, former=former, config=config, keep_edits=keeps is not False)
     upgrades_etcd = call.flags.get("etcd-upgrade") != "false"
     chosen = tuple(one for one in targets if upgrades_etcd or one.name != "etcd")

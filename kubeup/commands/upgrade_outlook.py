@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import releases
 from kubeup.commands import etcd as etcd_commands
+from kubeup.commands import launcher
 from kubeup.errors import ClusterError, HostError, KbError, PreflightError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
@@ -115,12 +116,7 @@ def find_ground(call: Invocation, local: LocalHost) -> Ground:
     """Raises HostError: not-a-control-plane, kubeconfig-unreadable."""
     patient = node_files.read_patient(local, Paths())
     if not patient.is_control_plane:
-        raise HostError(
-            "this node is not a control plane",
-            cause=f"there is no {patient.paths.manifest('kube-apiserver')}",
-            remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
-            code="not-a-control-plane",
-        )
+        raise launcher.no_control_plane(patient.paths)
     given = call.flags.get("kubeconfig")
     path = Path(given) if given else patient.paths.admin_conf
     server = "" if given else node_files.find_own_server(local, patient.paths)
@@ -131,9 +127,14 @@ def find_ground(call: Invocation, local: LocalHost) -> Ground:
     except (HostError, UsageError) as error:
         call.report.note(f"etcd is not looked at: {error}")
     patches = str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else ""
-    keeps = {"keep": True, "drop": False}.get(str(call.flags.get("hand-edits") or ""))
+    keeps = read_keeps(call)
     sources = "".join(f" --{name} {call.flags[name]}" for name in SOURCES if name in call.flags)
     return Ground(local, patient, api, members, patches, keeps, sources)
+
+
+def read_keeps(call: Invocation) -> Optional[bool]:
+    """--hand-edits: whether others' changes of manifests are kept; None if nobody has said."""
+    return {"keep": True, "drop": False}.get(str(call.flags.get("hand-edits") or ""))
 
 
 # ---- which version

@@ -17,10 +17,10 @@ from kubeup.engine.run import Outputs, Results
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
+from kubeup.secret import Secret
 
 with lazily:
     import difflib
-from kubeup.secret import Secret
 
 
 def _nothing(run: Any) -> Outputs:

@@ -23,7 +23,7 @@ from kubeup.paths import Paths
 with lazily:
     from kubeup import yaml_files
     from kubeup.cluster import api as kubeapi
-    from kubeup.cluster import objects
+    from kubeup.cluster import objects, probes
     from kubeup.commands import launcher
     from kubeup.commands import upgrade as commands_upgrade
     from kubeup.config import choose, load_upgrade
@@ -266,10 +266,7 @@ def _describe(found: Optional[releases.Version], wanted: Optional[releases.Versi
 
 def _read_components(base: UpgradeRun, own: str, *, wants_etcd: bool) -> list[dict[str, str]]:
     version = _version_of(base)
-    rows = [
-        ("kubelet", str(((one.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")), version, one)
-        for one in base.api.list(kubeapi.path_of("Node"))
-    ]
+    rows = [("kubelet", probes.kubelet_version(one), version, one) for one in base.api.list(kubeapi.path_of("Node"))]
     found = [_row(name, now, new, str(one["metadata"]["name"])) for name, now, new, one in rows]
     etcd = images.image_of("etcd", base.config.cluster, release=base.release).tag
     for name in _COMPONENTS:

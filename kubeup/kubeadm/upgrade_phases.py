@@ -168,10 +168,7 @@ def _judge_versions(ctx: KubeadmUpgrade) -> None:
             remedy="name a version: kubeadm upgrade apply v1.36.3",
             code="upgrade-version-refused",
         )
-    seen = [
-        survey.Seen(survey.KUBELET, str(((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")))
-        for node in ctx.api.list(api.path_of("Node"))
-    ]
+    seen = [survey.Seen(survey.KUBELET, probes.kubelet_version(node)) for node in ctx.api.list(api.path_of("Node"))]
     wish = policy.Wish(target, ctx.release, "", ctx.allows_experimental, ctx.allows_candidates)
     verdict = policy.judge_as_kubeadm(survey.Versions(tuple(seen)), wish, kubeadm=kubeadm, cluster=cluster)
     if verdict.mandatory:

@@ -25,7 +25,7 @@ from kubeup.machine import services
 from kubeup.machine.http import Unreachable
 from kubeup.phases import kubelet_start
 from kubeup.phases.restart_pods import Restart, find_obstacle_to_stop
-from kubeup.phases.wait_node import node_path
+from kubeup.phases.wait_node import is_renewed, node_path
 from kubeup.phases.waits import Wait, nudge_kubelet
 from kubeup.yaml_files import commands_of_pod, flags_of
 
@@ -355,12 +355,3 @@ def _find_silence(client: api.Api, run: Run, *, since: datetime.datetime) -> str
         return f"node {name} is not Ready: {message}"
     lease = client.get(api.path_of("Lease", name, namespace=_LEASES))
     return "" if lease is None or is_renewed(lease, since) else f"the kubelet of {name} has not reported yet"
-
-
-def is_renewed(lease: api.Object, since: datetime.datetime) -> bool:
-    """Whether a node's Lease was renewed after `since`."""
-    text = str((lease.get("spec") or {}).get("renewTime") or "")
-    try:
-        return probes.parse_time(text) >= since.replace(microsecond=0)
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, Optional
 
@@ -128,12 +128,13 @@ def _installed(ctx: SwapRun) -> list[str]:
 
 def _tell_differences(ctx: SwapRun, swap: store.Swap) -> None:
     """What changes, field by field; and what others have changed since kb wrote the manifest, which the new one keeps or drops."""
+    kept_records = records.load_records(ctx.host, ctx.paths.records)
     for pod in swap.pods:
         path = ctx.paths.manifest(pod.name)
         former, wanted = (load_mapping(text, str(path)) for text in (pod.former, pod.wanted))
         for one in compare_documents(pod.name, wanted, found=former):
             ctx.report.note(f"change: {one.as_change()}")
-        recorded = target.find_recorded(records.load_records(ctx.host, ctx.paths.records), path)
+        recorded = target.find_recorded(kept_records, path)
         if recorded is None or not ctx.tells_edits:
             continue
         kept = {one.field for one in compare_documents(pod.name, wanted, found=load_mapping(recorded, str(path)))}
@@ -333,7 +334,7 @@ def swap_pods(ctx: SwapRun) -> Outputs:
     around = _find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
     with _turn(run, is_new=cut_off is None):
         swap = cut_off or _begin(ctx, run, swap=swap)
-        work = order.Order(run, swap, around, lambda: _record(run, swap))
+        work = order.Order(run, swap, around, lambda: record_files(run, map(run.paths.manifest, swap.names)))
         changed = [run.paths.manifest(name) for name in swap.changed]
         try:
             if ctx.is_undo and cut_off is not None:
@@ -478,15 +479,16 @@ def _tell_end(ctx: Run, ended: order.Ended) -> None:
         ctx.report.note(text)
 
 
-def _record(run: SwapRun, swap: store.Swap) -> None:
-    """Have the record say what the manifests are now, so that a later change of somebody else's is told from this one."""
+def record_files(run: Run, files: Iterable[Path]) -> None:
+    """Have the record say what these files are now, so that a later change of somebody else's is told from this one."""
     kept = records.load_records(run.host, run.paths.records)
-    for name in swap.names:
-        path = run.paths.manifest(name)
-        found = File(path, "", mode=0o600, has_mode=True).look(run)
-        for step, items in list(kept.steps.items()):
-            if str(path) in items and found is not None:
-                kept.put(step, {**items, str(path): File(path, "", has_mode=True).record(found)})
+    for path in files:
+        item = File(path, "", has_mode=True)
+        steps = [step for step, items in kept.steps.items() if str(path) in items]
+        found = item.look(run) if steps else None
+        for step in steps:
+            if found is not None:
+                kept.put(step, {**kept.steps[step], str(path): item.record(found)})
     try:
         kept.save()
     except HostError as error:

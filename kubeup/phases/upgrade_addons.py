@@ -27,7 +27,7 @@ with lazily:
     from kubeup import releases
     from kubeup.cluster import addons, api, field_owners, health, probes
     from kubeup.cluster import objects as clusterobjects
-    from kubeup.node import images, kubelet, patches
+    from kubeup.node import images, patches
     from kubeup.upgrade import corefile, kept_edits
 
 if TYPE_CHECKING:
@@ -135,10 +135,8 @@ def _proxy_config(config: NodeConfig, found: Optional[Manifest], *, daemon_set: 
     """The node's configuration with kube-proxy's as people changed it, or none of theirs if it is what a tool generated; and with the
     HTTP proxies that its pods have."""
     data = (found or {}).get("data") or {}
-    annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
-    is_generated = annotations.get(clusterobjects.HASH_ANNOTATION) == kubelet.component_config_hash(data)
     given = {}
-    if data.get("config.conf") and not is_generated:
+    if data.get("config.conf") and not addons.is_generated(found):
         given = load_mapping(data["config.conf"], f"ConfigMap {SYSTEM}/kube-proxy")
     (container, *_) = daemon_set["spec"]["template"]["spec"]["containers"]
     env = {one["name"]: one["value"] for one in container.get("env") or () if _is_proxy(one)}
@@ -162,7 +160,7 @@ def _judge_age(daemon_set: Optional[Manifest], run: UpgradeRun) -> list[str]:
     if daemon_set is None:
         return []
     image = str(daemon_set["spec"]["template"]["spec"]["containers"][0].get("image", ""))
-    found, server = releases.parse_version(image.rpartition(":")[2]), releases.parse_version(_version(run))
+    found, server = releases.version_of_image(image), releases.parse_version(_version(run))
     if found is None or server is None or found.minor >= server.minor - releases.KUBELET_SKEW:
         return []
     return [f"kube-proxy {found.text} is older than an API server of {server.text} supports: upgrade the rest now"]

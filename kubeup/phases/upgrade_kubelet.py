@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kubeup.engine.items import File
 from kubeup.engine.plan import compare_documents
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
-from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.errors import ClusterError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.files import CHUNK
 from kubeup.machine.waiting import say_round, wait_for, watch
-from kubeup.phases import kubelet_start, upgrade_programs
-from kubeup.phases.recovered_certs import is_renewed
+from kubeup.phases import kubelet_start, static_pods_swap, upgrade_programs
 from kubeup.phases.upgrade_run import UpgradeRun
-from kubeup.phases.wait_node import node_path
+from kubeup.phases.wait_node import is_renewed, node_path
 from kubeup.trouble import Trouble
 from kubeup.yaml_files import load_mapping
 
@@ -34,7 +32,6 @@ with lazily:
     from kubeup.airgap import distro_packages, downloads, programs
     from kubeup.cluster import api, eviction, probes
     from kubeup.diagnosis import kubelet_trouble, log_lines
-    from kubeup.engine import records
     from kubeup.swap import kubelet_view, store
     from kubeup.upgrade import kept
 
@@ -193,7 +190,7 @@ class Change:
         for path, text in self.files.items():
             run.host.write_file(path, text, keeps=True)
         put_programs(run, place)
-        record_files(run, self.files)
+        static_pods_swap.record_files(run, self.files)
 
     def _go_back(self, trouble: Trouble, error: BaseException) -> None:
         """Put the former program and files back, start them, and raise an error that says why. An interruption goes on as one."""
@@ -259,7 +256,7 @@ def take_back(run: Run, *, version: str, needs_ready: bool = True) -> None:
     try:
         kubelet_start.stop_kubelet(run)
         kept.put_back(host, paths, files=_kubelet_files(run))
-        record_files(run, _kubelet_files(run))
+        static_pods_swap.record_files(run, _kubelet_files(run))
         start_and_watch(run, version=version, since=began, needs_ready=needs_ready)
         _tell_of_packages(run, version)
     except KbError as error:
@@ -283,22 +280,6 @@ def _kubelet_files(run: Run) -> list[Path]:
     found = kept.load(run.host, run.paths)
     names = [Path(name) for name in (found.files if found is not None else ())]
     return [path for path in names if path.parent != run.paths.manifests]
-
-
-def record_files(run: Run, files: Iterable[Path]) -> None:
-    """Have the record say what the kubelet's files are now, so that a later change of somebody else's is told from this one."""
-    kept_records = records.load_records(run.host, run.paths.records)
-    for path in files:
-        steps = [step for step, items in kept_records.steps.items() if str(path) in items]
-        item = File(path, "", has_mode=True)
-        found = item.look(run) if steps else None
-        for step in steps:
-            if found is not None:
-                kept_records.put(step, {**kept_records.steps[step], str(path): item.record(found)})
-    try:
-        kept_records.save()
-    except HostError as error:
-        run.report.warn_once(f"what was done could not be recorded: {error}")
 
 
 # ---- the watch
@@ -357,7 +338,7 @@ def find_missing(run: Run, version: str, *, since: datetime.datetime, waited_s: 
         lease = client.get(api.path_of("Lease", name, namespace="kube-node-lease"))
     except KbError as error:
         return f"node {name} cannot be read: {error.cause}"
-    told = str((((node or {}).get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
+    told = probes.kubelet_version(node)
     if version and told != version:
         return f"node {name} still reports kubelet {told or 'nothing'}"
     status, message = probes.node_condition(node)

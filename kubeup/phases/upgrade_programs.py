@@ -22,11 +22,12 @@ from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.phases import install_programs, local_bundle
 from kubeup.phases.upgrade_run import UpgradeRun
+from kubeup.phases.wait_node import node_path
 from kubeup.releases import kubelet_refuses_cgroup_v1, parse_version
 
 with lazily:
     from kubeup.airgap import distro_packages, downloads, programs
-    from kubeup.cluster import eviction
+    from kubeup.cluster import eviction, probes
     from kubeup.node import crictl, kubelet
     from kubeup.swap import store
     from kubeup.upgrade import kept
@@ -269,10 +270,7 @@ def leaves_minor(run: Run, version: str) -> bool:
 
 def read_reported(run: Run) -> str:
     """The version of the kubelet that the cluster knows of this node; "" if it knows none. Raises ApiRefused, Unreachable."""
-    from kubeup.cluster.api import path_of
-
-    node = run.api.get(path_of("Node", run.config.node.name))
-    return str((((node or {}).get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
+    return probes.kubelet_version(run.api.get(node_path(run)))
 
 
 # ---- trials of the new kubelet

@@ -9,8 +9,11 @@ from __future__ import annotations
 from typing import Optional
 
 from kubeup.frozen_values import frozen_by_name
+from kubeup.lazy_modules import lazily
 from kubeup.phases.static_pods_swap import SwapRun
-from kubeup.upgrade.target import Target
+
+with lazily:
+    from kubeup.upgrade import target
 
 
 @frozen_by_name
@@ -25,7 +28,7 @@ class UpgradeRun(SwapRun):
 
     former: str
     is_first: bool
-    targets: tuple[Target, ...] = ()
+    targets: tuple[target.Target, ...] = ()
     drains: bool = False
     keep_edits: Optional[bool] = None
     renews: bool = True

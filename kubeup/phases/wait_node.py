@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from kubeup.engine.run import Run
@@ -12,7 +13,7 @@ from kubeup.machine.waiting import wait_for
 from kubeup.trouble import advise
 
 with lazily:
-    from kubeup.cluster import api
+    from kubeup.cluster import api, probes
     from kubeup.diagnosis import kubelet_trouble
 
 NODE_POLL_S = 0.25
@@ -22,6 +23,15 @@ LOOK_EVERY_S = 4
 
 def node_path(ctx: Run) -> str:
     return api.path_of("Node", ctx.config.node.name)
+
+
+def is_renewed(lease: api.Object, since: datetime.datetime) -> bool:
+    """Whether a node's Lease was renewed after `since`."""
+    text = str((lease.get("spec") or {}).get("renewTime") or "")
+    try:
+        return probes.parse_time(text) >= since.replace(microsecond=0)
+    except ValueError:
+        return False
 
 
 def wait_for_node(ctx: Run) -> api.Object:

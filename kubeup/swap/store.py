@@ -20,10 +20,14 @@ from typing import Any, Optional
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.shapes import fit
 from kubeup.yaml_files import is_same_yaml
+
+with lazily:
+    from kubeup.machine import dry_run
 
 SCHEMA = 1
 RUNNING, DONE, TAKEN_BACK = "running", "done", "taken back"
@@ -57,6 +61,11 @@ class Swap:
     holders: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+
+    @property
+    def formers(self) -> dict[str, str]:
+        """Component -> its former manifest."""
+        return {pod.name: pod.former for pod in self.pods}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -172,6 +181,16 @@ def _parse(found: dict[str, Any]) -> Swap:
         tuple(found.get("others", ())),
         tuple(found.get("broken", ())),
     )
+
+
+def with_missing(host: Host, paths: Paths, *, texts: Mapping[str, str]) -> Host:
+    """The machine as it looks with every manifest in its place: what was cut off may have taken some out. texts: component -> the manifest
+    that it has to have."""
+    seen = dry_run.DryRunHost(host)
+    for name, text in texts.items():
+        if not host.exists(paths.manifest(name)):
+            seen.write_file(paths.manifest(name), text, mode=0o600)
+    return seen
 
 
 def load_cut_off(host: Host, paths: Paths) -> Optional[Swap]:

@@ -20,7 +20,7 @@ from kubeup.paths import Paths
 from kubeup.yaml_files import load_all_yaml, load_mapping
 
 with lazily:
-    from kubeup.cluster import objects
+    from kubeup.cluster import addons, objects
     from kubeup.node import kubelet
 
 _GENERATED = ("apiVersion", "kind")
@@ -63,8 +63,7 @@ def _read_own_document(api: kubeapi.Api, name: str, *, key: str, keeps_generated
     """A component's configuration as the user wrote it. {} if a tool generated it: then its annotation is the hash of the data."""
     found = api.get(kubeapi.path_of("ConfigMap", name, namespace="kube-system")) or {}
     data: Mapping[str, str] = found.get("data") or {}
-    told = ((found.get("metadata") or {}).get("annotations") or {}).get(objects.HASH_ANNOTATION)
-    if not data.get(key) or (told == kubelet.component_config_hash(data) and not keeps_generated):
+    if not data.get(key) or (addons.is_generated(found) and not keeps_generated):
         return {}
     document = load_mapping(data[key], f"ConfigMap kube-system/{name}")
     return {field: value for field, value in document.items() if field not in _GENERATED}

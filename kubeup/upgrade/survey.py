@@ -204,7 +204,7 @@ def _with_tags(members: Iterable[Seen], pods: Iterable[Object]) -> Iterator[Seen
 def _of_nodes(nodes: Iterable[Object]) -> Iterator[Seen]:
     for node in nodes:
         name, info = str(node["metadata"]["name"]), (node.get("status") or {}).get("nodeInfo") or {}
-        yield Seen(KUBELET, str(info.get("kubeletVersion") or ""), name, str(info.get("osImage") or ""))
+        yield Seen(KUBELET, probes.kubelet_version(node), name, str(info.get("osImage") or ""))
         kind, _, version = str(info.get("containerRuntimeVersion") or "").partition("://")
         yield Seen(RUNTIME, version, name, kind)
 

@@ -556,7 +556,7 @@ def test_the_record_is_written_before_the_swap_counts_as_ended(stage: Stage) -> 
 
     run = make_swap_run(host, wanted("kube-scheduler"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(static_pods_swap, "_record", keep)
+        patch.setattr(static_pods_swap, "record_files", keep)
         static_pods_swap.swap_pods(run)
     assert seen == ["running"]
 
