@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from tests.bench import backups, joins, recoveries, swaps
+from tests.bench import backups, document, joins, recoveries, swaps
 from tests.e2e.lab import settings
 from tests.e2e.lab.config import lab_config, list_ignored_checks
 from tests.e2e.lab.lab import Lab
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=10, help="how many join at one moment (default: %(default)s)")
     parser.add_argument("--only", choices=PARTS, help="a part of it")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md; with --only, its part of it")
     options = parser.parse_args()
     why = settings.explain_why_not()
     if why:
@@ -220,7 +220,8 @@ def main() -> None:
         table += recoveries.render_recoveries(came_back)
     sys.stdout.write(table)
     if options.write:
-        DOCS.write_text(HEAD + table)
+        whole = HEAD + table if options.only is None else document.merge(DOCS.read_text(), table)
+        DOCS.write_text(f"{whole.rstrip()}\n")
 
 
 if __name__ == "__main__":
