@@ -556,7 +556,7 @@ class ControlPlane(FakeHost):
         if address == SERVER and self.serves("kube-apiserver"):
             return self._api(url, path)
         if self.others.get(address):
-            return HttpResponse(200, b"ok")
+            return self.urls.get(url, HttpResponse(200, b"ok"))
         names = {"10257": "kube-controller-manager", "10259": "kube-scheduler"}
         if port in names and self.running(names[port]):
             return HttpResponse(200, b"ok") if self.serves(names[port]) else HttpResponse(500, b"starting")

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from kubeup.engine.run import Outputs
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError
-from kubeup.json_text import parse_json
 from kubeup.lazy_modules import lazily
 from kubeup.phases import static_pods_swap
 from kubeup.phases.upgrade_run import UpgradeRun
@@ -20,12 +19,14 @@ from kubeup.releases import parse_version
 from kubeup.trouble import Trouble, advise
 
 with lazily:
-    from kubeup.cluster import api, health, probes
+    from kubeup.cluster import api, health, objects, probes
     from kubeup.swap import store
     from kubeup.upgrade import policy, survey
 
 PATIENCE_S = 10.0
 """How long a trouble of the cluster may last before it counts."""
+UNLISTED_ASKED = 4
+"""How often an endpoint is asked behind which there may be several API servers."""
 SHOWN = 3
 """How many of many things a sentence names; the rest follows as details."""
 
@@ -34,7 +35,7 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
     """Raises HostError: hand-edits, disk-pressure, and those of check_swap; ClusterError: upgrade-blocked, cluster-not-well, control-plane-first,
     etcd-stop-unsafe; ImagePullError; UsageError (not-confirmed)."""
     if not ctx.config.is_control_plane:
-        _check_server(ctx)
+        _check_servers(ctx)
         _check_own_node(ctx)
         return None
     _refuse_edits(ctx)
@@ -106,21 +107,32 @@ def _judge_versions(ctx: UpgradeRun, parts: Iterable[health.Part]) -> None:
         )
 
 
-def _check_server(ctx: UpgradeRun) -> None:
-    """A kubelet is never newer than the API servers. Raises ClusterError (control-plane-first)."""
-    answer = ctx.api.probe_health("/version")
-    told = parse_json(answer.body.decode(), "the version") if answer.status == 200 else {}
-    server = parse_version(str(told.get("gitVersion", "")) if isinstance(told, dict) else "")
+def _check_servers(ctx: UpgradeRun) -> None:
+    """A kubelet is never newer than any API server, so each is asked at its own address. A kubelet may not list them where kb has no load
+    balancer: then their common endpoint is asked several times. Raises ClusterError (control-plane-first)."""
     target = parse_version(_target(ctx))
-    if server is None or target is None:
-        ctx.report.note(f"the API server at {ctx.api.server} does not say its version")
-    elif server.minor < target.minor:
-        raise ClusterError(
-            f"the API server at {ctx.api.server} is still {server}",
-            cause=f"no kubelet may be newer than an API server, and this node's would be {target}",
-            remedy="on each control plane first: kb upgrade node",
-            code="control-plane-first",
-        )
+    listed = objects.read_api_servers(ctx.api)
+    asked = [one for _ in range(1 if listed else UNLISTED_ASKED) for one in survey.ask_servers(ctx.api)]
+    for one in asked:
+        server = parse_version(one.seen.version)
+        if server is None and listed and not ctx.force:
+            raise _control_plane_first(
+                one.seen.unknown or f"the API server at {one.address} does not say its version",
+                "no kubelet may be newer than an API server, and this one may be older",
+                f"on that machine: kb doctor; or go on all the same: {ctx.command} --force",
+            )
+        if server is None or target is None:
+            ctx.report.warn_once(f"the API server at {one.address} does not say its version")
+        elif server.minor < target.minor:
+            raise _control_plane_first(
+                f"the API server at {one.address} is still {server}",
+                f"no kubelet may be newer than an API server, and this node's would be {target}",
+                "on each control plane first: kb upgrade node",
+            )
+
+
+def _control_plane_first(what: str, cause: str, remedy: str) -> ClusterError:  # noqa: PLR0917
+    return ClusterError(what, cause=f"{cause}; nothing was changed", remedy=remedy, code="control-plane-first")
 
 
 # ---- health

@@ -131,7 +131,7 @@ def test_kubelets_that_were_upgraded_before_this_control_plane(stage: Stage) -> 
     assert refused(make_run(is_first=False)).code == "upgrade-blocked"
 
 
-@pytest.mark.parametrize(("server", "is_refused"), [("v1.35.6", True), ("v1.36.0", False), ("", False)])
+@pytest.mark.parametrize(("server", "is_refused"), [("v1.35.6", True), ("v1.36.0", False), ("", True)])
 def test_a_worker_comes_after_the_control_planes(server: str, is_refused: bool) -> None:
     host = worker_of(ready="True")
     body = b'{"gitVersion": "%s"}' % server.encode() if server else b"{}"
@@ -141,6 +141,22 @@ def test_a_worker_comes_after_the_control_planes(server: str, is_refused: bool) 
         assert refused(run).code == "control-plane-first"
     else:
         check_upgrade(run)
+
+
+@pytest.mark.parametrize("other", ["v1.35.6", ""])
+def test_a_worker_comes_after_every_control_plane(other: str) -> None:
+    """The one that the worker itself calls is upgraded; another is not, or says nothing, and may be older too."""
+    host = worker_of(ready="True")
+    host.others["10.0.0.12:6443"] = bool(other)
+    if other:
+        host.urls["https://10.0.0.12:6443/version"] = HttpResponse(200, b'{"gitVersion": "%s"}' % other.encode())
+    error = refused(as_worker(host))
+    assert error.code == "control-plane-first"
+    assert "10.0.0.12:6443" in error.what
+    assert "1.36.3" in error.cause if other else "--force" in error.remedy
+    host.others["10.0.0.12:6443"] = True
+    host.urls["https://10.0.0.12:6443/version"] = HttpResponse(200, b'{"gitVersion": "v1.36.3"}')
+    check_upgrade(as_worker(host))
 
 
 def worker_of(*, ready: str) -> ControlPlane:
