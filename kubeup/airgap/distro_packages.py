@@ -66,18 +66,28 @@ def fetch(host: Host, manager: str, *, names: Sequence[str], version: str, prese
 
 
 def install_fetched(host: Host, manager: str, *, names: Sequence[str], version: str) -> None:
-    """Install what fetch() has fetched. Packages that apt holds are released for that, and held again. Raises HostError."""
-    shown = host.query(["apt-mark", "showhold"]).stdout.split() if manager == "apt" else []
-    held = [name for name in names if name in shown]
+    """Install what fetch() has fetched. apt drops the hold of what it installs, so they are held again. Raises HostError."""
     try:
-        if held:
-            host.run(["apt-mark", "unhold", *held])
         words = ("--no-download",) if manager == "apt" else ("--cacheonly",)
         for argv in _commands(host, manager, names=names, version=version, words=words):
             _run(host, argv)
     finally:
-        if manager == "apt":
-            host.run(["apt-mark", "hold", *dict.fromkeys((*held, *names))])
+        hold(host, manager, names=names)
+
+
+def hold(host: Host, manager: str, *, names: Sequence[str]) -> None:
+    """Have apt hold these packages, those that it does not hold already: a run that was cut off may have left one without. dnf's are kept
+    by the repository's file."""
+    if manager == "apt":
+        held = host.query(["apt-mark", "showhold"]).stdout.split()
+        missing = [name for name in names if name not in held]
+        if missing:
+            host.run(["apt-mark", "hold", *missing])
+
+
+def place_of(name: str) -> Path:
+    """Where the package puts its program. Source: kubelet.spec and kubectl.spec of kubernetes/release"""
+    return Path("/usr/bin") / name
 
 
 def _commands(
@@ -135,10 +145,13 @@ def _failure(argv: Sequence[str], done: CommandResult) -> HostError:
             remedy="choose another source or preset, or ask its operator; nothing from it was installed",
             code="packages-not-trusted",
         )
+    is_interrupted = any("dpkg was interrupted" in line for line in telling)
     return HostError(
         f"{' '.join(argv[:2])} failed",
         cause="; ".join(telling[:3]) or crictl.last_words(done.stderr or done.stdout),
-        remedy=f"run it by hand to see more: {' '.join(argv)}",
+        remedy="finish what was interrupted: dpkg --configure -a"
+        if is_interrupted
+        else f"run it by hand to see more: {' '.join(argv)}",
         code="packages-not-installed",
     )
 

@@ -65,6 +65,7 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
     wanted = upgrade_programs.wanted_version(run)
     change = Change(run, plan_files(run), wanted, needs_ready=not run.force or is_ready(run))
     if change.is_done():
+        hold_packages(run)
         eviction.uncordon(run.api, run.config.node.name)
         kept.end(run.host, run.paths, status=kept.DONE)
         return None
@@ -230,6 +231,14 @@ def put_programs(run: Run, place: Path) -> None:
         new = upgrade_programs.find_new(run, one.name)
         if new is not None:
             _lay(run, new, place if one.name == "kubelet" else one.path)
+
+
+def hold_packages(run: Run) -> None:
+    """Have apt hold the packages of the programs, where kb has it install them: a kill may have come between."""
+    source = upgrade_programs.find_source(run)
+    if source in upgrade_programs.MANAGERS:
+        here = (upgrade_programs.find_installed(run, name) for name in upgrade_programs.NAMES)
+        distro_packages.hold(run.host, source, names=[one.name for one in here if one is not None])
 
 
 def _lay(run: Run, source: Path, path: Path) -> None:  # noqa: PLR0917

@@ -119,7 +119,7 @@ def choose_source(run: Run) -> str:
 def fetch_programs(ctx: UpgradeRun) -> Outputs:
     """Keep what the upgrade may change on this node, fetch the new programs, verify and try them. Nothing stops, and nothing is replaced.
 
-    Raises HostError: kubelet-missing, packages-not-found, file-damaged, wrong-architecture, wrong-version, disk-full,
+    Raises HostError: kubelet-missing, program-elsewhere, packages-not-found, file-damaged, wrong-architecture, wrong-version, disk-full,
     kubelet-flags-refused, cgroup-v1-refused; UsageError (not-confirmed).
     """
     run = replace(ctx, host=ctx.machine or ctx.host)
@@ -219,7 +219,24 @@ def _is_good(run: Run, path: Path, name: str) -> bool:  # noqa: PLR0917
     return programs.ask_version(run.host, path, item=downloads.FILES_BY_NAME[name])[0] == wanted_version(run)
 
 
+def _refuse_elsewhere(run: UpgradeRun, manager: str, outdated: list[Program]) -> None:  # noqa: PLR0917
+    """Raises HostError (program-elsewhere) where a package would put its program beside the one that runs."""
+    for one in outdated:
+        place = distro_packages.place_of(one.name)
+        if run.host.real_path(one.path) == run.host.real_path(place):
+            continue
+        who = "the service kubelet starts" if one.name == "kubelet" else "PATH leads to"
+        raise HostError(
+            f"{who} {one.path}, and {manager} puts the package's program at {place}",
+            cause=f"{one.path} would stay {one.version or 'as it is'}; nothing was stopped",
+            remedy=f"have that program replaced itself: {run.command} --packages download; "
+            f"to have the package's from now on: mv {one.path} {one.path}.old, once the package is installed",
+            code="program-elsewhere",
+        )
+
+
 def _fetch_packages(run: UpgradeRun, manager: str, outdated: list[Program]) -> None:  # noqa: PLR0917
+    _refuse_elsewhere(run, manager, outdated)
     names = [one.name for one in outdated]
     preset = run.config.kb.packages.preset
     distro_packages.fetch(run.host, manager, names=names, version=wanted_version(run), preset_name=preset)

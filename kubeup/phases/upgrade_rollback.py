@@ -18,7 +18,6 @@ from kubeup.engine.run import Outputs, Results
 from kubeup.engine.story import Act
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
-from kubeup.json_text import as_table
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs
@@ -28,7 +27,7 @@ from kubeup.yaml_files import load_mapping, load_yaml
 with lazily:
     from kubeup.cluster import api, eviction, health, objects
     from kubeup.swap import proof, store
-    from kubeup.upgrade import kept
+    from kubeup.upgrade import kept, survey
 
 STEP = "rollback"
 _TAG = re.compile(r":v?(\d+)\.(\d+)[^/:@]*(?:@\S+)?$")
@@ -36,7 +35,7 @@ _TAG = re.compile(r":v?(\d+)\.(\d+)[^/:@]*(?:@\S+)?$")
 
 @frozen
 class Facts:
-    """What decides whether a node may go back. server: the lowest version of an API server that serves; stored: the version in the
+    """What decides whether a node may go back. server: the highest version of an API server that serves; stored: the version in the
     cluster's configuration; others: node -> version of its kubelet, without this one. Versions as `v1.35.6`, "" if unknown."""
 
     server: str = ""
@@ -157,20 +156,16 @@ def _refuse_lost(ctx: UpgradeRun) -> None:
 
 
 def read_facts(ctx: UpgradeRun) -> Facts:
-    """Raises ApiRefused, Unreachable. A kubelet may ask for the version of the API server that it calls, and for nothing of other nodes."""
+    """Raises ApiRefused, Unreachable. A kubelet may ask API servers for their version, and for nothing of other nodes."""
+    servers = [found for one in survey.ask_servers(ctx.api) if (found := releases.parse_version(one.seen.version))]
+    newest = max(servers, key=lambda one: one.key).text if servers else ""
     if not ctx.config.is_control_plane:
-        answer = ctx.api.probe_health("/version")
-        return Facts(
-            server=str(as_table(answer.body.decode(errors="replace")).get("gitVersion", ""))
-            if answer.status == 200
-            else ""
-        )
+        return Facts(server=newest)
     nodes = health.probe_nodes(ctx.api)
-    servers = [found for part in health.probe_api_servers(ctx.api) if (found := releases.parse_version(part.version))]
     config = ctx.api.get(api.path_of("ConfigMap", "kubeadm-config", namespace=objects.SYSTEM)) or {}
     stored = load_yaml((config.get("data") or {}).get("ClusterConfiguration") or "{}")
     return Facts(
-        server=min(servers, key=lambda one: one.key).text if servers else "",
+        server=newest,
         stored=str(stored.get("kubernetesVersion") or "") if isinstance(stored, dict) else "",
         others={part.name: part.version for part in nodes if part.name != ctx.config.node.name},
     )

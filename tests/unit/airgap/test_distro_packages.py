@@ -43,21 +43,32 @@ def test_apt_fetches_the_exact_version_and_installs_nothing() -> None:
 
 
 def test_what_was_fetched_is_installed_without_a_network_and_held_again() -> None:
+    """apt drops the hold of what it installs."""
     host = make_host()
+
+    def install(words: tuple[str, ...]) -> CommandResult:
+        host.answers["apt-mark showhold"] = ""
+        return CommandResult(words, 0)
+
+    host.answers["apt-get"] = install
     distro_packages.install_fetched(host, "apt", names=NAMES, version="v1.36.3")
-    shown = commands(host)
-    assert (
-        shown[0] == "apt-mark unhold kubelet"
-        and "--no-download" in shown[1]
-        and shown[2] == "apt-mark hold kubelet kubectl"
-    )
+    first, second = commands(host)
+    assert "--no-download" in first and second == "apt-mark hold kubelet kubectl"
+
+
+def test_a_package_that_is_held_already_is_not_touched() -> None:
+    host = make_host()
+    distro_packages.hold(host, "apt", names=NAMES)
+    assert commands(host) == ["apt-mark hold kubectl"]
+    distro_packages.hold(host, "dnf", names=NAMES)
+    assert len(commands(host)) == 1
 
 
 def test_a_package_whose_program_was_taken_back_is_installed_once_more() -> None:
     """apt and dnf would have nothing to do: they have the package, and another program is in its place."""
     host = make_host()
     distro_packages.install_fetched(host, "apt", names=NAMES, version="v1.36.3")
-    assert "--reinstall" in commands(host)[1]
+    assert "--reinstall" in commands(host)[0]
     host = make_host()
     host.answers["rpm --query --queryformat %{VERSION} kubelet"] = "1.36.3"
     distro_packages.fetch(host, "dnf", names=NAMES, version="v1.36.3", preset_name="")
@@ -95,7 +106,8 @@ def test_packages_are_held_again_after_a_failure() -> None:
     with pytest.raises(HostError) as caught:
         distro_packages.install_fetched(host, "apt", names=NAMES, version="v1.36.3")
     assert caught.value.code == "packages-not-installed" and "dpkg was interrupted" in caught.value.cause
-    assert commands(host)[-1] == "apt-mark hold kubelet kubectl"
+    assert commands(host)[-1] == "apt-mark hold kubectl"
+    assert caught.value.remedy == "finish what was interrupted: dpkg --configure -a"
 
 
 def test_dnf_takes_from_its_cache_what_it_has_fetched() -> None:

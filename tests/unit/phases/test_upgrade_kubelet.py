@@ -52,6 +52,8 @@ class Worker(DrainedNode):
     dies_at: Optional[str] = None
     """The change before which kb is killed."""
     refused_flag: str = ""
+    starts: str = KUBELET
+    """The program that the service starts."""
 
     def query(self, argv: Argv, **more: Any) -> CommandResult:
         words = shown_argv(argv)
@@ -73,7 +75,7 @@ class Worker(DrainedNode):
 
     def _show(self, words: tuple[str, ...]) -> str:
         if "ExecStart" in words:
-            return "{ path=/usr/bin/kubelet ; argv[]=/usr/bin/kubelet $KUBELET_EXTRA_ARGS ; }\n"
+            return f"{{ path={self.starts} ; argv[]={self.starts} $KUBELET_EXTRA_ARGS ; }}\n"
         if "LoadState,NeedDaemonReload,DropInPaths" in words:
             return "LoadState=loaded\nNeedDaemonReload=no\nDropInPaths=\n"
         ends = self.breaks == "exits" and self.version == NEW
@@ -295,6 +297,26 @@ def test_where_another_minor_comes_from_is_told_too() -> None:
     upgrade_programs.fetch_programs(run)
     results = upgrade_kubelet.change_kubelet(run)
     assert results and results.remaining and "kb upgrade node --packages apt" in results.remaining[0]
+
+
+def test_a_package_that_would_put_its_program_beside_the_one_that_runs_is_refused_before_anything_stops() -> None:
+    host = make_worker()
+    host.files["/usr/local/bin/kubelet"] = host.files.pop(KUBELET)
+    host.starts = "/usr/local/bin/kubelet"
+    with pytest.raises(HostError) as caught:
+        upgrade_programs.fetch_programs(make_run(host, source="apt", command="kb upgrade node"))
+    assert caught.value.code == "program-elsewhere" and "/usr/local/bin/kubelet" in caught.value.what
+    assert "kb upgrade node --packages download" in caught.value.remedy
+    assert host.is_running and not [step for step in host.steps if step.startswith(("apt", "systemctl"))]
+
+
+def test_packages_that_a_killed_run_left_unheld_are_held_by_the_next() -> None:
+    host = make_worker()
+    upgrade_kubelet.change_kubelet(begin(host))
+    host.answers["apt-mark showhold"] = ""
+    host.answers["apt-mark hold"] = lambda words: CommandResult(words, 0)
+    upgrade_kubelet.change_kubelet(make_run(host, source="apt"))
+    assert "apt-mark hold kubelet kubectl" in host.steps
 
 
 # ---- back
