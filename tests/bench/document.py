@@ -31,7 +31,7 @@ def _split(text: str) -> dict[str, str]:
 
 def _merge_rows(old: str, new: str) -> str:
     rows = dict(_rows(new))
-    lines = []
+    lines: list[str] = []
     for line in old.splitlines(keepends=True):
         if line.startswith("| "):
             line = rows.pop(_job(line), line)
