@@ -110,7 +110,6 @@ INIT = story(
     act("upload-certs",                                  "Store the shared certificates and keys, encrypted, for other control planes", upload_certs.CERTS),
     step("mark-control-plane",                           "Label and taint this node as a control plane", mark_control_plane.plan_marks, live="cluster"),
     step("bootstrap-token",                              "Let nodes join: a token, and the permissions of a joining kubelet", bootstrap_tokens.plan_bootstrap_tokens),
-    step("kubelet-finalize/enable-client-cert-rotation", "Let the kubelet renew its own certificate", kubelet_start.plan_client_cert_rotation),
     #    Start the controllers now that the API server has written the roles that let them hold their leases: a refused first
     #    attempt costs seconds (docs/adr/0009). They start while the next steps continue.
     step("control-plane/controller-manager", "Write the static pod of the controller-manager", control_plane.plan_controller_manager),
@@ -121,6 +120,7 @@ INIT = story(
     step("addon/kube-proxy", "Install kube-proxy, which makes Services reachable", addons.plan_kube_proxy),
     #    Everything so far needed only the API server; from here on the controllers have to be running.
     act("wait-control-plane/controllers", "Wait until the controller-manager and the scheduler are healthy", wait_control_plane.CONTROLLERS),
+    step("kubelet-finalize/enable-client-cert-rotation", "Let the kubelet renew its own certificate", kubelet_start.plan_client_cert_rotation),
     step("load-balancer/keeper",          "Follow API servers as they come and go, and let joining nodes do so too", load_balancer.plan_shared_keeper, live="cluster"),
     step("pod-network",                   "Give pods a network: addresses on this node, routes to the others", node_network.plan_pod_network, live="cluster"),
 

@@ -46,13 +46,16 @@ def wait_for_control_plane(ctx: Run) -> Outputs:
 
 
 def wait_for_controllers(ctx: Run) -> Outputs:
-    """Wait for the controller-manager and the scheduler, and for the API server to serve the admin.
+    """Wait for the API server to serve the admin, then for the controller-manager and the scheduler. Meanwhile create the service
+    accounts that the controllers need.
 
     Raises ClusterError (not-healthy).
     """
     if _find_super_admin(ctx) == ctx.api.identity:
         ctx.api.become(_read_identity(ctx, ctx.paths.admin_conf))
-    _wait_for_components(ctx, probes.COMPONENTS)
+    _wait_for_components(ctx, ("kube-apiserver",))
+    objects.create_controllers_accounts(ctx.api)
+    _wait_for_components(ctx, ("kube-controller-manager", "kube-scheduler"))
     return None
 
 

@@ -329,3 +329,41 @@ def test_without_super_admin_conf_the_error_names_it(tmp_path: Path) -> None:
         co.ensure_admin_binding(api, missing)
     assert caught.value.code == "admin-not-bound"
     assert "/etc/kubernetes/super-admin.conf" in caught.value.cause
+
+
+def bind(name: str, *accounts: str) -> Object:
+    subjects = [{"kind": "ServiceAccount", "name": account, "namespace": "kube-system"} for account in accounts]
+    labels = {"kubernetes.io/bootstrapping": "rbac-defaults"}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": name, "labels": labels}, "roleRef": role, "subjects": subjects,
+    }  # fmt: skip
+
+
+def test_controllers_find_their_accounts_made_and_nobody_else_gets_one(tmp_path: Path) -> None:
+    there = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": "job-controller", "namespace": "kube-system"},
+    }
+    api, cluster = make_api(
+        tmp_path,
+        bind("system:controller:job-controller", "job-controller"),
+        bind("system:controller:node-controller", "node-controller"),
+        bind("system:kube-dns", "kube-dns"),
+        {**bind("mine", "mine"), "metadata": {"name": "mine"}},
+        there,
+    )
+    co.create_controllers_accounts(api)
+    assert changes(cluster) == ["POST /api/v1/namespaces/kube-system/serviceaccounts"]
+    assert api.get(path_of("ServiceAccount", "node-controller", namespace="kube-system"))
+
+
+def test_a_controller_manager_that_was_faster_is_no_fault(tmp_path: Path) -> None:
+    api, _ = make_api(tmp_path, bind("system:controller:node-controller", "node-controller"))
+    listed = api.list
+    api.list = lambda path, **how: [] if path.endswith("serviceaccounts") else listed(path, **how)  # type: ignore[method-assign]
+    co.create_controllers_accounts(api)
+    co.create_controllers_accounts(api)
+    assert api.get(path_of("ServiceAccount", "node-controller", namespace="kube-system"))
