@@ -42,6 +42,8 @@ API_SERVERS = path_of("EndpointSlice", "kubernetes", namespace="default")
 NO_BALANCER = LoadBalancer()
 
 _BINDINGS = ("RoleBinding", "ClusterRoleBinding")
+_NOT_RUNNING = frozenset({"route-controller", "service-controller", "selinux-warning-controller"})
+"""Controllers that have rights in every cluster and run in few: with a cloud provider, or if they are asked for."""
 
 
 # ---- values
@@ -266,8 +268,8 @@ def _check_role_ref(wanted: Object, found: Optional[Object]) -> None:
 
 
 def create_controllers_accounts(api: Api) -> None:
-    """Create those service accounts of the controllers that are not there yet. Which there are, the role bindings say that the API server
-    has written for them.
+    """Create those service accounts of the controllers that are not there yet. Which controllers there are is said by the role bindings
+    that the API server has written for them.
 
     The controller-manager would create them itself, and alike: one after the other, with three of the 20 requests a second that it
     allows itself, before any controller starts. On a new cluster that takes five seconds, in which no node gets a podCIDR. Source:
@@ -278,7 +280,7 @@ def create_controllers_accounts(api: Api) -> None:
     theirs = [binding for binding in bindings if binding["metadata"]["name"].startswith("system:controller:")]
     bound = (subject for binding in theirs for subject in binding.get("subjects") or [])
     named = {one["name"] for one in bound if one["kind"] == "ServiceAccount" and one.get("namespace") == SYSTEM}
-    for name in sorted(named - there):
+    for name in sorted(named - there - _NOT_RUNNING):
         with contextlib.suppress(AlreadyExists):  # the controller-manager has come first
             api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": SYSTEM, "name": name}})
 

@@ -9,7 +9,7 @@ import pytest
 
 from .lab.config import lab_config, list_ignored_checks
 from .lab.lab import Lab
-from .lab.node import Node
+from .lab.node import Node, wait_until
 from .lab.shell import Result
 from .world.podnet import CONFLIST, render_conflist
 from .world.web import check_cluster_serves
@@ -50,6 +50,23 @@ def test_init_on_a_plain_node(node: Node, kb_pyz: Path, k8s_version: str) -> Non
     run_init(node, kb_pyz, render_config(node, "bridge"))
     node.wait_node_ready()
     check_cluster_serves(node)
+    check_accounts(node)
+
+
+def check_accounts(node: Node) -> None:
+    """The service accounts that kb made for the controllers are those that a controller-manager makes for itself, and no more."""
+
+    def list_accounts() -> set[str]:
+        found = node.kubectl("-n kube-system get serviceaccounts -o name").split()
+        return {name for name in found if not name.endswith(("/coredns", "/kube-proxy"))}
+
+    made = list_accounts()
+    node.kubectl("-n kube-system delete serviceaccounts --all")
+    node.run("crictl stop $(crictl ps -q --name kube-controller-manager)")
+    wait_until(
+        lambda: made <= list_accounts(), what=f"a controller-manager that makes {len(made)} accounts", timeout_s=90
+    )
+    assert list_accounts() == made
 
 
 @pytest.mark.k8s_versions("1.35")

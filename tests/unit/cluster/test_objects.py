@@ -351,6 +351,7 @@ def test_controllers_find_their_accounts_made_and_nobody_else_gets_one(tmp_path:
         tmp_path,
         bind("system:controller:job-controller", "job-controller"),
         bind("system:controller:node-controller", "node-controller"),
+        bind("system:controller:route-controller", "route-controller"),
         bind("system:kube-dns", "kube-dns"),
         {**bind("mine", "mine"), "metadata": {"name": "mine"}},
         there,
