@@ -441,6 +441,7 @@ WITHOUT_BYTECODE = tuple(
             "certs_",
             "config_",
             "doctor",
+            "drift",
             "etcd",
             "kubeconfig_",
             "mirror",
@@ -449,6 +450,7 @@ WITHOUT_BYTECODE = tuple(
             "static_pods",
             "upgrade",
         ),
+        "drift": ("",),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "support_bundle"),
         "swap": ("etcd_return", "kubelet_view", "last_member", "manifests", "order", "proof", "recovery.", "turn"),
         "upgrade": (

@@ -4,6 +4,7 @@ by all of them. A folder imports only from folders below it in this list (enforc
     kubeadm     the mask: kb under the name kubeadm
     commands    one module per command
     cli         options, parser, completion
+    drift       what was changed on a finished node since kb left it
     doctor      diagnosis of a running node, and the support bundle
     phases      what a step of kb.py does
     upgrade     what an upgrade knows: which version may follow, what would differ, what is kept of before

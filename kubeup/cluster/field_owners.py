@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from kubeup.cluster.api import FIELD_MANAGER, Object
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
 
 _MAX_KEYS = 64 << 10
@@ -36,6 +37,27 @@ def read_others(found: Object) -> Optional[Owned]:
     if not entries or any(one.get("manager") == _NOBODY_KNOWS for one in entries):
         return None
     return [one.get("fieldsV1") or {} for one in entries if one.get("manager") not in _TOOLS]
+
+
+@frozen
+class Owner:
+    """Somebody who is neither kb nor kubeadm. since: when they wrote last: `2026-11-30T10:00:00Z`, "" if that is not told."""
+
+    manager: str
+    since: str
+
+
+def find_owners(found: Object, fields: Sequence[str]) -> list[Owner]:
+    """Who of these others set something in a field, by its path: ("data", "Corefile"). What was there before anybody recorded it is
+    nobody's. The status of an object does not count."""
+    told = []
+    for one in found["metadata"].get("managedFields") or ():
+        place: Any = one.get("fieldsV1") or {}
+        for field in fields:
+            place = place.get(f"f:{field}") if isinstance(place, Mapping) else None
+        if place is not None and one.get("manager") not in (*_TOOLS, _NOBODY_KNOWS) and not one.get("subresource"):
+            told.append(Owner(str(one.get("manager") or ""), str(one.get("time") or "")))
+    return told
 
 
 def below(owned: Optional[Owned], field: str) -> Optional[Owned]:

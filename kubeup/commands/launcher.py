@@ -72,6 +72,7 @@ NEED_ROOT: Mapping[str, str] = {
     "etcd recover": _CHANGES_FILES,
     # an ordinary user cannot read keys, manifests or the runtime: half of the checks would report false errors
     "doctor": _LOOKS_AT_SECRETS,
+    "drift": _LOOKS_AT_SECRETS,
     "support-bundle": _LOOKS_AT_SECRETS,
     "backup": _LOOKS_AT_SECRETS,
     "backup schedule": _CHANGES_FILES,

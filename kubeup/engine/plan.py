@@ -64,17 +64,17 @@ class Difference:
         if not self.field:
             return f"{self.item} is not there"
         if self.wanted or self.found:
-            found, wanted = (_show(self.field, value) for value in (self.found, self.wanted))
+            found, wanted = (show_value(self.field, value) for value in (self.found, self.wanted))
             return f"{self.item}: {self.field} is {found or 'not set'}, not {wanted or 'unset'}"
         return f"{self.item}: {self.field}"
 
     def as_change(self) -> str:
         """What it is to become: "etcd: spec.containers[etcd].command --v: (not set) -> 2"."""
-        found, wanted = (_show(self.field, value) or "(not set)" for value in (self.found, self.wanted))
+        found, wanted = (show_value(self.field, value) or "(not set)" for value in (self.found, self.wanted))
         return f"{self.item}: {self.field}: {found} -> {wanted}"
 
 
-def _show(field: str, value: str) -> str:
+def show_value(field: str, value: str) -> str:
     """The value with secrets redacted: a patch can put a token into a static pod."""
     if value and any(redact.is_private_name(name) for name in re.split(r"[.\[\] ]+", field) if name):
         return redact.MARK

@@ -37,6 +37,8 @@ class FileStat:
     mtime: float
     is_regular: bool = True
     """A regular file: no folder, link, pipe, socket or device."""
+    ctime: float = 0.0
+    """When the content, the mode, the owner or the name changed last; no program can set it, as cp -p sets mtime."""
 
 
 @frozen

@@ -115,6 +115,7 @@ class LocalFiles:
             is_symlink=stat_module.S_ISLNK(found.st_mode),
             mtime=found.st_mtime,
             is_regular=stat_module.S_ISREG(found.st_mode),
+            ctime=found.st_ctime,
         )
 
     def _open(self, path: Path, *, follows: bool = True) -> int:

@@ -42,7 +42,7 @@ STALLED_S = 120.0
 ROLLOUT_S = 3600.0
 POLL_S = 1.0
 _PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
-_MERGED = ("Deployment", "DaemonSet", "Service")
+MERGED = ("Deployment", "DaemonSet", "Service")
 """The kinds in which edits of others are kept. What CoreDNS and kube-proxy may do has to be the new version's."""
 
 
@@ -138,9 +138,14 @@ def _proxy_config(config: NodeConfig, found: Optional[Manifest], *, daemon_set: 
     given = {}
     if data.get("config.conf") and not addons.is_generated(found):
         given = load_mapping(data["config.conf"], f"ConfigMap {SYSTEM}/kube-proxy")
-    (container, *_) = daemon_set["spec"]["template"]["spec"]["containers"]
-    env = {one["name"]: one["value"] for one in container.get("env") or () if _is_proxy(one)}
-    return replace(config, kube_proxy=given, proxy_env={**env, **config.proxy_env})
+    return replace(config, kube_proxy=given, proxy_env={**read_proxy_env(daemon_set), **config.proxy_env})
+
+
+def read_proxy_env(daemon_set: Manifest) -> dict[str, str]:
+    """The HTTP proxies that the pods of a DaemonSet have; {} if there is none."""
+    spec = ((daemon_set.get("spec") or {}).get("template") or {}).get("spec") or {}
+    container: Mapping[str, Any] = next(iter(spec.get("containers") or ()), {})
+    return {one["name"]: one["value"] for one in container.get("env") or () if _is_proxy(one)}
 
 
 def _is_proxy(variable: Mapping[str, Any]) -> bool:
@@ -237,7 +242,7 @@ def _plan_objects(
     items: list[Item] = []
     edits = _Edits()
     for wanted in rendered:
-        if wanted["kind"] in _MERGED:
+        if wanted["kind"] in MERGED:
             found = run.api.get(run.api.object_path(wanted))
             alike = [one for base in bases for one in base if _name_of(one) == _name_of(wanted)]
             wanted, changed = kept_edits.keep_edits(wanted, found, bases=alike)

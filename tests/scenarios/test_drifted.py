@@ -1,0 +1,256 @@
+"""kb drift as a whole: nothing is told of nodes as kb and kubeadm leave them, and whatever somebody changed there is told by its name."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from kubeup.paths import Paths
+from tests.fake_join import SYSTEM, Machine, Site
+
+from .scenario import run_adopt, run_control_plane_join, run_join, run_kb
+
+PATHS = Paths()
+KUBELET_CONFIG = str(PATHS.kubelet_config)
+
+
+@pytest.fixture
+def site(founded: Site, tmp_path: Path) -> Site:
+    return founded.clone(tmp_path / "site")
+
+
+@pytest.fixture
+def kubeadms(founded_by_kubeadm: Site, tmp_path: Path) -> Site:
+    return founded_by_kubeadm.clone(tmp_path / "site")
+
+
+def look(machine: Machine) -> tuple[int, list[dict[str, Any]]]:
+    """The exit status, and what is told."""
+    _age(machine)
+    ended = run_kb(machine, "drift", "-o", "json")
+    assert ended.status in (0, 1), ended.err
+    found = json.loads(ended.out)
+    assert found["notLooked"] == [], found
+    return ended.status, found["drift"]
+
+
+def names_on(machine: Machine) -> list[str]:
+    status, found = look(machine)
+    names = list(dict.fromkeys(row["name"] for row in found))
+    assert status == (1 if names else 0)
+    return names
+
+
+def _age(machine: Machine) -> None:
+    """The kubelet's files are from before its start; the machine's clock is not that of its disk."""
+    for path in (PATHS.kubelet_config, PATHS.kubelet_instance_config):
+        if machine.exists(path):
+            os.utime(machine.at(path), (1, 1))
+
+
+def edit(machine: Machine, path: str, old: str, new: str) -> None:
+    text = machine.text(path)
+    assert old in text
+    machine.put(path, text.replace(old, new), mode=0o600)
+
+
+def change_object(
+    site: Site, path: str, change: Callable[[dict[str, Any]], object], manager: str = "kubectl-edit"
+) -> None:
+    """As kubectl edit writes it."""
+    place = next(one for one in site.cluster.objects if one.endswith(f"/namespaces/kube-system/{path}"))
+    obj = copy.deepcopy(site.cluster.objects[place])
+    change(obj)
+    site.cluster._store(place, obj, manager)
+
+
+def _set_proxy_mode(obj: dict[str, Any]) -> None:
+    text = obj["data"]["config.conf"]
+    assert 'mode: ""' in text
+    obj["data"]["config.conf"] = text.replace('mode: ""', "mode: ipvs")
+
+
+def container(obj: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = obj["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+# ---- no false alarm
+
+
+def test_nothing_is_told_of_fresh_nodes(site: Site) -> None:
+    first, second, worker = (site.machine(name) for name in ("cp1", "cp2", "w1"))
+    run_control_plane_join(second)
+    run_join(worker)
+    assert [names_on(one) for one in (first, second, worker)] == [[], [], []]
+    assert "nothing has drifted on node cp1" in run_kb(first, "drift").out
+
+
+def test_nothing_is_told_of_adopted_nodes(kubeadms: Site) -> None:
+    first = kubeadms.machine("cp1")
+    edit(first, str(PATHS.manifest("kube-scheduler")), "- kube-scheduler\n", "- kube-scheduler\n    - --v=4\n")
+    change_object(kubeadms, "configmaps/kube-proxy", _set_proxy_mode)
+    first.put(str(PATHS.manifests / "kube-vip.yaml"), "apiVersion: v1\nkind: Pod\n")
+    first.put("/etc/systemd/system/kubelet.service.d/20-own.conf", "[Service]\nNice=1\n")
+    kubeadms.clock = _now_of_disk()
+    for name in ("cp1", "cp2", "w1"):
+        assert run_adopt(kubeadms.machine(name)).status == 0
+        assert names_on(kubeadms.machine(name)) == []
+
+
+def _now_of_disk() -> Any:
+    """A clock that agrees with the disk's: what is there by now is from before."""
+    import datetime
+
+    return datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=5)
+
+
+def test_nothing_is_told_after_certificates_were_renewed(site: Site) -> None:
+    first = site.machine("cp1")
+    first.lists_containers = True
+    assert run_kb(first, "certs", "renew", "all").status == 0
+    assert names_on(first) == []
+
+
+def test_what_kubeadm_wrote_for_another_version_is_no_drift(site: Site) -> None:
+    """Real kubeadm upgraded this control plane: its files are as the stored configuration has them."""
+    first = site.machine("cp1")
+    for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+        edit(first, str(PATHS.manifest(name)), "v1.35.6", "v1.35.7")
+    assert names_on(first) == ["manifest/kube-apiserver", "manifest/kube-controller-manager", "manifest/kube-scheduler"]
+    new = site.cluster.objects[f"{SYSTEM}/configmaps/kubeadm-config"]["data"]["ClusterConfiguration"].replace(
+        "v1.35.6", "v1.35.7"
+    )
+    change_object(
+        site, "configmaps/kubeadm-config", lambda obj: obj["data"].update(ClusterConfiguration=new), "kubeadm"
+    )
+    change_object(
+        site,
+        "daemonsets/kube-proxy",
+        lambda obj: container(obj).update(image="registry.k8s.io/kube-proxy:v1.35.7"),
+        "kubeadm",
+    )
+    assert names_on(first) == []
+
+
+def test_nothing_is_told_where_another_control_plane_was_upgraded(site: Site) -> None:
+    first = site.machine("cp1")
+    new = site.cluster.objects[f"{SYSTEM}/configmaps/kubeadm-config"]["data"]["ClusterConfiguration"].replace(
+        "v1.35.6", "v1.36.1"
+    )
+    change_object(
+        site, "configmaps/kubeadm-config", lambda obj: obj["data"].update(ClusterConfiguration=new), "kubeadm"
+    )
+    change_object(
+        site,
+        "configmaps/kubelet-config",
+        lambda obj: obj["data"].update(kubelet=obj["data"]["kubelet"] + "maxPods: 99\n"),
+        "kubeadm",
+    )
+    assert names_on(first) == []
+
+
+# ---- what somebody changed
+
+
+def _remove(machine: Machine, path: str) -> None:
+    machine.at(Path(path)).unlink()
+
+
+def _tamper(site: Site, name: str) -> None:
+    first = site.machine("cp1")
+    manifest = str(PATHS.manifest("kube-apiserver"))
+    actions: dict[str, Callable[[], object]] = {
+        "manifest/kube-apiserver": lambda: edit(first, manifest, "--secure-port=6443", "--secure-port=6443\n    - --profiling=false"),
+        "kubelet/config.yaml": lambda: edit(first, KUBELET_CONFIG, "clusterDomain: cluster.local", "clusterDomain: other.local"),
+        "kubelet/kubeadm-flags.env": lambda: first.put(str(PATHS.kubelet_flags_env), 'KUBELET_KUBEADM_ARGS="--v=6"\n'),
+        "sysctl/net.ipv4.ip_forward": lambda: first.put("/proc/sys/net/ipv4/ip_forward", "0\n"),
+        "file/etc/sysctl.d/90-kb.conf": lambda: _remove(first, "/etc/sysctl.d/90-kb.conf"),
+        "drop-in/kubelet/10-kubeadm.conf": lambda: edit(first, "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf", "ExecStart=\n", "ExecStart=\n# mine\n"),
+        "unit/kb-routes": lambda: _remove(first, "/etc/systemd/system/kb-routes.service"),
+        "drop-in/kubelet/99-own.conf": lambda: first.put("/etc/systemd/system/kubelet.service.d/99-own.conf", "[Service]\n"),
+        "hosts.toml/quay.io": lambda: first.put("/etc/containerd/certs.d/quay.io/hosts.toml", 'server = "https://x"'),
+        "foreign/miner.yaml": lambda: first.put(str(PATHS.manifests / "miner.yaml"), "apiVersion: v1\nkind: Pod\n"),
+        "certificate/front-proxy-client": lambda: _remove(first, str(PATHS.pki / "front-proxy-client.crt")),
+        "running/kube-scheduler": lambda: first.put("/proc/77/cmdline", "kube-scheduler\0--leader-elect=false\0"),
+        "configmap/kube-system/kube-proxy": lambda: change_object(
+            site, "configmaps/kube-proxy", _set_proxy_mode
+        ),
+        "configmap/kube-system/coredns": lambda: change_object(
+            site, "configmaps/coredns", lambda obj: obj["data"].update(Corefile=obj["data"]["Corefile"].replace("cache 30", "cache 5"))
+        ),
+        "configmap/kube-system/kubeadm-config": lambda: change_object(
+            site, "configmaps/kubeadm-config", lambda obj: obj["data"].update(ClusterConfiguration=obj["data"]["ClusterConfiguration"] + "featureGates: {}\n")
+        ),
+        "daemonset/kube-system/kube-proxy": lambda: change_object(
+            site, "daemonsets/kube-proxy", lambda obj: container(obj).update(image="example.org/kube-proxy:v1"), "kubectl-set"
+        ),
+        "deployment/kube-system/coredns": lambda: site.cluster.objects.pop(f"{SYSTEM.replace('/api/v1', '/apis/apps/v1')}/deployments/coredns"),
+    }  # fmt: skip
+    actions[name]()
+
+
+CASES = (
+    "manifest/kube-apiserver",
+    "kubelet/config.yaml",
+    "kubelet/kubeadm-flags.env",
+    "sysctl/net.ipv4.ip_forward",
+    "file/etc/sysctl.d/90-kb.conf",
+    "drop-in/kubelet/10-kubeadm.conf",
+    "unit/kb-routes",
+    "drop-in/kubelet/99-own.conf",
+    "foreign/miner.yaml",
+    "hosts.toml/quay.io",
+    "certificate/front-proxy-client",
+    "running/kube-scheduler",
+    "configmap/kube-system/kube-proxy",
+    "configmap/kube-system/coredns",
+    "configmap/kube-system/kubeadm-config",
+    "daemonset/kube-system/kube-proxy",
+    "deployment/kube-system/coredns",
+)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_changed_is_named(site: Site, name: str) -> None:
+    _tamper(site, name)
+    assert names_on(site.machine("cp1")) == [name]
+
+
+def test_a_change_is_told_with_what_was_recorded_and_what_is_wanted(site: Site) -> None:
+    _tamper(site, "kubelet/config.yaml")
+    first = site.machine("cp1")
+    _, (row,) = look(first)
+    assert (row["field"], row["recorded"], row["wanted"], row["found"]) == (
+        "clusterDomain",
+        "cluster.local",
+        "cluster.local",
+        "other.local",
+    )
+    assert row["where"] == KUBELET_CONFIG and row["since"].endswith("Z") and row["is_fixable"]
+    told = run_kb(first, "drift")
+    assert told.status == 1 and "1 drifted on node cp1: kubelet/config.yaml" in told.out
+
+
+def test_nothing_secret_is_told(site: Site) -> None:
+    first = site.machine("cp1")
+    edit(
+        first,
+        str(PATHS.manifest("kube-apiserver")),
+        "- kube-apiserver\n",
+        "- kube-apiserver\n    - --token=s3cr3t-word\n",
+    )
+    first.put(str(PATHS.pki / "sa.key"), "s3cr3t-word", mode=0o600)
+    ended = run_kb(first, "drift", "-o", "json")
+    assert ended.status == 1 and "s3cr3t-word" not in ended.out + ended.err
+    assert {"manifest/kube-apiserver", "key/sa"} <= {row["name"] for row in json.loads(ended.out)["drift"]}
+
+
+def test_a_machine_that_is_no_node_is_refused(site: Site) -> None:
+    ended = run_kb(site.machine("w1"), "drift")
+    assert ended.status == 4 and "code:   not-a-node" in ended.err
