@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, restore, static_pods_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, reconfigure_config, restore, static_pods_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # A step shared with init and join.
@@ -52,6 +52,16 @@ RECONFIGURE_STATIC_PODS = story(
     act("preflight", "Try the new static pods without starting them, and check that the cluster can do without the former ones meanwhile", static_pods_swap.TRIALS),
     act("swap",      "Stop the former static pods, start the new ones, and watch them; go back if one does not work",                       static_pods_swap.SWAP),
     GATE,
+)
+
+# kb reconfigure apiserver --set NAME=VALUE, or --config FILE: this control plane first; what the cluster stores follows once it works. On the
+# other nodes: kb reconfigure node, which finds it stored. Every step looks first: the same command continues what was cut off.
+RECONFIGURE = story(
+    act("preflight",              "Say what changes, and what others changed; try the new static pods without starting them",     reconfigure_config.CHECKS),
+    step("certs/apiserver",       "Issue the API server's certificate with the configured names, for the same key",               reconfigure_config.plan_certificate),
+    act("swap",                   "Swap the static pods that differ, and watch them; go back if one does not work",               reconfigure_config.SWAP),
+    step("upload-config/kubeadm", "Store the changed configuration in the cluster, and keep the former one",                      reconfigure_config.plan_stored, live="cluster"),
+    act("gate",                   "Check the whole cluster, and list the nodes that are left",                                    reconfigure_config.GATE),
 )
 
 # kb upgrade apply VERSION: this control plane, and what the cluster stores, go to another version. Whatever differs of the static pods is
@@ -144,6 +154,7 @@ def make_restore(init: Callable[..., Story]) -> Story:
 STORIES: Mapping[str, Story] = {
     "reconfigure-endpoint": RECONFIGURE_ENDPOINT,
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
+    "reconfigure": RECONFIGURE,
     "upgrade-apply": UPGRADE_APPLY,
     "upgrade-node": UPGRADE_NODE,
     "upgrade-rollback": UPGRADE_ROLLBACK,

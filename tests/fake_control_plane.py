@@ -647,9 +647,9 @@ _CRICTL: Mapping[str, Callable[[ControlPlane, tuple[str, ...]], str]] = {
 }
 
 
-def make_control_plane(**fields: Any) -> ControlPlane:
+def make_control_plane(kind: type[ControlPlane] = ControlPlane, /, **fields: Any) -> ControlPlane:
     """A node, cp1, whose four static pods have run for a minute, and whose controllers lead."""
-    host = ControlPlane(host_name="cp1", **fields)
+    host = kind(host_name="cp1", **fields)
     host.dirs.update(("/run/systemd/system", "/var/lib/kubelet", "/var/log"))
     host.files.update({path: text.encode() for path, text in FILES.items()})
     for name, text in FORMER.items():

@@ -19,6 +19,7 @@ STATUS = {"UsageError": 2, "PreflightError": 3, "HostError": 4, "ClusterError": 
 _TABLES = {
     "INIT": "## kb init",
     "JOIN": "## kb join",
+    "RECONFIGURE": "## kb reconfigure",
     "RECONFIGURE_ENDPOINT": "## kb reconfigure endpoint",
     "RECONFIGURE_STATIC_PODS": "## kb reconfigure static-pods",
     "CERTS_AUTO": "## kb certs auto on",

@@ -150,6 +150,8 @@ def _value_of(flag: Flag, value: Any) -> Any:
         )
     if value == []:  # argparse took the value for its own marker
         return "--"
+    if flag.takes == "texts":
+        return ["--" if text == [] else str(text) for text in value]
     if flag.takes == "list":
         texts = ["--" if text == [] else str(text) for text in value]
         return [item.strip() for text in texts for item in text.split(",") if item.strip()]
@@ -221,7 +223,7 @@ def _add_flag(parser: argparse.ArgumentParser, flag: Flag, *, taken: Collection[
         return
     metavar = flag.metavar or ("{" + ",".join(flag.choices) + "}" if flag.choices else flag.name.upper())
     kwargs: dict[str, Any] = {"help": text, "metavar": metavar}
-    if flag.takes == "list":
+    if flag.takes in ("list", "texts"):
         kwargs["action"] = "append"
     if flag.takes == "int":
         kwargs["type"] = _parse_int

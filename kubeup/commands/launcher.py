@@ -52,6 +52,8 @@ NEED_ROOT: Mapping[str, str] = {
     "join": _CHANGES_FILES,
     "reset": _CHANGES_FILES,
     "restore": _CHANGES_FILES,
+    "reconfigure": _CHANGES_FILES,
+    "reconfigure node": _CHANGES_FILES,
     "reconfigure endpoint": _CHANGES_FILES,
     "reconfigure static-pods": _CHANGES_FILES,
     "upgrade apply": _CHANGES_FILES,
@@ -83,7 +85,9 @@ NEED_ROOT: Mapping[str, str] = {
 }
 """The commands that require root, and why; the reason for `init` also applies to `init phase`."""
 
-CONTINUE_SWAPS = frozenset({"reconfigure static-pods", "upgrade apply", "upgrade node"})
+CONTINUE_SWAPS = frozenset(
+    {"reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node"}
+)
 """The commands that look themselves at a swap that was cut off."""
 
 
@@ -222,7 +226,8 @@ class Launch:
         )
         return worker.run(ctx, only=only, skip=skip)
 
-    def print_result(self, result: RunResult) -> None:
+    def print_result(self, result: RunResult, *, more: Optional[Mapping[str, Any]] = None) -> None:
+        """more: fields of the command's own, for -o json and yaml."""
         call, target = self.call, self.target
         if call.program.show_result:
             call.program.show_result(call, result, target)
@@ -237,6 +242,7 @@ class Launch:
             value["caCertHashes"] = list(result.results.ca_cert_hashes or ())
             if result.results.remaining is not None:
                 value["remaining"] = list(result.results.remaining)
+            value.update(more or {})
             call.print_value(value)
         elif target.mode == "dry-run":
             print_plan(call, plan)

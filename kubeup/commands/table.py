@@ -39,6 +39,7 @@ with lazily:
         kubeconfig_user,
         mirror,
         reconfigure,
+        reconfigure_config,
         reset,
         restore,
         static_pods,
@@ -82,6 +83,8 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("etcd members",   "List the members of the cluster's etcd and whether each serves",        lambda call: etcd.members(call)),
     ),
     "Change it": (
+        Row("reconfigure", "Change a component's arguments, or what a file says of a live cluster's configuration", lambda call: reconfigure_config.reconfigure(call), words="component...", story="reconfigure"),
+        Row("reconfigure node", "Bring this node to the configuration that the cluster stores", lambda call: reconfigure_config.node(call), story="reconfigure"),
         Row("reconfigure endpoint", "Give the cluster's API servers a stable name, or another one: NAME:PORT", lambda call: reconfigure.endpoint(call), words="endpoint...", story="reconfigure-endpoint"),
         Row("reconfigure static-pods", "Replace running static pods by the given manifests, and come back if they do not work", lambda call: static_pods.static_pods(call), words="file...", story="reconfigure-static-pods"),
         Row("etcd remove",          "Remove a lost member from the cluster's etcd",                            lambda call: etcd.remove(call), words="member..."),

@@ -191,7 +191,7 @@ def _begun(node_state: State) -> list[str]:
 def make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run.UpgradeRun:
     """Everything that the phases work with. Raises HostError: not-a-control-plane, kubeconfig-unreadable; ClusterError; UsageError."""
     call = launch.call
-    here = _look(launch, is_first=bool(version))
+    here = look(launch, is_first=bool(version))
     patches = str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else ""
     former, config = (
         node_config.make_node_config(
@@ -289,7 +289,9 @@ def read_drain_timeout(call: Invocation) -> float:
     return float(load_init.parse_duration(str(told), "--drain-timeout")) if told else eviction.REFUSED_S
 
 
-def _look(launch: Launch, *, is_first: bool) -> Here:
+def look(launch: Launch, *, is_first: bool) -> Here:
+    """This node, by its own files, and what its cluster stores. is_first: a worker is refused. Raises HostError: not-a-control-plane,
+    kubeconfig-unreadable."""
     local = launch.local
     patient = node_files.read_patient(local, Paths())
     paths = patient.paths

@@ -22,7 +22,7 @@ class Flag:
     name: str
     help: str
     takes: str = "text"
-    """text | list | int | flag"""
+    """text | list | texts | int | flag. A list has commas between its items or is repeated; texts are repeated, each as it is."""
     metavar: str = ""
     short: str = ""
     choices: tuple[str, ...] = ()
@@ -51,8 +51,10 @@ FLAGS: tuple[Flag, ...] = (
     Flag("identity", "File with the key that opens a backup which age encrypted", metavar="FILE", of=("restore", "backup verify",)),
     Flag("old-config", "File to migrate", metavar="FILE", of=("config migrate",)),
     Flag("new-config", "File to write the migrated documents to (default: standard output)", metavar="FILE", of=("config migrate",)),
+    Flag("set", "Argument to set; may be repeated, also with the same name", takes="texts", metavar="NAME=VALUE", of=("reconfigure",)),
+    Flag("unset", "Argument to take away; may be repeated", takes="texts", metavar="NAME", of=("reconfigure",)),
     Flag("config", "File with configuration documents", metavar="FILE",
-         of=(*INIT, *JOIN, "config validate", "config images list", "config images pull", "bundle create", "bundle verify", "kubeconfig user", "token create", "certs check-expiration", "certs renew", "certs generate-csr", "kubeadm reset", "kubeadm upgrade apply", "kubeadm upgrade node", "kubeadm upgrade plan", "kubeadm upgrade diff")),
+         of=("reconfigure", *INIT, *JOIN, "config validate", "config images list", "config images pull", "bundle create", "bundle verify", "kubeconfig user", "token create", "certs check-expiration", "certs renew", "certs generate-csr", "kubeadm reset", "kubeadm upgrade apply", "kubeadm upgrade node", "kubeadm upgrade plan", "kubeadm upgrade diff")),
     Flag("allow-unknown-fields", "Warn about unknown or duplicate fields and documents instead of failing", takes="flag",
          of=("bundle create", "bundle verify"), added_to=(*INIT, *JOIN, "config images list", "config images pull")),
     Flag("allow-experimental-api", "Accept API versions that are not released", takes="flag", is_hidden=True,
@@ -91,7 +93,7 @@ FLAGS: tuple[Flag, ...] = (
          sets=("ClusterConfiguration.certificatesDir", "ResetConfiguration.certificatesDir")),
     Flag("feature-gates", "kubeadm's feature gates, as Name=true,Name=false", metavar="GATES",
          of=(*INIT, "config images list", "config images pull"), sets=("ClusterConfiguration.featureGates",)),
-    Flag("patches", "Folder with patches for the generated files", metavar="DIR", of=(*INIT, *JOIN, "adopt", "upgrade plan", "upgrade diff", "upgrade apply", "upgrade node", "kubeadm upgrade apply", "kubeadm upgrade node"),
+    Flag("patches", "Folder with patches for the generated files", metavar="DIR", of=(*INIT, *JOIN, "adopt", "reconfigure", "reconfigure node", "upgrade plan", "upgrade diff", "upgrade apply", "upgrade node", "kubeadm upgrade apply", "kubeadm upgrade node"),
          sets=("InitConfiguration.patches.directory", "JoinConfiguration.patches.directory")),
     # Discovery and authentication of a joining node
     Flag("token", "Bootstrap token; for kubeconfig user: token to authenticate with", metavar="ID.SECRET", of=(*INIT, *JOIN, "kubeconfig user", "certs recover"),
@@ -206,10 +208,10 @@ FLAGS: tuple[Flag, ...] = (
     Flag("known", "How far another member is: the entry that it ends at, or the folder of its data", takes="list",
          metavar="MEMBER=INDEX|FOLDER", of=("etcd recover",)),
     Flag("yes", "Do not ask for consent to an outage", takes="flag", short="y",
-         of=("upgrade finish", "upgrade rollback", "reconfigure static-pods", "upgrade apply", "upgrade node", "etcd defrag", "etcd alarm", "etcd recover", "kubeadm upgrade apply")),
+         of=("upgrade finish", "upgrade rollback", "reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node", "etcd defrag", "etcd alarm", "etcd recover", "kubeadm upgrade apply")),
     Flag("before-stop", "Command that takes the API server (KB_SERVER) out of your own load balancer", metavar="COMMAND",
-         of=("upgrade rollback", "reconfigure static-pods", "upgrade apply", "upgrade node")),
-    Flag("after-start", "Command that puts the API server (KB_SERVER) back into your own load balancer", metavar="COMMAND", of=("upgrade rollback", "reconfigure static-pods", "upgrade apply", "upgrade node")),
+         of=("upgrade rollback", "reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node")),
+    Flag("after-start", "Command that puts the API server (KB_SERVER) back into your own load balancer", metavar="COMMAND", of=("upgrade rollback", "reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node")),
     Flag("hand-edits", "What becomes of changes of this node's manifests that the configuration lacks", choices=("keep", "drop"), of=("upgrade plan", "upgrade diff", "upgrade apply", "upgrade node")),
     Flag("no-drain", "Leave the pods on the node while its kubelet goes to another minor", takes="flag", of=("upgrade rollback", "upgrade apply", "upgrade node")),
     Flag("drain-timeout", "How long disruption budgets may refuse to let pods go (default 5m)", metavar="DURATION", of=("upgrade apply", "upgrade node", "upgrade rollback")),
@@ -219,16 +221,16 @@ FLAGS: tuple[Flag, ...] = (
     Flag("force", "Go on all the same: without confirmation, or where a check objects", takes="flag", short="f", of=("restore", "reset", "upgrade apply", "upgrade node", "etcd remove", "etcd recover", "certs recover", "kubeadm reset", "kubeadm upgrade apply"),
          sets=("ResetConfiguration.force",), beside_config=True),
     Flag("dry-run", "Print what would be done, without changing anything", takes="flag",
-         of=("upgrade rollback", "restore", *INIT, *JOIN, "reconfigure endpoint", "reconfigure static-pods", "upgrade apply", "upgrade node", "reset", "adopt", "backup", "token create", "token list", "token delete", "certs recover", "etcd recover", "certs auto", "certs add-san", "backup schedule", "kubeadm reset", "kubeadm upgrade apply", "kubeadm upgrade node"),
+         of=("upgrade rollback", "restore", *INIT, *JOIN, "reconfigure endpoint", "reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node", "reset", "adopt", "backup", "token create", "token list", "token delete", "certs recover", "etcd recover", "certs auto", "certs add-san", "backup schedule", "kubeadm reset", "kubeadm upgrade apply", "kubeadm upgrade node"),
          sets=("InitConfiguration.dryRun", "JoinConfiguration.dryRun", "ResetConfiguration.dryRun"), beside_config=True),
     Flag("root", "Write the node's files below DIR and leave this machine alone", metavar="DIR", added_to=INIT),
     Flag("expiring", "Renew only what has less than a fifth of its life left", takes="flag", added_to=("certs renew",)),
     Flag("within", "Exit with status 1 if a certificate has expired or expires within this time: 30d, 12h", metavar="DURATION",
          added_to=("certs check-expiration",)),
-    Flag("list", "List the phases", takes="flag", of=("upgrade rollback", "restore", "reconfigure endpoint", "reconfigure static-pods", "upgrade apply", "upgrade node", "certs add-san"), added_to=(*INIT, *JOIN, "reset")),
+    Flag("list", "List the phases", takes="flag", of=("upgrade rollback", "restore", "reconfigure endpoint", "reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node", "certs add-san"), added_to=(*INIT, *JOIN, "reset")),
     Flag("output", "Output format: text, json, yaml (version also: short)", short="o",
          choices=("text", "json", "yaml", "short"),
-         of=("upgrade rollback", "restore", "upgrade plan", "upgrade diff", "reconfigure endpoint", "reconfigure static-pods", "upgrade apply", "upgrade node", "adopt", "backup", "backup verify", "backup schedule", "status", "doctor", "drift", "config images list", "bundle verify", "bundle show", "bundle diff", "token list", "etcd members", "certs check-expiration", "certs recover", "kubeconfig list", "etcd defrag", "etcd compact", "etcd alarm", "etcd leader", "etcd recover", "etcd snapshot", "certs auto", "certs add-san", "version", "kubeadm upgrade plan"),
+         of=("upgrade rollback", "restore", "upgrade plan", "upgrade diff", "reconfigure endpoint", "reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node", "adopt", "backup", "backup verify", "backup schedule", "status", "doctor", "drift", "config images list", "bundle verify", "bundle show", "bundle diff", "token list", "etcd members", "certs check-expiration", "certs recover", "kubeconfig list", "etcd defrag", "etcd compact", "etcd alarm", "etcd leader", "etcd recover", "etcd snapshot", "certs auto", "certs add-san", "version", "kubeadm upgrade plan"),
          added_to=(*INIT, *JOIN, "reset", "token create")),
     Flag("print-config", "Print the cluster's configuration before the upgrade", takes="flag", of=("kubeadm upgrade apply", "kubeadm upgrade plan")),
     Flag("context-lines", "Lines of context around each difference (default 3)", takes="int", metavar="LINES", short="c", of=("upgrade diff", "kubeadm upgrade diff")),

@@ -5,12 +5,13 @@ Only looks. The comparison itself is in three_way.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.config.types import Component, NodeConfig
-from kubeup.engine.plan import Difference
+from kubeup.engine.plan import Difference, flatten
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
@@ -45,8 +46,28 @@ class Target:
         return not is_same_yaml(self.former, self.wanted)
 
 
+@frozen
+class Asked:
+    """What somebody asks for now, beside what the stored configuration says. options: component -> the names of its options. prefers_new:
+    what the new configuration changes counts more than what others made of it. older: what was stored before, newest first, as a manifest
+    of this node may still have it."""
+
+    options: Mapping[str, Collection[str]] = field(default_factory=dict)
+    prefers_new: bool = False
+    older: Sequence[NodeConfig] = ()
+
+
+_NOTHING = Asked()
+
+
 def plan_targets(
-    host: Host, paths: Paths, *, former: NodeConfig, config: NodeConfig, keep_edits: bool = True
+    host: Host,
+    paths: Paths,
+    *,
+    former: NodeConfig,
+    config: NodeConfig,
+    keep_edits: bool = True,
+    asked: Asked = _NOTHING,
 ) -> tuple[Target, ...]:
     """The static pods of this node. former: the stored configuration, with the version that runs now; config: as it is to be.
 
@@ -55,7 +76,9 @@ def plan_targets(
     kept = records.load_records(host, paths.records)
     here = [name for name in store.COMPONENTS if host.exists(paths.manifest(name))]
     return tuple(
-        _plan_target(host, paths, name=name, former=former, config=config, keep_edits=keep_edits, kept=kept)
+        _plan_target(
+            host, paths, name=name, former=former, config=config, keep_edits=keep_edits, kept=kept, asked=asked
+        )
         for name in here
     )
 
@@ -69,20 +92,68 @@ def _plan_target(
     config: NodeConfig,
     keep_edits: bool,
     kept: records.Records,
+    asked: Asked,
 ) -> Target:
     path = paths.manifest(name)
     text = host.read_text(path)
     found = load_mapping(text, str(path))
-    rendered, wanted = (own_manifests.render_own(host, paths, config=one, component=name) for one in (former, config))
+    wanted, rendered, *older = (
+        own_manifests.render_own(host, paths, config=one, component=name) for one in (config, former, *asked.older)
+    )
     if name == "etcd":  # its members and its data are not a matter of the configuration
-        rendered, wanted = (etcd_data.keep_initial_cluster(pod, found) for pod in (rendered, wanted))
+        wanted, rendered, *older = (etcd_data.keep_initial_cluster(pod, found) for pod in (wanted, rendered, *older))
         wanted = _with_newer_image(wanted, found)
     recorded_text = find_recorded(kept, path)
     recorded = load_mapping(recorded_text, str(path)) if recorded_text else None
-    merge = three_way.Merge(name, explicit=_explicit(config, name), keeps=keep_edits)
-    merged = merge.run(rendered, found, wanted=wanted, recorded=recorded)
+    merged = found
+    for base in (
+        *reversed(older),
+        rendered,
+    ):  # what equals one of them is the tool's own; the last merge says what is not
+        merge = three_way.Merge(
+            name,
+            explicit=_explicit(config, name),
+            keeps=keep_edits or base is not rendered,
+            asked=asked.options.get(name, ()),
+            prefers_new=asked.prefers_new and base is rendered,
+        )
+        merged = merge.run(base, merged, wanted=wanted, recorded=recorded)
     new = text if merged == found else dump_yaml(merged)
     return Target(name, text, recorded_text or dump_yaml(rendered), new, tuple(merge.edits), tuple(merge.conflicts))
+
+
+@frozen
+class Changed:
+    """One field of a manifest: its value now, and those that it had. "" if it is not there."""
+
+    field: str
+    wanted: str
+    former: frozenset[str]
+
+    def is_left_in(self, fields: Mapping[str, str]) -> bool:
+        """Whether a pod, flattened, still has one of the former values."""
+        found = fields.get(self.field, "")
+        return found != self.wanted and found in self.former
+
+
+def find_changes(
+    host: Host, paths: Paths, *, formers: Sequence[NodeConfig], config: NodeConfig
+) -> dict[str, list[Changed]]:
+    """Component of this node -> what the configuration changes in its manifest, against any of the former ones."""
+    changes: dict[str, list[Changed]] = {}
+    for name in (name for name in store.COMPONENTS if host.exists(paths.manifest(name))):
+        wanted, *before = (
+            flatten(own_manifests.render_own(host, paths, config=one, component=name)) for one in (config, *formers)
+        )
+        found: list[Changed] = []
+        for one in dict.fromkeys((*wanted, *(key for fields in before for key in fields))):
+            value = wanted.get(one, "")
+            others = frozenset(fields.get(one, "") for fields in before) - {value}
+            if others:
+                found.append(Changed(one, value, others))
+        if found:
+            changes[name] = found
+    return changes
 
 
 def find_recorded(kept: records.Records, path: Path) -> Optional[str]:

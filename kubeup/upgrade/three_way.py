@@ -23,7 +23,8 @@ _COMMANDS = frozenset({"command", "args"})
 @dataclass
 class Merge:
     """One merge. explicit: the options that the stored configuration names (extraArgs), so that its word counts where the record shows
-    that nobody else changed them. keeps: whether the changes of others are kept.
+    that nobody else changed them. keeps: whether the changes of others are kept. asked: the options that somebody asks for now: they become
+    as they are wanted, whoever changed them. prefers_new: the same for every field that the new rendering changes.
 
     After `run`, edits has what others changed: as it was written in `wanted`, as it is in `found`. conflicts has those of them where the
     new rendering differs too, or that cannot be kept: as it is to be in `wanted`, as it is in `found`."""
@@ -31,6 +32,8 @@ class Merge:
     name: str
     explicit: Collection[str] = ()
     keeps: bool = True
+    asked: Collection[str] = ()
+    prefers_new: bool = False
     edits: list[Difference] = field(default_factory=list)
     conflicts: list[Difference] = field(default_factory=list)
 
@@ -90,10 +93,15 @@ class Merge:
         return sides.found if self.keeps else sides.wanted
 
     def _is_asked_for(self, sides: _Sides, at: str) -> bool:
-        """Whether the difference comes from the stored configuration, which was changed since the manifest was written."""
+        """Whether the difference comes from the stored configuration, which was changed since the manifest was written, or is what
+        somebody asks for now."""
+        option = at.rpartition(" ")[2]
+        if option.startswith("--") and option[2:] in self.asked:
+            return True
+        if self.prefers_new and sides.rendered != sides.wanted:
+            return True
         if sides.found is MISSING:
             return not sides.is_recorded or sides.recorded is MISSING
-        option = at.rpartition(" ")[2]
         is_explicit = option.startswith("--") and option[2:] in self.explicit
         return is_explicit and sides.is_recorded and sides.found == sides.recorded
 

@@ -9,7 +9,7 @@ import pytest
 from kubeup.config.types import APIServer, Arg, NodeConfig
 from kubeup.engine.records import Records
 from kubeup.paths import Paths
-from kubeup.upgrade.target import Target, plan_targets
+from kubeup.upgrade.target import Asked, Target, find_changes, plan_targets
 from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_host import FakeHost
 from tests.unit.golden import golden_config, golden_text
@@ -256,3 +256,57 @@ def test_a_command_in_a_shell_is_one_field() -> None:
     found = plan(node(kube_apiserver=changed("kube-apiserver", edit)))
     assert flags(found) == ["sh", "-c", "exec kube-apiserver"]
     assert [one.field for one in found.edits] == ["spec.containers[kube-apiserver].command"]
+
+
+# ---- what is asked for now
+
+
+def asked(host: FakeHost, *, before: tuple[Arg, ...], after: tuple[Arg, ...], **fields: Any) -> Target:
+    former, config = with_args(golden_config(35), *before), with_args(golden_config(35), *after)
+    found = plan_targets(host, PATHS, former=former, config=config, asked=Asked(**fields))
+    return next(target for target in found if target.name == "kube-apiserver")
+
+
+def by_hand(*words: str) -> FakeHost:
+    return node(kube_apiserver=changed("kube-apiserver", lambda _, container: container["command"].extend(words)))
+
+
+def test_what_is_asked_for_by_name_counts_more_than_a_hand_edit() -> None:
+    options = {"kube-apiserver": {"v"}}
+    found = asked(
+        by_hand("--v=4", "--profiling=false"), before=(Arg("v", "5"),), after=(Arg("v", "5"),), options=options
+    )
+    assert {"--v=5", "--profiling=false"} <= set(flags(found))
+    assert not {"--v=4"} & set(flags(found))
+    gone = asked(by_hand("--v=4"), before=(), after=(), options=options)
+    assert not [word for word in flags(gone) if word.startswith("--v=")]
+
+
+def test_what_changes_counts_more_than_a_hand_edit_of_the_same_field() -> None:
+    found = asked(
+        by_hand("--v=4", "--profiling=false"), before=(Arg("v", "2"),), after=(Arg("v", "3"),), prefers_new=True
+    )
+    assert {"--v=3", "--profiling=false"} <= set(flags(found))
+    assert [(one.found, one.wanted) for one in found.edits] == [("false", "")]
+    assert not found.conflicts
+
+
+def test_what_was_stored_before_is_no_hand_edit() -> None:
+    older = [with_args(golden_config(35), Arg("v", "4")), with_args(golden_config(35), Arg("v", "3"))]
+    for value in ("3", "4"):
+        found = asked(by_hand(f"--v={value}", "--profiling=false"), before=(), after=(), older=older)
+        assert not [word for word in flags(found) if word.startswith("--v=")]
+        assert "--profiling=false" in flags(found)
+        assert [one.field.rpartition(" ")[2] for one in found.edits] == ["--profiling"]
+    found = asked(by_hand("--v=6"), before=(), after=(), older=older)
+    assert "--v=6" in flags(found)
+
+
+def test_which_fields_another_control_plane_may_still_have() -> None:
+    formers = [with_args(golden_config(35), Arg("v", "4")), golden_config(35)]
+    found = find_changes(node(), PATHS, formers=formers, config=with_args(golden_config(35), Arg("v", "3")))
+    (one,) = found["kube-apiserver"]
+    at = "spec.containers[kube-apiserver].command --v"
+    assert (one.field, one.wanted, one.former) == (at, "3", frozenset(("4", "")))
+    assert [one.is_left_in(fields) for fields in ({at: "4"}, {}, {at: "3"}, {at: "9"})] == [True, True, False, False]
+    assert list(found) == ["kube-apiserver"]

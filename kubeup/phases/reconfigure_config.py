@@ -1,0 +1,133 @@
+"""The phases of `kb reconfigure`: the cluster's stored configuration, changed, and this node brought to it.
+
+First this node's certificate and static pods, by the one swap; the stored configuration follows only once they work, so that no joining
+node takes what does not. What was stored before is kept in the cluster too (ConfigMap kb-former-config): with it, another control plane
+tells what is left of the former configuration in its manifests from what people changed there. With kubeadm, all of this is done by hand:
+the ConfigMap is edited, the manifests are rendered on each node, and nobody looks whether the pods come up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kubeup.engine.cluster_items import Object
+from kubeup.engine.plan import Plan, flatten
+from kubeup.engine.run import Outputs, Results
+from kubeup.engine.story import Act
+from kubeup.frozen_values import frozen_by_name
+from kubeup.lazy_modules import lazily
+from kubeup.machine.host import Host
+from kubeup.phases import cert_names, static_pods_swap, stored_cluster
+from kubeup.phases.upgrade_run import UpgradeRun
+from kubeup.releases import Release
+
+with lazily:
+    from kubeup import yaml_files
+    from kubeup.cluster import api, objects
+    from kubeup.config import load_join, render, schema
+    from kubeup.upgrade import changed_config, target
+
+FORMER = "kb-former-config"
+"""The ConfigMap with the configurations that were stored before, newest first."""
+MOST_FORMER = 8
+
+
+@frozen_by_name
+class ReconfigureRun(UpgradeRun, cert_names.NamesRun):
+    """wish: what is to change; an empty one brings this node to what is stored. changes: component -> what the configuration has changed in
+    its manifest since the oldest one that is known."""
+
+    wish: changed_config.Wish
+    changes: Mapping[str, Sequence[target.Changed]]
+
+
+# ---- preflight
+
+
+def check_change(ctx: ReconfigureRun) -> Outputs:
+    """Say what others changed, and try what is new without stopping anything. Raises KbError, as check_names and check_swap do."""
+    for one in ctx.targets:
+        for edit in one.edits:
+            ctx.report.note(f"not of the stored configuration: {edit}; kept")
+    if ctx.adds or ctx.drops:
+        cert_names.check_names(ctx)
+    return static_pods_swap.check_swap(ctx)
+
+
+# ---- certs/apiserver
+
+
+def plan_certificate(run: ReconfigureRun) -> Plan:
+    """The API server's certificate, if its names are what changes."""
+    return cert_names.plan_apiserver_cert(run) if run.adds or run.drops else Plan()
+
+
+# ---- upload-config/kubeadm
+
+
+def plan_stored(run: ReconfigureRun) -> Plan:
+    """The configuration with the change, and the one before it beside it."""
+
+    def change(document: Mapping[str, Any]) -> dict[str, Any]:
+        return changed_config.change_document(as_current(run.host, document, release=run.release), run.wish)
+
+    text = objects.read_config_key(run.api, "kubeadm-config", key="ClusterConfiguration")
+    document = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
+    plan = stored_cluster.plan_stored(run, change)
+    if change(document) == document:
+        return plan
+    kept = [text, *(one for one in read_former(run.api) if not yaml_files.is_same_yaml(one, text))]
+    data = {"ClusterConfiguration": "---\n".join(kept[:MOST_FORMER])}
+    return Plan(Object(objects.render_config_map(FORMER, data))) + plan
+
+
+def as_current(host: Host, document: Mapping[str, Any], *, release: Release) -> Mapping[str, Any]:
+    """The document, in the API version that this release's kubeadm writes."""
+    if document.get("apiVersion") == schema.V1BETA4:
+        return document
+    cluster = load_join.parse_stored_cluster(host, yaml_files.dump_yaml(dict(document)), warnings=[])
+    return dict(render.render_cluster_configuration(cluster, release))
+
+
+def read_former(client: api.Api) -> list[str]:
+    """The ClusterConfigurations that were stored before, newest first."""
+    text = objects.read_config_key(client, FORMER, key="ClusterConfiguration")
+    return [yaml_files.dump_yaml(one) for one in yaml_files.load_all_yaml(text) if isinstance(one, dict)]
+
+
+# ---- gate
+
+
+def check_end(ctx: ReconfigureRun) -> Outputs:
+    """Whether the next control plane may follow, and which ones are left. Raises ClusterError (cluster-not-well)."""
+    static_pods_swap.check_cluster(ctx)
+    return Results(remaining=[f"on control plane {name}: kb reconfigure node" for name in find_left(ctx)])
+
+
+def find_left(ctx: ReconfigureRun) -> list[str]:
+    """The other control planes that run something of a former configuration, by what the cluster shows of their static pods; and those
+    whose certificate has other names, by their address."""
+    pods = ctx.api.list(api.path_of("Pod", namespace="kube-system"), label="tier=control-plane") if ctx.changes else []
+    left = []
+    for pod in pods:
+        node = str((pod.get("spec") or {}).get("nodeName") or "")
+        component = str((pod["metadata"].get("labels") or {}).get("component", ""))
+        found = flatten({"spec": pod["spec"]})
+        if node != ctx.config.node.name and any(one.is_left_in(found) for one in ctx.changes.get(component, ())):
+            left.append(node)
+    servers = cert_names.find_lagging(ctx) if ctx.adds or ctx.drops else []
+    names = {f"{one.get('status', {}).get('podIP')}": str(one["spec"].get("nodeName")) for one in pods}
+    left += [names.get(server.rpartition(":")[0].strip("[]"), server) for server in servers]
+    return sorted(set(left))
+
+
+CHECKS = Act(do=check_change, live="node", always=True)
+SWAP = Act(
+    do=static_pods_swap.swap_pods,
+    foretell=static_pods_swap.foretell_swap,
+    spec=lambda run: run.wish,
+    live="node",
+    always=True,
+)
+GATE = Act(do=check_end, live="cluster", always=True)

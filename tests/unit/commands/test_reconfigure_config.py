@@ -1,0 +1,375 @@
+"""kubeup/commands/reconfigure_config.py: a change of the stored configuration, from the command line to its exit status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kubeup.cluster import membership
+from kubeup.doctor import node_files
+from kubeup.machine.http import HttpResponse
+from kubeup.machine.local_host import LocalHost
+from kubeup.yaml_files import dump_yaml, load_yaml
+from tests.fake_cluster import FakeCluster
+from tests.fake_control_plane import COMPONENTS, MANIFESTS, SERVER, ControlPlane, Gone, make_control_plane
+from tests.fuzz.node import Ended, call
+from tests.unit.golden import golden_text
+from tests.unit.swap.swap_case import Stage, set_stage
+
+CONFIG = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config"
+FORMER = "/api/v1/namespaces/kube-system/configmaps/kb-former-config"
+TEXTS = {
+    name: golden_text(35, f"manifests/{name}.yaml").replace("10.77.0.11", "10.0.0.11") for name in COMPONENTS
+}  # fmt: skip
+STORED: dict[str, Any] = load_yaml(golden_text(35, "cluster-configuration.yaml"))
+
+
+@dataclass
+class Node(ControlPlane):
+    """A control plane of kubeadm's whose API server has objects."""
+
+    cluster: FakeCluster = field(default_factory=FakeCluster)
+
+    def _api(self, url: str, path: str) -> HttpResponse:
+        found = super()._api(url, path)
+        return found if found.status != 404 or "/leases/" in path else self.cluster.answer("GET", url, b"", {})
+
+    def http_send(
+        self, method: str, url: str, *, body: bytes = b"", tls: Any = None, headers: Any = None, **more: Any
+    ) -> HttpResponse:
+        if SERVER not in url or "/leases" in url:
+            return super().http_send(method, url, body=body, **more)
+        self.changes.append(f"{method} {url.partition('?')[0]}")
+        answer = self.cluster.answer(method, url, body, headers or {})
+        self._changed(self.changes[-1])
+        return answer
+
+
+def make_node(stored: Any = None, **fields: Any) -> Node:
+    host = make_control_plane(Node, **fields)
+    host.dirs.update(("/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"))
+    host.files["/etc/kubernetes/pki/ca.key"] = b"key"
+    for name, text in TEXTS.items():
+        host.files[f"{MANIFESTS}/{name}.yaml"] = text.encode()
+    host.sleep(60)
+    for noted in (host.changes, host.events, host.violations):
+        noted.clear()
+    store(host, stored or STORED)
+    assert isinstance(host, Node)
+    return host
+
+
+def store(host: Any, document: Mapping[str, Any]) -> None:
+    host.cluster.objects[CONFIG] = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
+        "data": {"ClusterConfiguration": dump_yaml(dict(document))},
+    }
+
+
+def stored(host: Node, path: str = CONFIG) -> Any:
+    return load_yaml(host.cluster.objects[path]["data"]["ClusterConfiguration"])
+
+
+def words_of(host: Node, component: str = "kube-apiserver") -> list[str]:
+    pod = load_yaml(host.files[f"{MANIFESTS}/{component}.yaml"].decode())
+    found: list[str] = pod["spec"]["containers"][0]["command"]
+    return found
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    access = SimpleNamespace(server=f"https://{SERVER}", ca_pem="CA")
+    monkeypatch.setattr(membership, "find_member_access", lambda host, path: access)
+    monkeypatch.setattr(node_files, "read_cert_node_name", lambda host, paths: "cp1")
+    return set_stage(monkeypatch)
+
+
+def kb(host: Node, *words: str) -> Ended:
+    def make() -> LocalHost:
+        return host  # type: ignore[return-value]
+
+    ended = call(["reconfigure", *words], make, limit_s=120)
+    assert not ended.bug, ended.bug
+    return ended
+
+
+def done(host: Node, *words: str) -> Ended:
+    ended = kb(host, *words)
+    assert ended.status == 0, ended.err
+    return ended
+
+
+def refused(host: Node, *words: str, code: str) -> Ended:
+    before = {path: data for path, data in host.files.items() if not path.startswith("/var/lib/kb/")}
+    objects = json.dumps(host.cluster.objects)
+    ended = kb(host, *words)
+    assert ended.status != 0
+    assert f"code:   {code}\n" in ended.err, ended.err
+    assert {path: data for path, data in host.files.items() if not path.startswith("/var/lib/kb/")} == before
+    assert json.dumps(host.cluster.objects) == objects
+    assert not host.events
+    return ended
+
+
+SCHEDULER = ("scheduler", "--set", "v=4")
+APISERVER = ("apiserver", "--set", "v=4", "--yes")
+
+
+# ---- a change
+
+
+def test_a_flag_is_set_and_unset(stage: Stage) -> None:
+    host = make_node()
+    ended = done(host, *APISERVER)
+    assert words_of(host)[-1] == "--v=4"
+    assert stored(host)["apiServer"] == {"extraArgs": [{"name": "v", "value": "4"}]}
+    assert stored(host, FORMER) == STORED
+    assert "+    - --v=4" in ended.out
+    assert "+    - name: v" in ended.out or "+  - name: v" in ended.out
+    assert stage.tried == ["kube-apiserver"]
+    done(host, "apiserver", "--unset", "v", "--yes")
+    assert not [word for word in words_of(host) if word.startswith("--v=")]
+    assert stored(host) == STORED
+    assert not host.violations
+
+
+def test_the_difference_comes_before_the_first_change(stage: Stage) -> None:
+    host = make_node()
+    ended = refused(host, "apiserver", "--set", "v=4", code="not-confirmed")
+    assert "+    - --v=4" in ended.out
+
+
+def test_the_same_again_is_nothing_to_do(stage: Stage) -> None:
+    host = make_node()
+    done(host, *SCHEDULER)
+    events, objects = len(host.events), json.dumps(host.cluster.objects)
+    ended = done(host, *SCHEDULER)
+    assert (len(host.events), json.dumps(host.cluster.objects)) == (events, objects)
+    assert "nothing to do" in ended.err
+
+
+def test_the_same_flag_twice(stage: Stage) -> None:
+    host = make_node()
+    done(
+        host,
+        "apiserver",
+        "--set",
+        "service-account-issuer=https://b",
+        "--set",
+        "service-account-issuer=https://a",
+        "--yes",
+    )
+    told = [word for word in words_of(host) if word.startswith("--service-account-issuer=")]
+    assert told == ["--service-account-issuer=https://b", "--service-account-issuer=https://a"]
+
+
+def test_a_value_with_commas_and_signs_stays_whole(stage: Stage) -> None:
+    host = make_node()
+    done(host, "scheduler", "--set", "feature-gates=A=true,B=false")
+    assert "--feature-gates=A=true,B=false" in words_of(host, "kube-scheduler")
+
+
+def test_a_hand_edit_is_kept_and_said(stage: Stage) -> None:
+    host = make_node()
+    edited = TEXTS["kube-scheduler"].replace(
+        "    - kube-scheduler\n", "    - kube-scheduler\n    - --profiling=false\n"
+    )
+    host.files[f"{MANIFESTS}/kube-scheduler.yaml"] = edited.encode()
+    host.sleep(30)
+    ended = done(host, *SCHEDULER)
+    assert {"--v=4", "--profiling=false"} <= set(words_of(host, "kube-scheduler"))
+    assert "--profiling is false, not unset; kept" in ended.err
+
+
+def test_what_kubeadm_sets_itself_cannot_be_unset(stage: Stage) -> None:
+    host = make_node()
+    ended = done(host, "scheduler", "--unset", "leader-elect")
+    assert "--leader-elect of kube-scheduler is its default here, and stays" in ended.err
+    assert "sets no --nothing of kube-scheduler" in done(host, "scheduler", "--unset", "nothing").err
+    assert stored(host) == STORED
+
+
+def test_a_file(stage: Stage) -> None:
+    host = make_node()
+    document = {
+        "apiVersion": "kubeadm.k8s.io/v1beta4",
+        "kind": "ClusterConfiguration",
+        "kubernetesVersion": "stable-1.35",
+        "scheduler": {
+            "extraArgs": [{"name": "v", "value": "4"}],
+            "extraVolumes": [{"name": "a", "hostPath": "/etc/a", "mountPath": "/a", "readOnly": True}],
+            "extraEnvs": [{"name": "GOGC", "value": "50"}],
+        },
+    }
+    host.files["/root/c.yaml"] = dump_yaml(document).encode()
+    done(host, "--config", "/root/c.yaml")
+    pod = load_yaml(host.files[f"{MANIFESTS}/kube-scheduler.yaml"].decode())
+    assert pod["spec"]["containers"][0]["env"] == [{"name": "GOGC", "value": "50"}]
+    assert "a" in [one["name"] for one in pod["spec"]["volumes"]]
+    assert stored(host) == {**STORED, "scheduler": document["scheduler"]}
+
+
+def test_a_file_of_v1beta3(stage: Stage) -> None:
+    host = make_node()
+    document = {
+        "apiVersion": "kubeadm.k8s.io/v1beta3",
+        "kind": "ClusterConfiguration",
+        "scheduler": {"extraArgs": {"v": "4"}},
+    }
+    host.files["/root/c.yaml"] = dump_yaml(document).encode()
+    ended = done(host, "--config", "/root/c.yaml")
+    assert "--v=4" in words_of(host, "kube-scheduler")
+    assert stored(host)["scheduler"] == {"extraArgs": [{"name": "v", "value": "4"}]}
+    assert "v1beta3 is deprecated" in ended.err
+
+
+def test_as_json(stage: Stage) -> None:
+    host = make_node()
+    value = json.loads(done(host, *SCHEDULER, "-o", "json").out)
+    assert [one["name"] for one in value["differences"]] == [
+        "ConfigMap kube-system/kubeadm-config",
+        f"{MANIFESTS}/kube-scheduler.yaml",
+    ]
+    assert value["remaining"] == []
+
+
+# ---- refused
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ((), "usage"),
+        (("apisrver", "--set", "v=4"), "usage"),
+        (("apiserver",), "usage"),
+        (("apiserver", "scheduler", "--set", "v=4"), "usage"),
+        (("apiserver", "--set", "v"), "bad-setting"),
+        (("apiserver", "--set", "v=4", "--unset", "v"), "bad-setting"),
+        (("apiserver", "--set", "v=4", "--config", "/root/x.yaml"), "usage"),
+        (("--config", "/root/x.yaml"), "config-not-readable"),
+        (("apiserver", "--set", "service-cluster-ip-range=10.97.0.0/16"), "not-changeable"),
+        (("etcd", "--set", "data-dir=/data"), "not-changeable"),
+    ],
+)
+def test_what_is_refused(stage: Stage, words: tuple[str, ...], code: str) -> None:
+    refused(make_node(), *words, "--yes", code=code)
+
+
+def test_subnets_in_a_file_are_refused_by_name(stage: Stage) -> None:
+    host = make_node()
+    text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nnetworking: {serviceSubnet: 10.97.0.0/16, podSubnet: 10.245.0.0/16}\n"
+    host.files["/root/c.yaml"] = text.encode()
+    ended = refused(host, "--config", "/root/c.yaml", code="not-changeable")
+    assert "networking.serviceSubnet cannot be changed from 10.96.0.0/12 to 10.97.0.0/16" in ended.err
+    assert "networking.podSubnet" in ended.err
+
+
+def test_an_unknown_field_of_a_file_is_refused_with_its_line(stage: Stage) -> None:
+    host = make_node()
+    host.files["/root/c.yaml"] = b"apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nscheduller: {}\n"
+    ended = refused(host, "--config", "/root/c.yaml", code="invalid-config")
+    assert "/root/c.yaml:3" in ended.err
+
+
+def test_a_worker_is_refused(stage: Stage) -> None:
+    host = make_node()
+    for name in COMPONENTS:
+        del host.files[f"{MANIFESTS}/{name}.yaml"]
+    host.sleep(30)
+    host.events.clear()
+    refused(host, *APISERVER, code="not-a-control-plane")
+
+
+def test_what_does_not_work_comes_back_and_is_not_stored(stage: Stage) -> None:
+    host = make_node(mood=lambda name, text: "exits" if "--v=4" in text else "")
+    ended = kb(host, *APISERVER)
+    assert "code:   static-pod-not-working" in ended.err
+    assert words_of(host) == load_yaml(TEXTS["kube-apiserver"])["spec"]["containers"][0]["command"]
+    assert stored(host) == STORED
+    assert FORMER not in host.cluster.objects
+
+
+# ---- cut off
+
+
+def cut_off(host: Node, *words: str, at: str) -> None:
+    def kill(change: str) -> None:
+        if at in change:
+            host.dies_after = len(host.changes)
+
+    host.at_change = kill
+    with pytest.raises(Gone):
+        kb(host, *words)
+    host.at_change = lambda change: None
+    host.revive()
+
+
+@pytest.mark.parametrize("at", [f"move {MANIFESTS}/.kube-apiserver.yaml.kb-former", "configmaps/kb-former-config"])
+def test_the_same_command_continues_what_was_cut_off(stage: Stage, at: str) -> None:
+    host = make_node()
+    cut_off(host, *APISERVER, at=at)
+    done(host, *APISERVER)
+    assert words_of(host)[-1] == "--v=4"
+    assert stored(host)["apiServer"] == {"extraArgs": [{"name": "v", "value": "4"}]}
+    assert not host.violations
+
+
+def test_another_command_has_to_wait(stage: Stage) -> None:
+    host = make_node()
+    cut_off(host, *APISERVER, at=f"move {MANIFESTS}/.kube-apiserver.yaml.kb-former")
+    ended = kb(host, "apiserver", "--set", "v=5", "--yes")
+    assert "code:   swap-cut-off\n" in ended.err
+    ended = kb(host, *APISERVER, "--dry-run")
+    assert "code:   swap-cut-off\n" in ended.err
+
+
+# ---- another control plane
+
+
+def test_another_control_plane_takes_what_is_stored(stage: Stage) -> None:
+    """This one was changed before, and has what was stored then."""
+    former = {**STORED, "apiServer": {"extraArgs": [{"name": "v", "value": "4"}]}}
+    host = make_node(former)
+    done(host, *APISERVER)
+    assert words_of(host)[-1] == "--v=4"
+    host.cluster.objects[FORMER] = {
+        **host.cluster.objects[CONFIG],
+        "metadata": {"name": "kb-former-config", "namespace": "kube-system"},
+    }
+    store(host, {**STORED, "apiServer": {"extraArgs": [{"name": "profiling", "value": "false"}]}})
+    done(host, "node", "--yes")
+    assert words_of(host)[-1] == "--profiling=false"
+    assert not [word for word in words_of(host) if word.startswith("--v=")]
+
+
+def test_who_is_left(stage: Stage) -> None:
+    host = make_node()
+    for name, text in (
+        ("cp2", TEXTS["kube-scheduler"]),
+        ("cp3", TEXTS["kube-scheduler"].replace("- kube-scheduler\n", "- kube-scheduler\n    - --v=4\n")),
+    ):
+        pod = load_yaml(text)
+        pod["metadata"]["name"] = f"kube-scheduler-{name}"
+        pod["spec"]["nodeName"] = name
+        host.cluster.objects[f"/api/v1/namespaces/kube-system/pods/kube-scheduler-{name}"] = pod
+    ended = done(host, *SCHEDULER)
+    assert "on control plane cp2: kb reconfigure node" in ended.out
+    assert "cp3" not in ended.out
+    assert "on control plane cp2: kb reconfigure node" in done(host, *SCHEDULER).out
+
+
+def test_a_dry_run_changes_nothing(stage: Stage) -> None:
+    host = make_node()
+    before, objects = dict(host.files), json.dumps(host.cluster.objects)
+    ended = done(host, *SCHEDULER, "--dry-run")
+    assert (host.files, json.dumps(host.cluster.objects), host.events) == (before, objects, [])
+    assert ended.out.count("+    - --v=4") == 1
+    assert "would write: /etc/kubernetes/manifests/kube-scheduler.yaml" in ended.out
+    assert "ConfigMap kube-system/kubeadm-config (now)" in ended.out
