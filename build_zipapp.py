@@ -455,7 +455,7 @@ WITHOUT_BYTECODE = tuple(
         "swap": ("etcd_return", "kubelet_view", "last_member", "manifests", "order", "proof", "recovery.", "turn"),
         "upgrade": (
             "available",
-            "changed_config",
+            "changed_",
             "corefile",
             "kept",
             "lacks",

@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, reconfigure_config, restore, static_pods_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, reconfigure_addons, reconfigure_config, reconfigure_kubelet, restore, static_pods_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # A step shared with init and join.
@@ -57,11 +57,19 @@ RECONFIGURE_STATIC_PODS = story(
 # kb reconfigure apiserver --set NAME=VALUE, or --config FILE: this control plane first; what the cluster stores follows once it works. On the
 # other nodes: kb reconfigure node, which finds it stored. Every step looks first: the same command continues what was cut off.
 RECONFIGURE = story(
-    act("preflight",              "Say what changes, and what others changed; try the new static pods without starting them",     reconfigure_config.CHECKS),
-    step("certs/apiserver",       "Issue the API server's certificate with the configured names, for the same key",               reconfigure_config.plan_certificate),
-    act("swap",                   "Swap the static pods that differ, and watch them; go back if one does not work",               reconfigure_config.SWAP),
-    step("upload-config/kubeadm", "Store the changed configuration in the cluster, and keep the former one",                      reconfigure_config.plan_stored, live="cluster"),
-    act("gate",                   "Check the whole cluster, and list the nodes that are left",                                    reconfigure_config.GATE),
+    control_planes_only(
+        act("preflight",              "Say what others changed, and try the new static pods without starting them",     reconfigure_config.CHECKS),
+        step("certs/apiserver",       "Issue the API server's certificate with the configured names, for the same key", reconfigure_config.plan_certificate),
+        act("swap",                   "Swap the static pods that differ, and watch them; go back if one does not work", reconfigure_config.SWAP),
+        step("upload-config/kubeadm", "Store the changed configuration in the cluster, and keep the former one",        reconfigure_config.plan_stored, live="cluster"),
+    ),
+    act("kubelet-config", "Restart the kubelet with its changed configuration, and watch it; go back if it does not work", reconfigure_kubelet.KUBELET),
+    control_planes_only(
+        step("upload-config/kubelet", "Store the kubelets' changed configuration",                                         reconfigure_kubelet.plan_stored, live="cluster"),
+        step("addon/kube-proxy",      "Restart kube-proxy with its changed configuration; go back if it does not come up", reconfigure_addons.plan_kube_proxy, live="cluster"),
+        step("addon/coredns",         "The same with CoreDNS, its Corefile, and the number of its pods",                   reconfigure_addons.plan_coredns, live="cluster"),
+        act("gate",                   "Check the whole cluster, and list the nodes that are left",                         reconfigure_config.GATE),
+    ),
 )
 
 # kb upgrade apply VERSION: this control plane, and what the cluster stores, go to another version. Whatever differs of the static pods is

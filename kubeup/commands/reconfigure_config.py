@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from kubeup import releases
-from kubeup.commands import launcher, upgrade
+from kubeup.commands import launcher, reconfigure_wish, upgrade
 from kubeup.commands.launcher import Launch
-from kubeup.errors import UsageError
+from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
@@ -20,12 +19,14 @@ from kubeup.paths import Paths
 with lazily:
     from kubeup import yaml_files
     from kubeup.cluster import api as kubeapi
-    from kubeup.config import choose, load_init, load_join, problems, schema, validate_cluster
+    from kubeup.cluster import objects
+    from kubeup.config import load_join, problems, validate_cluster
     from kubeup.doctor import node_files
-    from kubeup.engine import step
-    from kubeup.phases import cert_names, reconfigure_config
+    from kubeup.engine import run, step
+    from kubeup.node import kubelet
+    from kubeup.phases import cert_names, reconfigure_config, reconfigure_kubelet
     from kubeup.swap import store
-    from kubeup.upgrade import changed_config, node_config, target
+    from kubeup.upgrade import changed_component, changed_config, node_config, target
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from kubeup.engine.run import Run
     from kubeup.engine.runner import RunResult
     from kubeup.engine.state import State
+    from kubeup.engine.step import Phase
     from kubeup.upgrade.changed_config import Wish
 
 SWAP = "swap"
 """The phase that swaps the static pods."""
-CLUSTER = "ClusterConfiguration"
 STORED = "ConfigMap kube-system/kubeadm-config"
 
 
@@ -56,85 +57,50 @@ def _reconfigure(call: Invocation) -> int:
         return launcher.list_phases(call)
     launch = Launch(call)
     launch.require_root()
-    wish, found = read_wish(launch)
+    wish, found = reconfigure_wish.read_wish(launch)
     with launch.locked(Paths()) as node_state:
-        if not launch.local.exists(Paths().manifest("kube-apiserver")) and not store.load_cut_off(
-            launch.local, Paths()
-        ):
-            raise launcher.no_control_plane(Paths())
+        if not wish.is_empty and store.load_cut_off(launch.local, Paths()) is None:
+            _refuse_worker(launch)
         continue_swap(launch, node_state, wish=wish)
         ground = look(launch, wish, found=found)
         ctx = make_run(launch, node_state, ground=ground)
         shown = [] if launch.is_dry and call.output == "text" else list(_render_differences(ctx))
-        shown = [*_render_document(ground), *shown]
+        shown = [*_render_documents(ctx, ground), *shown]
         if call.output == "text":
             for one in shown:
                 call.print(one["diff"])
-        result = launch.work(ctx, node_state)
+        result = launch.work(ctx, node_state, phases=_choose_phases(call, ctx))
     _print(launch, result, ctx=ctx, shown=shown)
     return 0
 
 
-# ---- what is asked for
-
-
-def read_wish(launch: Launch) -> tuple[Wish, problems.Problems]:
-    """What the command line and its file ask for, and the mistakes that were found in it. Raises UsageError: usage, bad-setting,
-    config-not-readable, invalid-config."""
-    call = launch.call
-    sets, unsets = (list(call.flags.get(name) or ()) for name in ("set", "unset"))
-    if call.command.name.endswith(" node"):
-        return changed_config.Wish(), problems.Problems()
-    if "config" in call.flags:
-        if call.words or sets or unsets:
-            raise _usage(call, "--config says all that is to change", "kb reconfigure --config FILE")
-        return _read_file(launch)
-    if len(call.words) != 1 or call.words[0] not in changed_config.PARTS:
-        listed = ", ".join(changed_config.PARTS)
-        near = problems.suggest(call.words[0], changed_config.PARTS) if call.words else f"it is one of {listed}"
-        raise _usage(call, f"it takes one component: {near}", "kb reconfigure apiserver --set NAME=VALUE")
-    if not sets and not unsets:
-        remedy = f"kb reconfigure {call.words[0]} --set NAME=VALUE; or: --unset NAME"
-        raise _usage(call, "it does not say what is to change", remedy)
-    return changed_config.parse_wish(call.words[0], sets=sets, unsets=unsets), problems.Problems()
-
-
-def _usage(call: Invocation, cause: str, remedy: str) -> UsageError:  # noqa: PLR0917
-    return UsageError(say_command(call), cause=cause, remedy=remedy, code="usage")
-
-
-def say_command(call: Invocation) -> str:
-    """The command line, to run it again."""
-    words = ["kb", *call.command.name.split(), *call.words]
-    for name in ("set", "unset"):
-        words += [part for text in call.flags.get(name) or () for part in (f"--{name}", text)]
-    if "config" in call.flags:
-        words += ["--config", str(call.flags["config"])]
-    return " ".join(map(shlex.quote, words))
-
-
-def _read_file(launch: Launch) -> tuple[Wish, problems.Problems]:
-    path = launch.config_file
-    assert path is not None
-    found = problems.Problems.for_flags(launcher.strictness_of(launch.call))
-    documents = load_init.read_documents(launch.local, path, problems=found)
-    trees = load_init.take_kinds(documents, (CLUSTER,), problems=found)
-    found.raise_if_any()
-    if CLUSTER not in trees:
-        raise UsageError(
-            f"{path} has no {CLUSTER}",
-            cause="that is the document whose fields can be changed",
-            remedy=f"write one with the fields that are to change: apiVersion: {schema.V1BETA4}, kind: {CLUSTER}",
-            code="invalid-config",
+def _refuse_worker(launch: Launch) -> None:
+    if not launch.local.exists(Paths().manifest("kube-apiserver")):
+        raise HostError(
+            "this node is not a control plane",
+            cause=f"there is no {Paths().manifest('kube-apiserver')}, and what the cluster stores is changed on one",
+            remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane; then here: kb reconfigure node",
+            code="not-a-control-plane",
         )
-    fields = dict(trees[CLUSTER])
-    for name in ("certificateValidityPeriod", "caCertificateValidityPeriod"):
-        if name in fields:
-            fields[name] = yaml_files.format_duration(fields[name])
-    version = str(fields.get("kubernetesVersion") or "")
-    if choose.is_version_label(version):
-        del fields["kubernetesVersion"]
-    return changed_config.Wish(cluster=fields), found
+
+
+_ALWAYS = ("preflight", "gate")
+_OF_PODS = ("certs/apiserver", SWAP, "upload-config/kubeadm")
+_OF_PARTS: Mapping[str, tuple[str, ...]] = {
+    "kubelet": ("kubelet-config", "upload-config/kubelet"),
+    "kube-proxy": ("addon/kube-proxy",),
+    "coredns": ("addon/coredns",),
+}
+
+
+def _choose_phases(call: Invocation, ctx: reconfigure_config.ReconfigureRun) -> tuple[Phase, ...]:
+    """The phases that have to do with what is asked for."""
+    names = {*_ALWAYS, *(_OF_PODS if ctx.wish.is_of_pods else ())}
+    parts = {*ctx.components, *(["coredns"] if ctx.dns else []), *(["kubelet"] if ctx.wish.is_empty else [])}
+    for part in {*parts, *(["kube-proxy", "coredns"] if ctx.changes_images else [])}:
+        names.update(_OF_PARTS[part])
+    is_here = ctx.config.is_control_plane
+    return tuple(one for one in call.command.phases if one.name in names and (is_here or not one.on))
 
 
 # ---- a swap that was cut off
@@ -174,6 +140,8 @@ class Ground:
     former: str
     wanted: str
     older: tuple[str, ...]
+    components: Mapping[str, reconfigure_config.Configured]
+    dns: Mapping[str, str]
 
     @property
     def version(self) -> str:
@@ -187,7 +155,7 @@ def look(launch: Launch, wish: Wish, *, found: problems.Problems) -> Ground:
     document = yaml_files.load_mapping(text, STORED)
     warnings: list[str] = []
     before = load_join.parse_stored_cluster(launch.local, text, warnings=warnings)
-    if wish.part and changed_config.component_of(before, wish.part) is None:
+    if wish.part in changed_config.PARTS and changed_config.component_of(before, wish.part) is None:
         raise UsageError(
             "this cluster's etcd is external",
             cause="kb does not run it, so it has no arguments to change",
@@ -208,11 +176,46 @@ def look(launch: Launch, wish: Wish, *, found: problems.Problems) -> Ground:
             f"{launch.config_file} does not name {', '.join(unnamed)}: as stored; an empty list takes them away"
         )
     is_changed = changed != document
-    older = tuple(reconfigure_config.read_former(_api_of(launch, here)))
-    return Ground(here, wish, text, yaml_files.dump_yaml(changed) if is_changed else text, older)
+    client = _api_of(launch, here)
+    older = tuple(reconfigure_config.read_former(client)) if here.patient.is_control_plane else ()
+    components = {word: _configure(client, word, wish=wish, minor=release.minor) for word in _components_of(wish)}
+    dns = reconfigure_wish.read_dns(launch, wish)
+    return Ground(here, wish, text, yaml_files.dump_yaml(changed) if is_changed else text, older, components, dns)
+
+
+def _components_of(wish: Wish) -> list[str]:
+    return [word for word in changed_component.KINDS if word == wish.part or word in wish.components]
+
+
+def _configure(client: kubeapi.Api, word: str, *, wish: Wish, minor: int) -> reconfigure_config.Configured:
+    """A component's configuration before and after the change. Raises UsageError: bad-setting, not-changeable, invalid-config; ClusterError
+    (addon-not-here)."""
+    kind = changed_component.KINDS[word]
+    name, key = ("kubelet-config", "kubelet") if word == "kubelet" else ("kube-proxy", "config.conf")
+    text = objects.read_config_key(client, name, key=key)
+    if not text:
+        raise ClusterError(
+            f"the cluster has no ConfigMap kube-system/{name} with a key {key}",
+            cause="neither kb nor kubeadm installed it, or the ConfigMap was deleted",
+            remedy="change it where it was installed",
+            code="addon-not-here",
+        )
+    before = changed_component.split(text, f"ConfigMap kube-system/{name}")
+    if word in wish.components:
+        after = changed_component.lay_over(before, wish.components[word])
+        fields = frozenset(wish.components[word])
+    else:
+        sets = [(arg.name, arg.value) for arg in wish.sets]
+        after = changed_component.change(before, kind, sets=sets, unsets=wish.unsets)
+        fields = frozenset(path.partition(".")[0] for path in wish.names)
+    changed_component.check(before, after, kind=kind, minor=minor)
+    return reconfigure_config.Configured(before, after, fields)
 
 
 def _api_of(launch: Launch, here: upgrade.Here) -> kubeapi.Api:
+    """The API server as this node's admin, or a worker's kubelet, calls it."""
+    if not here.patient.is_control_plane:
+        return upgrade.kubelet_api(launch.local, here.patient.paths)
     paths = here.patient.paths
     server = node_files.find_own_server(launch.local, paths)
     return kubeapi.Api(launch.local, kubeapi.read_identity(launch.local, paths.admin_conf, server=server), retry_s=20)
@@ -240,32 +243,65 @@ def make_run(launch: Launch, node_state: State, *, ground: Ground) -> reconfigur
     call, here, wish = launch.call, ground.here, ground.wish
     paths = here.patient.paths
     former, config, *older = (
-        node_config.make_node_config(
-            launch.local,
-            paths,
-            own=here.patient.config,
-            stored=dataclasses.replace(here.stored, cluster_text=text),
-            join=here.join,
-            version=ground.version,
-            patches=str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else "",
-        )
-        for text in (ground.former, ground.wanted, *ground.older)
+        _make_config(launch, ground, text) for text in (ground.former, ground.wanted, *ground.older)
     )
+    config = _with_components(config, ground)
     launcher.require_same_node(node_state, config, paths=paths)
-    options = _asked_options(wish, former, config)
-    asked = target.Asked(options, prefers_new=True, older=older)
+    base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
+    if not config.is_control_plane:
+        base = dataclasses.replace(
+            base, caller=run.Caller(lambda _: upgrade.kubelet_api(launch.target, paths), "kubelet")
+        )
+    ctx = dataclasses.replace(
+        _as_run(call, base, wish=wish, texts=()),
+        components=ground.components,
+        dns=ground.dns,
+        changes_images=_changes_images(wish, former, config),
+    )
+    if not (wish.is_of_pods and config.is_control_plane):
+        return ctx
+    asked = target.Asked(_asked_options(wish, former, config), prefers_new=True, older=older)
     targets = target.plan_targets(launch.local, paths, former=former, config=config, asked=asked)
     _tell_unset(call, wish, former=former, targets=targets)
-    base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
     adds, drops = _choose_names(wish, config, formers=(former, *older))
-    ctx = _as_run(call, base, wish=wish, texts=tuple((one.name, one.wanted) for one in targets))
     return dataclasses.replace(
         ctx,
+        texts=tuple((one.name, one.wanted) for one in targets),
         targets=targets,
         changes=target.find_changes(launch.local, paths, formers=(former, *older), config=config),
         adds=adds,
         drops=drops,
     )
+
+
+def _make_config(launch: Launch, ground: Ground, text: str) -> NodeConfig:  # noqa: PLR0917
+    """This node's configuration if this were the stored ClusterConfiguration, in the version that runs."""
+    here, flags = ground.here, launch.call.flags
+    return node_config.make_node_config(
+        launch.local,
+        here.patient.paths,
+        own=here.patient.config,
+        stored=dataclasses.replace(here.stored, cluster_text=text),
+        join=here.join,
+        version=here.version,
+        patches=str(Path(flags["patches"]).absolute()) if "patches" in flags else "",
+    )
+
+
+def _with_components(config: NodeConfig, ground: Ground) -> NodeConfig:
+    """With the kubelets' configuration as it is to be; {} where it is what a tool generates, so that another version may do so again."""
+    if "kubelet" not in ground.components:
+        return config
+    changed = dataclasses.replace(config, kubelet=ground.components["kubelet"].after)
+    release = releases.find_release(ground.version)
+    generated = kubelet.render_kubelet_config(dataclasses.replace(config, kubelet={}), release).document
+    is_generated = kubelet.render_kubelet_config(changed, release).document == generated
+    return dataclasses.replace(config, kubelet={}) if is_generated else changed
+
+
+def _changes_images(wish: Wish, former: NodeConfig, config: NodeConfig) -> bool:  # noqa: PLR0917
+    one, other = former.cluster, config.cluster
+    return bool(wish.cluster) and (one.image_repository, one.dns) != (other.image_repository, other.dns)
 
 
 def _asked_options(wish: Wish, former: NodeConfig, config: NodeConfig) -> dict[str, frozenset[str]]:  # noqa: PLR0917
@@ -316,7 +352,7 @@ def _as_run(
         agree=lambda question: launcher.agree(call, question),
         before_stop=str(call.flags.get("before-stop") or ""),
         after_start=str(call.flags.get("after-start") or ""),
-        command=say_command(call),
+        command=reconfigure_wish.say_command(call),
         tells_edits=False,
         former=base.config.cluster.kubernetes_version,
         is_first=True,
@@ -329,15 +365,30 @@ def _as_run(
 
 
 def _render_differences(ctx: reconfigure_config.ReconfigureRun) -> Iterator[dict[str, str]]:
+    """Of this node's files."""
     for one in ctx.targets:
         path = str(ctx.paths.manifest(one.name))
         if one.is_changed:
             yield {"name": path, "diff": changed_config.render_difference(one.former, one.wanted, name=path)}
+    if "kubelet" in ctx.components or ctx.wish.is_empty:
+        path = str(ctx.paths.kubelet_config)
+        former, wanted = ctx.host.read_text(ctx.paths.kubelet_config), reconfigure_kubelet.plan_file(ctx)[0]
+        if not yaml_files.is_same_yaml(former, wanted):
+            yield {"name": path, "diff": changed_config.render_difference(former, wanted, name=path)}
 
 
-def _render_document(ground: Ground) -> Iterator[dict[str, str]]:
-    if ground.former != ground.wanted:
-        yield {"name": STORED, "diff": changed_config.render_difference(ground.former, ground.wanted, name=STORED)}
+def _render_documents(ctx: reconfigure_config.ReconfigureRun, ground: Ground) -> Iterator[dict[str, str]]:
+    """Of what the cluster stores."""
+    texts = {"kubeadm-config": (ground.former, ground.wanted)}
+    for word, one in ground.components.items():
+        name = "kubelet-config" if word == "kubelet" else word
+        texts[name] = (yaml_files.dump_yaml(dict(one.before)), yaml_files.dump_yaml(dict(one.after)))
+    if "Corefile" in ground.dns:
+        texts["coredns"] = (objects.read_config_key(ctx.api, "coredns", key="Corefile"), ground.dns["Corefile"])
+    for name, (former, wanted) in texts.items():
+        if former != wanted:
+            place = f"ConfigMap kube-system/{name}"
+            yield {"name": place, "diff": changed_config.render_difference(former, wanted, name=place)}
 
 
 def _print(
@@ -351,4 +402,5 @@ def _print(
     if left:
         call.tell("\n".join(["still to be done:", *(f"  {one}" for one in left)]))
     else:
-        call.tell(f"node {ctx.config.node.name} and every other control plane have the stored configuration")
+        others = " and every other node" if ctx.config.is_control_plane else ""
+        call.tell(f"node {ctx.config.node.name}{others} has what is stored, of what was changed")

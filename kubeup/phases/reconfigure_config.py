@@ -8,14 +8,17 @@ the ConfigMap is edited, the manifests are rendered on each node, and nobody loo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
+from typing import Any, Optional
 
 from kubeup.engine.cluster_items import Object
 from kubeup.engine.plan import Plan, flatten
 from kubeup.engine.run import Outputs, Results
 from kubeup.engine.story import Act
-from kubeup.frozen_values import frozen_by_name
+from kubeup.errors import KbError
+from kubeup.frozen_values import frozen, frozen_by_name
+from kubeup.json_text import parse_json
 from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.phases import cert_names, static_pods_swap, stored_cluster
@@ -33,13 +36,29 @@ FORMER = "kb-former-config"
 MOST_FORMER = 8
 
 
+@frozen
+class Configured:
+    """A component's configuration as it is stored, and as it is to be; without apiVersion and kind. fields: the outermost ones that are
+    asked for."""
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    fields: frozenset[str] = frozenset()
+
+
 @frozen_by_name
 class ReconfigureRun(UpgradeRun, cert_names.NamesRun):
-    """wish: what is to change; an empty one brings this node to what is stored. changes: component -> what the configuration has changed in
-    its manifest since the oldest one that is known."""
+    """wish: what is to change; an empty one brings this node to what is stored. changes: static pod -> what the configuration has changed in
+    its manifest since the oldest one that is known.
+
+    components: kubelet or kube-proxy -> its configuration, if that is what is asked for. dns: what of CoreDNS is: its Corefile, and the number
+    of its replicas. changes_images: whether the images of the addons may be others."""
 
     wish: changed_config.Wish
     changes: Mapping[str, Sequence[target.Changed]]
+    components: Mapping[str, Configured] = field(default_factory=dict)
+    dns: Mapping[str, str] = field(default_factory=dict)
+    changes_images: bool = False
 
 
 # ---- preflight
@@ -102,7 +121,9 @@ def read_former(client: api.Api) -> list[str]:
 def check_end(ctx: ReconfigureRun) -> Outputs:
     """Whether the next control plane may follow, and which ones are left. Raises ClusterError (cluster-not-well)."""
     static_pods_swap.check_cluster(ctx)
-    return Results(remaining=[f"on control plane {name}: kb reconfigure node" for name in find_left(ctx)])
+    left = [f"on control plane {name}: kb reconfigure node" for name in find_left(ctx)]
+    left += [f"on node {name}: kb reconfigure node" for name in find_left_kubelets(ctx)]
+    return Results(remaining=left)
 
 
 def find_left(ctx: ReconfigureRun) -> list[str]:
@@ -120,6 +141,30 @@ def find_left(ctx: ReconfigureRun) -> list[str]:
     names = {f"{one.get('status', {}).get('podIP')}": str(one["spec"].get("nodeName")) for one in pods}
     left += [names.get(server.rpartition(":")[0].strip("[]"), server) for server in servers]
     return sorted(set(left))
+
+
+def find_left_kubelets(ctx: ReconfigureRun) -> Iterator[str]:
+    """The nodes whose kubelet runs with other values than this node's in the fields that are asked for, or cannot be asked."""
+    configured, own = ctx.components.get("kubelet"), ctx.config.node.name
+    mine = _read_configz(ctx, own) if configured else None
+    if configured is None or mine is None:
+        return
+    for node in sorted(str(one["metadata"]["name"]) for one in ctx.api.list(api.path_of("Node"))):
+        theirs = None if node == own else _read_configz(ctx, node)
+        if node != own and (theirs is None or any(theirs.get(one) != mine.get(one) for one in configured.fields)):
+            yield node
+
+
+def _read_configz(ctx: ReconfigureRun, node: str) -> Optional[Mapping[str, Any]]:
+    """The configuration with which a kubelet runs; None if it cannot be asked."""
+    client = api.Api(ctx.host, ctx.api.identity, retry_s=0)
+    try:
+        answer = client.probe_health(f"{api.path_of('Node', node)}/proxy/configz")
+        found = parse_json(answer.body.decode(), "the configuration") if answer.status == 200 else {}
+    except (KbError, ValueError):
+        return None
+    told = found.get("kubeletconfig") if isinstance(found, dict) else None
+    return told if isinstance(told, dict) else None
 
 
 CHECKS = Act(do=check_change, live="node", always=True)

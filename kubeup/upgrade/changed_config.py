@@ -44,13 +44,24 @@ PARTS: Mapping[str, Part] = {
 
 @frozen
 class Wish:
-    """What somebody wants changed. part: a word of PARTS, or "" for none of them. sets, unsets: its arguments, in the order in which they
-    were given. cluster: the fields of a ClusterConfiguration that are to be as they are here; the others stay."""
+    """What somebody wants changed. part: a component's word, or "" for none. sets, unsets: its arguments or fields, in the order in which they
+    were given. cluster: the fields of a ClusterConfiguration that are to be as they are here; the others stay. components: the same of a
+    KubeletConfiguration or KubeProxyConfiguration, by its word."""
 
     part: str = ""
     sets: tuple[types.Arg, ...] = ()
     unsets: tuple[str, ...] = ()
     cluster: Mapping[str, Any] = field(default_factory=dict)
+    components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.part or self.cluster or self.components)
+
+    @property
+    def is_of_pods(self) -> bool:
+        """Whether static pods, or the document that they are made from, may differ with it."""
+        return self.part in PARTS or bool(self.cluster) or self.is_empty
 
     @property
     def names(self) -> frozenset[str]:
@@ -97,7 +108,7 @@ def _bad_setting(what: str, cause: str, remedy: str) -> UsageError:  # noqa: PLR
 def change_document(document: Document, wish: Wish) -> dict[str, Any]:
     """The document with what the wish says. The same object tree if that is so already."""
     changed = dict(document)
-    if wish.part:
+    if wish.part in PARTS:
         path = PARTS[wish.part].path
         own = _at(document, path)
         changed = _with(document, path, _with_args(own, wish))

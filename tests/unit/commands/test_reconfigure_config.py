@@ -12,8 +12,10 @@ import pytest
 
 from kubeup.cluster import membership
 from kubeup.doctor import node_files
+from kubeup.errors import ClusterError
 from kubeup.machine.http import HttpResponse
 from kubeup.machine.local_host import LocalHost
+from kubeup.phases import upgrade_kubelet
 from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_cluster import FakeCluster
 from tests.fake_control_plane import COMPONENTS, MANIFESTS, SERVER, ControlPlane, Gone, make_control_plane
@@ -22,6 +24,8 @@ from tests.unit.golden import golden_text
 from tests.unit.swap.swap_case import Stage, set_stage
 
 CONFIG = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config"
+KUBELETS = "/api/v1/namespaces/kube-system/configmaps/kubelet-config"
+CONFIG_YAML = "/var/lib/kubelet/config.yaml"
 FORMER = "/api/v1/namespaces/kube-system/configmaps/kb-former-config"
 TEXTS = {
     name: golden_text(35, f"manifests/{name}.yaml").replace("10.77.0.11", "10.0.0.11") for name in COMPONENTS
@@ -56,21 +60,23 @@ def make_node(stored: Any = None, **fields: Any) -> Node:
     host.files["/etc/kubernetes/pki/ca.key"] = b"key"
     for name, text in TEXTS.items():
         host.files[f"{MANIFESTS}/{name}.yaml"] = text.encode()
+    host.files[CONFIG_YAML] = golden_text(35, "kubelet/config.yaml").encode()
     host.sleep(60)
     for noted in (host.changes, host.events, host.violations):
         noted.clear()
     store(host, stored or STORED)
+    keep(host, KUBELETS, {"kubelet": golden_text(35, "kubelet/config.yaml")})
     assert isinstance(host, Node)
     return host
 
 
 def store(host: Any, document: Mapping[str, Any]) -> None:
-    host.cluster.objects[CONFIG] = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
-        "data": {"ClusterConfiguration": dump_yaml(dict(document))},
-    }
+    keep(host, CONFIG, {"ClusterConfiguration": dump_yaml(dict(document))})
+
+
+def keep(host: Any, path: str, data: Mapping[str, str]) -> None:
+    meta = {"name": path.rpartition("/")[2], "namespace": "kube-system"}
+    host.cluster.objects[path] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": dict(data)}
 
 
 def stored(host: Node, path: str = CONFIG) -> Any:
@@ -88,7 +94,20 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     access = SimpleNamespace(server=f"https://{SERVER}", ca_pem="CA")
     monkeypatch.setattr(membership, "find_member_access", lambda host, path: access)
     monkeypatch.setattr(node_files, "read_cert_node_name", lambda host, paths: "cp1")
-    return set_stage(monkeypatch)
+    made = set_stage(monkeypatch)
+    made.kubelets = []  # type: ignore[attr-defined]
+    made.bad = ""  # type: ignore[attr-defined]
+
+    def start(run: Any, *, version: str, since: object, needs_ready: bool) -> float:
+        text = run.host.read_text(run.paths.kubelet_config)
+        made.kubelets.append(load_yaml(text))  # type: ignore[attr-defined]
+        if made.bad and made.bad in text:  # type: ignore[attr-defined]
+            raise ClusterError("it does not work", cause="it ends", remedy="look", code="not-healthy")
+        return 3.0
+
+    monkeypatch.setattr(upgrade_kubelet, "start_and_watch", start)
+    monkeypatch.setattr(upgrade_kubelet, "is_ready", lambda run: True)
+    return made
 
 
 def kb(host: Node, *words: str) -> Ended:
@@ -294,6 +313,80 @@ def test_what_does_not_work_comes_back_and_is_not_stored(stage: Stage) -> None:
     assert words_of(host) == load_yaml(TEXTS["kube-apiserver"])["spec"]["containers"][0]["command"]
     assert stored(host) == STORED
     assert FORMER not in host.cluster.objects
+
+
+# ---- the kubelet
+
+
+def test_a_field_of_the_kubelet(stage: Any) -> None:
+    host = make_node()
+    ended = done(host, "kubelet", "--set", "maxPods=200")
+    (started,) = stage.kubelets
+    assert started["maxPods"] == 200
+    assert load_yaml(host.cluster.objects[KUBELETS]["data"]["kubelet"])["maxPods"] == 200
+    assert "+maxPods: 200" in ended.out
+    assert not host.events
+    assert not [path for path in host.files if "reconfigure/" in path]
+    done(host, "kubelet", "--unset", "maxPods")
+    assert len(stage.kubelets) == 2
+    assert load_yaml(host.files[CONFIG_YAML].decode()) == load_yaml(golden_text(35, "kubelet/config.yaml"))
+    assert "maxPods" not in host.cluster.objects[KUBELETS]["data"]["kubelet"]
+
+
+def test_the_same_value_does_not_restart_the_kubelet(stage: Any) -> None:
+    host = make_node()
+    done(host, "kubelet", "--set", "maxPods=200")
+    assert "nothing to do" in done(host, "kubelet", "--set", "maxPods=200").err
+    assert len(stage.kubelets) == 1
+
+
+def test_a_kubelet_that_does_not_work_comes_back_and_nothing_is_stored(stage: Any) -> None:
+    host = make_node()
+    stage.bad = "maxPods: 200"
+    before, objects = host.files[CONFIG_YAML], json.dumps(host.cluster.objects)
+    ended = kb(host, "kubelet", "--set", "maxPods=200")
+    assert "code:   kubelet-not-changed\n" in ended.err
+    assert host.files[CONFIG_YAML] == before
+    assert json.dumps(host.cluster.objects) == objects
+    assert "maxPods" not in stage.kubelets[1]
+
+
+def test_a_change_of_the_kubelet_that_was_cut_off_goes_on_and_can_come_back(stage: Any) -> None:
+    host = make_node()
+    before = host.files[CONFIG_YAML]
+    cut_off(host, "kubelet", "--set", "maxPods=200", at=f"write {CONFIG_YAML}")
+    stage.bad = "maxPods: 200"
+    ended = kb(host, "kubelet", "--set", "maxPods=200")
+    assert "code:   kubelet-not-changed\n" in ended.err
+    assert host.files[CONFIG_YAML] == before
+    stage.bad = ""
+    done(host, "kubelet", "--set", "maxPods=200")
+    assert load_yaml(host.files[CONFIG_YAML].decode())["maxPods"] == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("kubelet", "--set", "maxPod=200"), "bad-setting"),
+        (("kubelet", "--set", "maxPods=many"), "invalid-config"),
+        (("kubelet", "--set", "cgroupDriver=cgroupfs"), "not-changeable"),
+        (("kube-proxy", "--set", "mode=nftables"), "addon-not-here"),
+        (("coredns", "--set", "replicas=none"), "bad-setting"),
+        (("coredns", "--unset", "replicas"), "bad-setting"),
+        (("coredns", "--set", "corefile=/root/Corefile"), "file-unreadable"),
+    ],
+)
+def test_what_is_refused_of_the_others(stage: Stage, words: tuple[str, ...], code: str) -> None:
+    refused(make_node(), *words, code=code)
+
+
+def test_a_node_takes_the_kubelets_stored_configuration(stage: Any) -> None:
+    host = make_node()
+    keep(host, KUBELETS, {"kubelet": golden_text(35, "kubelet/config.yaml") + "maxPods: 200\n"})
+    done(host, "node")
+    assert load_yaml(host.files[CONFIG_YAML].decode())["maxPods"] == 200
+    assert not host.events
+    assert "nothing to do" in done(host, "node").err
 
 
 # ---- cut off
