@@ -1,0 +1,210 @@
+"""`kb reconfigure` on real nodes: what it changes, what it refuses, and what it comes back from."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from .lab.control_planes import KB, code_of
+from .lab.node import Node, wait_until
+from .lab.shell import Result
+from .lab.static_pods import COMPONENTS, list_left, manifest, read_manifests, read_running, read_stored
+from .test_static_pods import make_control_plane, make_three, told
+
+MakeNode = Callable[..., Node]
+RECONFIGURE = f"{KB} reconfigure"
+FLAG = "--max-requests-inflight=555"
+
+
+def reconfigure(node: Node, words: str, *, check: bool = True) -> Result:
+    result = node.run(f"{RECONFIGURE} {words} --yes", check=check, timeout=600)
+    told(result)
+    return result
+
+
+def read_config(node: Node, name: str = "kubeadm-config", key: str = "ClusterConfiguration") -> str:
+    return node.kubectl(f"-n kube-system get configmap {name} -o jsonpath={{.data.{key}}}")
+
+
+def argv_of(node: Node, component: str) -> tuple[str, ...]:
+    return read_running(node)[component].argv
+
+
+def read_configz(node: Node) -> dict[str, Any]:
+    shown = node.kubectl(f"get --raw /api/v1/nodes/{node.name}/proxy/configz")
+    found: dict[str, Any] = json.loads(shown)["kubeletconfig"]
+    return found
+
+
+class Before:
+    """A node as it was."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.texts, self.running, self.config = read_manifests(node), read_running(node), read_config(node)
+        self.kubelet = node.read("/var/lib/kubelet/config.yaml")
+
+    def check(self, *, same_containers: bool = True) -> None:
+        assert read_manifests(self.node) == self.texts
+        assert read_config(self.node) == self.config
+        assert self.node.read("/var/lib/kubelet/config.yaml") == self.kubelet
+        assert list_left(self.node) == []
+        if same_containers:
+            assert read_running(self.node) == self.running
+
+
+# ---- one node
+
+
+def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    first, stored = Before(node), read_stored(node)
+    check_refused(node, first)
+    check_flags(node, first)
+    check_hand_edit(node)
+    check_file(node)
+    check_kubelet(node)
+    assert stored <= read_stored(node)
+
+
+def check_refused(node: Node, first: Before) -> None:
+    """Nothing stops, and nothing is stored."""
+    node.write("/root/subnets.yaml", "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nnetworking: {serviceSubnet: 10.111.0.0/16, podSubnet: 10.112.0.0/16}\n")  # fmt: skip
+    for words, code, hint in (
+        ("apiserver --set no-such-flag=1", "static-pod-refused", "unknown flag: --no-such-flag"),
+        ("apiserver --set feature-gates=NoSuchGate=true", "static-pod-refused", "NoSuchGate"),
+        ("apiserver --set service-cluster-ip-range=10.111.0.0/16", "not-changeable", "--service-cluster-ip-range"),
+        ("--config subnets.yaml", "not-changeable", "networking.podSubnet cannot be changed"),
+        ("kubelet --set maxPod=5", "bad-setting", 'did you mean "maxPods"?'),
+        ("kubelet --set maxPods=many", "invalid-config", "must be a whole number"),
+    ):
+        refused = reconfigure(node, words, check=False)
+        assert code_of(refused) == code and hint in refused.output, words
+        first.check()
+
+
+def check_flags(node: Node, first: Before) -> None:
+    planned = node.run(f"{RECONFIGURE} apiserver --set {FLAG[2:]} --dry-run", timeout=120)
+    assert f"+    - {FLAG}" in told(planned)
+    first.check()
+    began = time.monotonic()
+    reconfigure(node, f"apiserver --set {FLAG[2:]}")
+    print(f"one flag on one node: {time.monotonic() - began:.1f} s", flush=True)
+    assert FLAG in argv_of(node, "kube-apiserver") and "max-requests-inflight" in read_config(node)
+    assert "nothing to do" in reconfigure(node, f"apiserver --set {FLAG[2:]}").output
+
+    # a value with which it ends, which no trial finds
+    now = Before(node)
+    crash = reconfigure(node, "controller-manager --set 'controllers=*,none-of-this-name'", check=False)
+    assert code_of(crash) == "static-pod-not-working" and "none-of-this-name" in crash.output
+    now.check(same_containers=False)
+
+    reconfigure(node, "apiserver --unset max-requests-inflight")
+    assert read_manifests(node)["kube-apiserver"] == first.texts["kube-apiserver"]
+    assert read_config(node) == first.config
+
+
+def check_hand_edit(node: Node) -> None:
+    path = manifest("kube-scheduler")
+    node.run(f"sed -i 's/^    - kube-scheduler$/&\\n    - --kube-api-burst=77/' {path}")
+    wait_until(lambda: "--kube-api-burst=77" in argv_of(node, "kube-scheduler"), what="the hand edit", timeout_s=60)
+    done = reconfigure(node, "scheduler --set kube-api-qps=66")
+    assert "--kube-api-burst is 77, not unset; kept" in done.output
+    assert {"--kube-api-burst=77", "--kube-api-qps=66"} <= set(argv_of(node, "kube-scheduler"))
+    reconfigure(node, "scheduler --unset kube-api-qps --unset kube-api-burst")
+    assert not {"--kube-api-burst=77", "--kube-api-qps=66"} & set(argv_of(node, "kube-scheduler"))
+
+
+def check_file(node: Node) -> None:
+    """v1beta3, with an audit policy, a volume, and a name in the certificate."""
+    node.write("/etc/kubernetes/audit.yaml", "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n")
+    node.write("/root/audit.yaml", """apiVersion: kubeadm.k8s.io/v1beta3
+kind: ClusterConfiguration
+apiServer:
+  certSANs: [api.example.com]
+  extraArgs: {audit-policy-file: /etc/kubernetes/audit.yaml, audit-log-path: "-"}
+  extraVolumes: [{name: audit, hostPath: /etc/kubernetes/audit.yaml, mountPath: /etc/kubernetes/audit.yaml, readOnly: true, pathType: File}]
+""")  # fmt: skip
+    value = json.loads(node.run(f"{RECONFIGURE} --config audit.yaml --yes -o json 2>/dev/null", timeout=600).stdout)
+    assert {one["name"] for one in value["differences"]} == {
+        "ConfigMap kube-system/kubeadm-config",
+        manifest("kube-apiserver"),
+    }
+    assert "--audit-log-path=-" in argv_of(node, "kube-apiserver")
+    shown = node.run(
+        f"openssl s_client -connect {node.address}:6443 </dev/null 2>/dev/null | openssl x509 -noout -text"
+    )
+    assert "DNS:api.example.com" in shown.stdout
+    assert "kubeadm.k8s.io/v1beta4" in read_config(node)
+
+
+def check_kubelet(node: Node) -> None:
+    before, running = Before(node), read_running(node)
+    began = time.monotonic()
+    reconfigure(node, "kubelet --set maxPods=123 --set evictionHard.memory.available=3%")
+    print(f"the kubelet: {time.monotonic() - began:.1f} s", flush=True)
+    seen = read_configz(node)
+    assert (seen["maxPods"], seen["evictionHard"]["memory.available"]) == (123, "3%")
+    assert read_running(node) == running, "pods run on"
+    assert "maxPods: 123" in read_config(node, "kubelet-config", "kubelet")
+    now = Before(node)
+    kubelets = read_config(node, "kubelet-config", "kubelet")
+    bad = reconfigure(node, "kubelet --set featureGates.NoSuchGate=true", check=False)
+    assert code_of(bad) == "kubelet-not-changed" and "NoSuchGate" in bad.output
+    now.check()
+    assert read_config(node, "kubelet-config", "kubelet") == kubelets
+    node.wait_node_ready()
+    reconfigure(node, "kubelet --unset maxPods --unset evictionHard.memory.available")
+    before.check()
+
+
+# ---- killed in the middle
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_killed_in_the_middle(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    words = f"reconfigure apiserver --set {FLAG[2:]} --yes"
+    watch = "until test -e /etc/kubernetes/manifests/.kube-apiserver.yaml.kb-former; do sleep 0.05; done"
+    node.run(f"{KB} {words} >killed.log 2>&1 & p=$!; {watch}; kill -9 $p; true", timeout=600)
+    other = reconfigure(node, "scheduler --set v=3", check=False)
+    assert code_of(other) == "swap-cut-off"
+    reconfigure(node, f"apiserver --set {FLAG[2:]}")
+    assert FLAG in argv_of(node, "kube-apiserver") and "max-requests-inflight" in read_config(node)
+    assert list_left(node) == []
+
+
+# ---- three
+
+
+def test_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    nodes = make_three(make_node, kb_pyz, k8s_version)
+    took: list[float] = []
+    for index, node in enumerate(nodes):
+        began = time.monotonic()
+        done = reconfigure(node, "node" if index else f"apiserver --set {FLAG[2:]}")
+        took.append(time.monotonic() - began)
+        assert FLAG in argv_of(node, "kube-apiserver")
+        for later in nodes[index + 1 :]:
+            assert f"on control plane {later.name}: kb reconfigure node" in done.output
+        assert index < 2 or "still to be done" not in done.output
+    print(
+        f"one flag on three control planes: {sum(took):.1f} s ({', '.join(f'{one:.1f}' for one in took)})", flush=True
+    )
+
+    # unset: the others tell what was stored before from a hand edit
+    reconfigure(nodes[0], "apiserver --unset max-requests-inflight")
+    for node in nodes[1:]:
+        reconfigure(node, "node")
+        assert not [word for word in argv_of(node, "kube-apiserver") if "max-requests-inflight" in word]
+
+    done = reconfigure(nodes[0], "kubelet --set maxPods=123")
+    assert f"on node {nodes[1].name}: kb reconfigure node" in done.output
+    for node in nodes[1:]:
+        reconfigure(node, "node")
+        assert read_configz(node)["maxPods"] == 123
+    assert set(read_running(nodes[0])) == set(COMPONENTS)
