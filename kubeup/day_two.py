@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, reconfigure_addons, reconfigure_config, reconfigure_kubelet, restore, static_pods_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, reconfigure_addons, reconfigure_config, reconfigure_kubelet, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # A step shared with init and join.
@@ -47,10 +47,18 @@ RECONFIGURE_ENDPOINT = story(
 )
 
 # kb reconfigure static-pods: replace the running etcd, API server, controller-manager or scheduler of this node by those in the given
-# files. Nothing stops before the new ones were tried; whatever goes wrong later, the former ones come back.
+# files. Nothing stops before the new ones were tried; whatever goes wrong later, the former ones come back. With --try they come back as
+# well unless the change is confirmed.
 RECONFIGURE_STATIC_PODS = story(
-    act("preflight", "Try the new static pods without starting them, and check that the cluster can do without the former ones meanwhile", static_pods_swap.TRIALS),
-    act("swap",      "Stop the former static pods, start the new ones, and watch them; go back if one does not work",                       static_pods_swap.SWAP),
+    act("preflight", "Try the new static pods without starting them, and check that the cluster can do without the former ones meanwhile", tried_swap.TRIALS),
+    act("swap",      "Stop the former static pods, start the new ones, and watch them; go back if one does not work",                       tried_swap.SWAP),
+    GATE,
+)
+
+# kb reconfigure back: a change that is being tried goes back, at once or by itself at the end of its time.
+RECONFIGURE_BACK = story(
+    act("preflight", "Try the former static pods without starting them",                  tried_swap.BACK_TRIALS),
+    act("swap",      "Swap the former static pods in; then nothing waits for the end any more", tried_swap.BACK_SWAP),
     GATE,
 )
 
@@ -163,6 +171,7 @@ STORIES: Mapping[str, Story] = {
     "reconfigure-endpoint": RECONFIGURE_ENDPOINT,
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
     "reconfigure": RECONFIGURE,
+    "reconfigure-back": RECONFIGURE_BACK,
     "upgrade-apply": UPGRADE_APPLY,
     "upgrade-node": UPGRADE_NODE,
     "upgrade-rollback": UPGRADE_ROLLBACK,

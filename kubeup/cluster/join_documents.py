@@ -18,15 +18,16 @@ from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 
 with lazily:
-    from kubeup.cluster import objects
+    from kubeup.cluster import objects, try_mark
 
 
 def read_documents(host: Host, access: Access, *, timeouts: Timeouts) -> ClusterDocuments:
-    """The documents that a joining node needs. Raises ClusterError: server-unreachable, token-expired, token-unknown,
+    """The documents that a joining node needs. Raises ClusterError: server-unreachable, token-expired, token-unknown, try-elsewhere,
     not-kubeadms-cluster, and those of the API."""
     access = with_reachable_server(host, access)
     api = kubeapi.Api(host, access.identity, retry_s=timeouts.kubernetes_api_call_s)
     try:
+        try_mark.refuse_elsewhere(api, node="")
         cluster_text = _read_key(api, "kubeadm-config", key="ClusterConfiguration")
         kubelet_text = _read_key(api, "kubelet-config", key="kubelet")
         network, balancer = objects.read_pod_network(api), objects.read_load_balancer(api)

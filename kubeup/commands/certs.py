@@ -178,6 +178,7 @@ def renew(call: Invocation) -> int:
     local = launch.local
     if "cert-dir" not in call.flags and "config" not in call.flags:
         launch.require_root()
+        launch.refuse_tried(Paths())
     if name == KUBELET_SERVER and call.program.does_more:
         return _renew_kubelet_s(launch)
     if name != "all":
@@ -315,6 +316,7 @@ def _renew_elsewhere(
 def _renew_and_restart(
     launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths
 ) -> Mapping[str, str]:
+    launch.refuse_tried(paths)
     call, local = launch.call, launch.local
     patient = node_files.read_patient(local, paths)
 

@@ -6,10 +6,9 @@ What the timer did is in its journal, and in an Event of this node. kubeadm has 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kubeup.commands import certs, launcher
 from kubeup.commands.launcher import Launch
@@ -20,7 +19,6 @@ from kubeup.machine.waiting import watch
 from kubeup.paths import Paths
 
 with lazily:
-    from kubeup.cluster import api as kubeapi
     from kubeup.doctor import node_files
     from kubeup.machine import own_copy
     from kubeup.phases import auto_renewal
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from kubeup.doctor.node_files import Patient
 
 _VERBS = ("on", "off", "status", "run")
-_MAX_MESSAGE = 1000
-"""An Event's message may have 1024 characters (pkg/apis/core/validation/events.go)."""
 _LOCK_PATIENCE_S = 900.0
 """How long another kb may work on this node before the timer's run gives up."""
 
@@ -138,14 +134,18 @@ def _run_now(launch: Launch) -> int:
     try:
         done = certs.renew_due(launch)
     except KbError as error:
-        _tell_cluster(launch, patient, reason="CertificateRenewalFailed", message=str(error), kind="Warning")
+        launcher.write_event(
+            launch, patient, by="kb-certs", reason="CertificateRenewalFailed", message=str(error), kind="Warning"
+        )
         raise
     if done.renewed:
-        _tell_cluster(launch, patient, reason="CertificatesRenewed", message=f"renewed: {', '.join(done.renewed)}")
+        launcher.write_event(
+            launch, patient, by="kb-certs", reason="CertificatesRenewed", message=f"renewed: {', '.join(done.renewed)}"
+        )
     if done.left:
         verb = "has" if len(done.left) == 1 else "have"
         why = f"{', '.join(done.left)} {verb} less than a fifth of their life left; the key of their authority is not on this node"
-        _tell_cluster(launch, patient, reason="CertificatesExpiring", message=why, kind="Warning")
+        launcher.write_event(launch, patient, by="kb-certs", reason="CertificatesExpiring", message=why, kind="Warning")
     return 0
 
 
@@ -161,33 +161,3 @@ def _wait_for_others(launch: Launch) -> None:
             return str(error)
 
     watch(local, look, timeout_s=_LOCK_PATIENCE_S, poll_s=5.0)
-
-
-def _tell_cluster(launch: Launch, patient: Patient, *, reason: str, message: str, kind: str = "Normal") -> None:
-    """Create an Event for this node. If the API server cannot be called, the journal alone has it."""
-    host, node = launch.local, patient.config.node.name
-    server = node_files.find_own_server(host, patient.paths)
-    try:
-        client = kubeapi.Api(host, kubeapi.read_identity(host, patient.kubeconfig, server=server), retry_s=0)
-        client.create(render_event(node, host.now(), reason=reason, message=message, kind=kind))
-    except KbError as error:
-        launch.call.report.note(f"no Event was written: {error}")
-
-
-def render_event(node: str, now: datetime.datetime, *, reason: str, message: str, kind: str) -> dict[str, Any]:
-    """The Event. Source: the kubelet's own events of its node, whose involvedObject has the node's name as its uid; without a
-    namespace of its own, the API server accepts it in `default` alone."""
-    moment = f"{now:%Y-%m-%dT%H:%M:%SZ}"
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{node}.kb-certs.{now:%Y%m%d%H%M%S}.{reason.lower()}", "namespace": "default"},
-        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node},
-        "reason": reason,
-        "message": message[:_MAX_MESSAGE],
-        "type": kind,
-        "source": {"component": "kb", "host": node},
-        "firstTimestamp": moment,
-        "lastTimestamp": moment,
-        "count": 1,
-    }

@@ -20,22 +20,24 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
-from kubeup.errors import HostError, UsageError
+from kubeup.errors import HostError, KbError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
     from kubeup.airgap import oci_layout
-    from kubeup.cluster import api
+    from kubeup.cluster import api, node_events
     from kubeup.config import load_init
     from kubeup.doctor import node_files
     from kubeup.engine import run, runner, state
     from kubeup.machine import dry_run
-    from kubeup.swap import recovery_record, store
+    from kubeup.phases import tried_swap
+    from kubeup.swap import recovery_record, store, try_record
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.config.types import NodeConfig
+    from kubeup.doctor.node_files import Patient
     from kubeup.engine.run import BareRun, Run, Who
     from kubeup.engine.runner import RunResult
     from kubeup.engine.state import State
@@ -56,6 +58,9 @@ NEED_ROOT: Mapping[str, str] = {
     "reconfigure node": _CHANGES_FILES,
     "reconfigure endpoint": _CHANGES_FILES,
     "reconfigure static-pods": _CHANGES_FILES,
+    "reconfigure confirm": _CHANGES_FILES,
+    "reconfigure back": _CHANGES_FILES,
+    "reconfigure wait": _CHANGES_FILES,
     "upgrade apply": _CHANGES_FILES,
     "upgrade node": _CHANGES_FILES,
     "upgrade rollback": _CHANGES_FILES,
@@ -89,6 +94,8 @@ CONTINUE_SWAPS = frozenset(
     {"reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node"}
 )
 """The commands that look themselves at a swap that was cut off."""
+END_TRIES = frozenset({"reconfigure confirm", "reconfigure back", "reconfigure wait"})
+"""The commands that end a change that is being tried, from wherever it was cut off."""
 
 
 class Launch:
@@ -173,13 +180,25 @@ class Launch:
             yield self.open_state(paths)
 
     def refuse_cut_off(self, paths: Paths) -> None:
-        """Raises HostError (swap-cut-off), (recovery-cut-off): what another command changes now would be swapped with it, or back."""
-        if self.call.command.name == "reset" or not self.call.program.keeps_state:
+        """Raises HostError (swap-cut-off), (recovery-cut-off); ClusterError (try-pending): what another command changes now would be swapped
+        with it, or back."""
+        name = self.call.command.name
+        if name == "reset" or not self.call.program.keeps_state:
             return
         self._refuse_cut_off_recovery(paths)
-        cut_off = None if self.call.command.name in CONTINUE_SWAPS else store.load_cut_off(self.local, paths)
-        if cut_off is not None:
+        if name in END_TRIES:
+            return
+        cut_off = store.load_cut_off(self.local, paths)
+        if cut_off is None or name not in CONTINUE_SWAPS:
+            self.refuse_tried(paths)
+        if cut_off is not None and name not in CONTINUE_SWAPS:
             raise swap_cut_off(cut_off)
+
+    def refuse_tried(self, paths: Paths) -> None:
+        """Raises ClusterError (try-pending) while a change is being tried on this node; HostError (try-unreadable)."""
+        tried = try_record.load_pending(self.local, paths) if self.call.program.keeps_state else None
+        if tried is not None:
+            raise tried_swap.pending(tried)
 
     def _refuse_cut_off_recovery(self, paths: Paths) -> None:
         """Raises HostError (recovery-cut-off): etcd and the API server may be stopped."""
@@ -426,6 +445,17 @@ def make_run(
     release = releases.find_release(config.cluster.kubernetes_version)
     caller = run.Caller(make_api)
     return run.Run(host=target, paths=paths, config=config, release=release, report=report, caller=caller)
+
+
+def write_event(launch: Launch, patient: Patient, *, reason: str, message: str, by: str, kind: str = "Normal") -> None:
+    """Create an Event for this node. If the API server cannot be called, the journal alone has it. by: the unit that says so."""
+    host, node = launch.local, patient.config.node.name
+    server = node_files.find_own_server(host, patient.paths)
+    try:
+        client = api.Api(host, api.read_identity(host, patient.kubeconfig, server=server), retry_s=0)
+        client.create(node_events.render_event(node, host.now(), reason=reason, message=message, kind=kind, by=by))
+    except KbError as error:
+        launch.call.report.note(f"no Event was written: {error}")
 
 
 def no_control_plane(paths: Paths) -> HostError:

@@ -15,12 +15,15 @@ from kubeup.paths import Paths
 from kubeup.yaml_files import is_same_yaml, load_mapping
 
 with lazily:
+    from kubeup.config import load_init
     from kubeup.doctor import node_files
-    from kubeup.phases import static_pods_swap
-    from kubeup.swap import manifests, store
+    from kubeup.phases import static_pods_swap, tried_swap
+    from kubeup.swap import manifests, store, try_record
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
+    from kubeup.doctor.node_files import Patient
+    from kubeup.engine.state import State
     from kubeup.machine.host import Host
 
 COMMAND = "kb reconfigure static-pods"
@@ -48,22 +51,58 @@ def static_pods(call: Invocation) -> int:
             manifests.remove_leftovers(local, paths)
         texts = _choose_texts(call, local, last=last, paths=paths)
         seen = store.with_missing(local, paths, texts=last.formers if last is not None and is_cut_off else {})
-        patient = node_files.read_patient(seen, paths)
-        if not patient.is_control_plane:
-            raise launcher.no_control_plane(paths)
-        launcher.require_same_node(node_state, patient.config, paths=patient.paths)
-        base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
-        ctx = static_pods_swap.SwapRun(
-            **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
+        ctx = make_swap_run(
+            launch,
+            node_state,
+            patient=node_files.read_patient(seen, paths),
             texts=texts,
-            agree=lambda question: launcher.agree(call, question),
-            before_stop=str(call.flags.get("before-stop") or ""),
-            after_start=str(call.flags.get("after-start") or ""),
             is_undo=bool(call.flags.get("undo")),
+            try_s=_choose_try(call, local, paths),
         )
         result = launch.work(ctx, node_state)
     launch.print_result(result)
     return 0
+
+
+def make_swap_run(launch: Launch, node_state: State, *, patient: Patient, **fields: Any) -> static_pods_swap.SwapRun:
+    """What the phases of a swap work with on this node. fields: those of SwapRun. Raises HostError (not-a-control-plane, node-renamed)."""
+    call = launch.call
+    if not patient.is_control_plane:
+        raise launcher.no_control_plane(patient.paths)
+    launcher.require_same_node(node_state, patient.config, paths=patient.paths)
+    base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
+    given: dict[str, Any] = {
+        "agree": lambda question: launcher.agree(call, question),
+        "before_stop": str(call.flags.get("before-stop") or ""),
+        "after_start": str(call.flags.get("after-start") or ""),
+        **fields,
+    }
+    return static_pods_swap.SwapRun(
+        **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)}, **given
+    )
+
+
+def _choose_try(call: Invocation, local: Host, paths: Paths) -> float:  # noqa: PLR0917
+    """For how many seconds the change is tried; 0: it stays. A trial that was cut off goes on as one."""
+    given = read_try(call)
+    one = try_record.load_pending(local, paths)
+    return given or (one.lasts_s if one is not None else 0.0)
+
+
+def read_try(call: Invocation) -> float:
+    """--try in seconds; 0 without it. Raises UsageError (invalid-duration, usage)."""
+    told = call.flags.get("try")
+    if not told:
+        return 0.0
+    lasts_s = float(load_init.parse_duration(str(told), "--try"))
+    cause = ""
+    if call.flags.get("undo"):
+        cause = "--undo goes back, and is not tried"
+    elif not tried_swap.AT_LEAST_S <= lasts_s <= tried_swap.AT_MOST_S:
+        cause = f"a change is tried for {tried_swap.AT_LEAST_S:.0f} s to {tried_swap.AT_MOST_S / 3600:.0f} h"
+    if cause:
+        raise UsageError(f"--try {told}", cause=cause, remedy="give it a time such as --try 5m", code="usage")
+    return lasts_s
 
 
 def _choose_texts(call: Invocation, local: Host, *, last: Optional[store.Swap], paths: Paths) -> Texts:

@@ -10,6 +10,7 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.engine import state
+    from kubeup.swap import try_record
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -21,6 +22,10 @@ def status(call: Invocation) -> int:
     if call.output != "text":
         call.print_value(node_state.as_dict())
         return 0
+    tried = try_record.load_pending(node_state.host, Paths())
+    if tried is not None:
+        told = f"goes back by itself at {tried.ends}" + (f"; that failed last time: {tried.why}" if tried.why else "")
+        call.print(f"a change of {', '.join(tried.names)} is being tried: it {told}")
     if not node_state.phases:
         call.print("kb has not worked on this node yet (no /var/lib/kb/state.json)")
         return 0

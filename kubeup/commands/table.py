@@ -40,6 +40,7 @@ with lazily:
         mirror,
         reconfigure,
         reconfigure_config,
+        reconfigure_try,
         reset,
         restore,
         static_pods,
@@ -87,6 +88,8 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("reconfigure node", "Bring this node to the configuration that the cluster stores", lambda call: reconfigure_config.node(call), story="reconfigure"),
         Row("reconfigure endpoint", "Give the cluster's API servers a stable name, or another one: NAME:PORT", lambda call: reconfigure.endpoint(call), words="endpoint...", story="reconfigure-endpoint"),
         Row("reconfigure static-pods", "Replace running static pods by the given manifests, and come back if they do not work", lambda call: static_pods.static_pods(call), words="file...", story="reconfigure-static-pods"),
+        Row("reconfigure confirm", "Keep the change that is being tried (--try)", lambda call: reconfigure_try.confirm(call)),
+        Row("reconfigure back",    "Go back at once from the change that is being tried", lambda call: reconfigure_try.back(call), story="reconfigure-back"),
         Row("etcd remove",          "Remove a lost member from the cluster's etcd",                            lambda call: etcd.remove(call), words="member..."),
         Row("etcd recover",         "Go on with the one etcd member that is left, from its own data",          lambda call: etcd_recover.recover(call)),
         Row("etcd defrag",          "Give back the space that etcd's file no longer needs, member by member",  lambda call: etcd_upkeep.defrag(call)),
@@ -152,6 +155,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     "Run by systemd, not by you": (
         Row("routes",        "Keep the routes to the pods of other nodes up to date",                       lambda call: keepers.routes(call)),
         Row("load-balancer", "Keep this node's load balancer up to date as API servers come and go",        lambda call: keepers.load_balancer(call)),
+        Row("reconfigure wait", "Go back from the change that is being tried once its time is over", lambda call: reconfigure_try.wait(call), story="reconfigure-back"),
     ),
 }
 """The operator's commands by task; last, those that systemd runs."""

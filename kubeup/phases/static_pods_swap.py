@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn, Optional
 
 from kubeup.addresses import join_host_port
+from kubeup.cluster.api import Api
 from kubeup.engine.items import File
 from kubeup.engine.plan import compare_documents
 from kubeup.engine.run import Outputs, Run
@@ -29,7 +30,7 @@ from kubeup.trouble import Trouble, advise
 from kubeup.yaml_files import load_mapping
 
 with lazily:
-    from kubeup.cluster import etcd, etcd_stop, health
+    from kubeup.cluster import etcd, etcd_stop, health, try_mark
     from kubeup.engine import records
     from kubeup.network import drain, drain_marks
     from kubeup.node import crictl, etcd_data, image_pulls, pod_trials, runtime, tried_pod
@@ -53,7 +54,9 @@ class SwapRun(Run):
     """texts: the wanted manifests, by component. agree: asks for consent to what is said; raises UsageError without it.
 
     before_stop, after_start: the user's own commands, for a load balancer that is not kb's. command: what the user runs, for remedies;
-    tells_edits: whether others' changes of a manifest are still to be told."""
+    tells_edits: whether others' changes of a manifest are still to be told. try_s: for how many seconds the change is tried, 0: it stays.
+    tried_config: the ClusterConfiguration that is stored once it is confirmed, "" for none. is_in_unit: the unit that waits for the end
+    of a trial runs this."""
 
     texts: tuple[tuple[str, str], ...]
     agree: Callable[[str], None]
@@ -62,6 +65,9 @@ class SwapRun(Run):
     is_undo: bool = False
     command: str = COMMAND
     tells_edits: bool = True
+    try_s: float = 0.0
+    tried_config: str = ""
+    is_in_unit: bool = False
 
 
 # ---- preflight
@@ -70,8 +76,8 @@ class SwapRun(Run):
 def check_swap(ctx: SwapRun) -> Outputs:
     """Pull the images, try the new manifests, and check that the rest of the cluster can do without this node meanwhile.
 
-    Raises HostError: kubelet-not-running, no-cri-client, static-pod-refused, disk-full; ClusterError (etcd-stop-unsafe); ImagePullError;
-    UsageError (not-confirmed).
+    Raises HostError: kubelet-not-running, no-cri-client, static-pod-refused, disk-full; ClusterError: etcd-stop-unsafe, try-elsewhere;
+    ImagePullError; UsageError (not-confirmed).
     """
     if not services.may_run(ctx.host, "kubelet"):
         raise HostError(
@@ -104,6 +110,7 @@ def check_swap(ctx: SwapRun) -> Outputs:
     if not swap.pods:
         return None
     _refuse_held(_find_holder(ctx))
+    refuse_tried_elsewhere(ctx)
     _tell_differences(ctx, swap)
     _pull_images(ctx, swap)
     _try_pods(ctx, swap)
@@ -120,6 +127,12 @@ def plan_swap(ctx: SwapRun) -> store.Swap:
     if "etcd" in changed:
         changed.add("kube-apiserver")
     return store.Swap(tuple(pod for pod in pods if pod.name in changed))
+
+
+def refuse_tried_elsewhere(ctx: Run) -> None:
+    """Raises ClusterError (try-elsewhere) if another control plane is trying a change. An API that is away hinders nothing."""
+    with contextlib.suppress(Unreachable):
+        try_mark.refuse_elsewhere(Api(ctx.host, ctx.api.identity, retry_s=0), node=ctx.config.node.name)
 
 
 def _installed(ctx: SwapRun) -> list[str]:

@@ -33,7 +33,8 @@ SHOWN = 3
 
 def check_upgrade(ctx: UpgradeRun) -> Outputs:
     """Raises HostError: hand-edits, disk-pressure, and those of check_swap; ClusterError: upgrade-blocked, cluster-not-well, control-plane-first,
-    etcd-stop-unsafe; ImagePullError; UsageError (not-confirmed)."""
+    etcd-stop-unsafe, try-elsewhere; ImagePullError; UsageError (not-confirmed)."""
+    static_pods_swap.refuse_tried_elsewhere(ctx)
     if not ctx.config.is_control_plane:
         _check_servers(ctx)
         _check_own_node(ctx)

@@ -1,10 +1,14 @@
-"""Doctor's check of swaps of static pods: one that was cut off leaves a pod stopped, or half of them replaced."""
+"""Doctor's checks of swaps of static pods: one that was cut off leaves a pod stopped, or half of them replaced; one on trial goes back by
+itself, if what waits for that runs."""
 
 from __future__ import annotations
 
-from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient
-from kubeup.swap import store
+from kubeup.machine import services
+from kubeup.swap import store, try_record
+
+_WAITS = "kb-try.service"
 
 
 def look_at_swap(patient: Patient) -> Findings:
@@ -19,3 +23,21 @@ def look_at_swap(patient: Patient) -> Findings:
         f"a swap of {', '.join(cut_off.names)} was cut off on this node{told}",
         remedy="continue it: kb reconfigure static-pods; or take it back: kb reconfigure static-pods --undo",
     )
+
+
+def look_at_try(patient: Patient) -> Findings:
+    one = try_record.load_pending(patient.host, patient.paths)
+    if one is None:
+        return
+    names, end = (
+        ", ".join(one.names),
+        "keep the change: kb reconfigure confirm; or go back at once: kb reconfigure back",
+    )
+    if one.failures:
+        times = "once" if one.failures == 1 else f"{one.failures} times"
+        told = f"the change of {names} was not confirmed, and going back failed {times} ({one.why}); it is tried again at {one.ends}"
+        yield Finding("try", ERROR, told, remedy=f"see why: {services.say_log(patient.host, 'kb-try')}; {end}")
+    else:
+        yield Finding("try", WARNING, f"a change of {names} is being tried; it goes back at {one.ends}", remedy=end)
+    if not services.is_active(patient.host, _WAITS):
+        yield Finding("try", ERROR, f"{_WAITS}, which goes back at the end, does not run", remedy=end)

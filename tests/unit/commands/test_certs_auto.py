@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import kb
-from kubeup.commands import certs, certs_auto
+from kubeup.cluster import node_events
+from kubeup.commands import certs
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine import own_copy
 from kubeup.machine.host import CommandResult
@@ -234,7 +235,9 @@ def test_a_machine_that_is_no_node_is_refused(tmp_path: Path, capsys: Any) -> No
 
 def test_an_event_is_as_the_kubelet_s_are() -> None:
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
-    event = certs_auto.render_event("cp1", now, reason="CertificatesRenewed", message="x" * 2000, kind="Normal")
+    event = node_events.render_event(
+        "cp1", now, reason="CertificatesRenewed", message="x" * 2000, kind="Normal", by="kb-certs"
+    )
     assert event["metadata"] == {"name": "cp1.kb-certs.20260102030405.certificatesrenewed", "namespace": "default"}
     assert event["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": "cp1", "uid": "cp1"}
     assert len(event["message"]) <= 1024 and event["firstTimestamp"] == "2026-01-02T03:04:05Z"

@@ -51,6 +51,7 @@ TAKEN_BACK = {
         "engine/items.py:Unit",
         "phases/install_programs.py:_ensure_runtime_runs",
         "phases/own_timer.py:plan_no_timer",
+        "phases/tried_swap.py:_start_unit",
     ),
     "cleanup-node/remove-runtime-data": ("node/image_pulls.py:pull_image",),  # a runtime of others keeps its images
     "cleanup-node/remove-etcd-data": ("node/etcd_data.py:_copy",),
@@ -81,6 +82,7 @@ TAKEN_BACK = {
         "phases/restart_pods.py:Restart",
         "phases/restore.py:move_aside",
         "phases/serve_mirror.py:follow_authority",
+        "phases/tried_swap.py:remove_unit",
         "phases/upgrade_kubelet.py:start_and_watch",
         "phases/waits.py:nudge_kubelet",
     ),

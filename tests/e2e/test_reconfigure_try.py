@@ -1,0 +1,153 @@
+"""`--try` on real nodes: a change goes back by itself at its end, whatever happened to the machine or to kb in between; a confirmed one stays."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from .lab.control_planes import IGNORE, KB, code_of, print_join
+from .lab.node import Node, wait_until
+from .lab.static_pods import (
+    SWAP,
+    add_flag,
+    argv_of,
+    draft,
+    fill_store,
+    list_left,
+    read_manifests,
+    read_running,
+    read_stored,
+)
+from .test_static_pods import make_control_plane
+
+pytestmark = pytest.mark.k8s_versions("1.35", "1.36")
+MakeNode = Callable[..., Node]
+UNIT = "/etc/systemd/system/kb-try.service"
+FLAGS = {"kube-apiserver": "--max-requests-inflight=397", "kube-scheduler": "--kube-api-qps=47"}
+WITH_ETCD = {"etcd": "--max-txn-ops=300", **FLAGS}
+
+
+def begin(node: Node, flags: Mapping[str, str], *, lasts: str) -> dict[str, str]:
+    """Try these flags; returns the manifests of before."""
+    former = read_manifests(node)
+    words = draft(node, {name: add_flag(former[name], flag) for name, flag in flags.items()})
+    told = node.run(f"{SWAP} {words} --try {lasts} --yes", timeout=600)
+    print(told.output, flush=True)
+    assert "goes back by itself at" in told.output and "reconfigure confirm" in told.output
+    assert read_record(node)["status"] == "waiting"
+    check_run(node, former, flags)
+    return former
+
+
+def check_run(node: Node, former: Mapping[str, str], flags: Mapping[str, str] = {}) -> None:
+    """That the former manifests run, those of these components with one more flag; and that nothing of a swap is left."""
+    wanted = {name: add_flag(text, flags[name]) if name in flags else text for name, text in former.items()}
+    assert {name: argv_of(text) for name, text in read_manifests(node).items()} == {
+        name: argv_of(text) for name, text in wanted.items()
+    }
+    running = read_running(node)
+    assert {name: one.argv for name, one in running.items()} == {n: argv_of(t) for n, t in wanted.items()}
+    assert list_left(node) == []
+
+
+def read_record(node: Node) -> Any:
+    return json.loads(node.read("/var/lib/kb/try.json"))
+
+
+def wait_back(node: Node, former: Mapping[str, str], *, timeout_s: float) -> float:
+    """Wait until the node has gone back by itself. Returns the seconds."""
+    began = time.monotonic()
+    wait_until(lambda: not node.exists(UNIT), what="the node to go back", timeout_s=timeout_s, every_s=1)
+    took = time.monotonic() - began
+    print(f"went back {took:.0f} s later", node.journal("kb-try"), sep="\n", flush=True)
+    assert read_record(node)["status"] == "back"
+    node.wait_node_ready()
+    wait_until(lambda: "kube-scheduler" in read_running(node), what="the scheduler", timeout_s=60)
+    check_run(node, former)
+    return took
+
+
+def test_back_by_itself_or_confirmed(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    stored = read_stored(node)
+    former = begin(node, FLAGS, lasts="45s")
+    for words in ("certs renew all", f"reconfigure static-pods {draft(node, former)}", "upgrade node"):
+        refused = node.run(f"{KB} {words}", check=False)
+        assert code_of(refused) == "try-pending", refused.output
+    other = make_node("w1", version=k8s_version)
+    other.scp(kb_pyz, "/root/kb.pyz")
+    refused = other.run(f"{KB} {print_join(node)} {IGNORE} --soak 0", check=False, timeout=300)
+    if node.exists(UNIT):
+        assert code_of(refused) == "try-elsewhere" and "on cp1: " in refused.output, refused.output
+    wait_back(node, former, timeout_s=240)
+    reasons = {one["reason"] for one in node.get("-n default get events")["items"]}
+    assert "ChangeTakenBack" in reasons
+    assert "kb/tried-change" not in node.kubectl("-n kube-system get configmap kubeadm-config -o yaml")
+    assert code_of(node.run(f"{KB} reconfigure confirm", check=False)) == "nothing-tried"
+    assert read_stored(node) == stored
+
+    begin(node, FLAGS, lasts="30s")
+    node.run(f"{KB} reconfigure confirm")
+    assert not node.exists(UNIT)
+    time.sleep(40)
+    check_run(node, former, FLAGS)
+    node.run(f"{SWAP} --undo --yes", timeout=600)
+    check_run(node, former)
+
+    begin(node, WITH_ETCD, lasts="1h")
+    node.run(f"{KB} reconfigure back --yes", timeout=600)
+    check_run(node, former)
+    assert read_stored(node) == stored and not node.exists(UNIT)
+
+
+def test_a_reboot_in_between(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """The power is cut, and comes back after the end, or before it; an orderly reboot, too."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    former = begin(node, FLAGS, lasts="20s")
+    node.kill()
+    time.sleep(25)
+    node.start()
+    wait_back(node, former, timeout_s=400)
+
+    former = read_manifests(node)
+    begin(node, WITH_ETCD, lasts="150s")
+    began = time.monotonic()
+    node.reboot()
+    took = wait_back(node, former, timeout_s=500)
+    assert time.monotonic() - began > 140 and took > 100, "it did not wait for what was left"
+
+
+def test_kb_is_killed(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """In the middle of the swap of a trial, with etcd and the API server out; and the unit on its way back, killed with the power."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    fill_store(node, 50)
+    stored, former = read_stored(node), read_manifests(node)
+    words = draft(node, {name: add_flag(former[name], flag) for name, flag in WITH_ETCD.items()})
+    going = node.popen(f"{SWAP} {words} --try 10m --yes")
+    wait_until(lambda: not node.exists("/etc/kubernetes/manifests/etcd.yaml"), what="etcd to be out", timeout_s=120)
+    node.run("pkill -KILL -f 'kb.pyz reconfigure static-pods'")
+    going.wait(timeout=60)
+    wait_back(node, former, timeout_s=400)
+    assert read_stored(node) == stored
+
+    begin(node, WITH_ETCD, lasts="10s")
+    wait_until(lambda: not node.exists("/etc/kubernetes/manifests/etcd.yaml"), what="the way back", timeout_s=180)
+    node.kill()
+    node.start()
+    wait_back(node, former, timeout_s=500)
+    assert read_stored(node) == stored
+    node.run(f"{KB} reset --force", timeout=300)
+    assert not node.exists(UNIT) and not node.exists("/var/lib/kb/try.json")
+
+
+def test_a_reset_removes_it(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    begin(node, FLAGS, lasts="1h")
+    node.run(f"{KB} reset --force", timeout=300)
+    assert not node.exists(UNIT) and not node.exists("/var/lib/kb/try.json")
+    assert node.run("systemctl is-active kb-try.service", check=False).stdout.strip() != "active"
