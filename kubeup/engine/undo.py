@@ -197,6 +197,7 @@ _OWN = frozenset(
         "restore",
         "staging",
         "swap",
+        "try",
         "upgrade",
     )
 )

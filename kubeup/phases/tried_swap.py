@@ -263,7 +263,7 @@ def check_back(ctx: SwapRun) -> Outputs:
 
 
 def _keep_found(ctx: SwapRun, name: str, *, text: str) -> Path:
-    place = ctx.paths.state_dir / f"try-{name}.yaml"
+    place = try_record.folder(ctx.paths) / f"{name}.yaml"
     (ctx.machine or ctx.host).write_file(place, text, mode=0o600)
     return place
 

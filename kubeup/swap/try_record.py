@@ -71,8 +71,12 @@ class Try:
         return all(name in wanted and is_same_yaml(wanted[name], former) for name, former in self.formers)
 
 
+def folder(paths: Paths) -> Path:
+    return paths.state_dir / "try"
+
+
 def _file(paths: Paths) -> Path:
-    return paths.state_dir / "try.json"
+    return folder(paths) / "try.json"
 
 
 # ---- the record
@@ -124,7 +128,8 @@ def load_pending(host: Host, paths: Paths) -> Optional[Try]:
 
 
 def save(host: Host, paths: Paths, *, one: Try) -> Try:
-    host.make_dir(paths.state_dir, mode=0o700)
+    for place in (paths.state_dir, folder(paths)):
+        host.make_dir(place, mode=0o700)
     value = {"schema": SCHEMA, **dataclasses.asdict(one)}
     host.write_file(_file(paths), json.dumps(value, indent=1) + "\n", mode=0o600)
     return one

@@ -34,7 +34,7 @@ from tests.unit.commands.test_static_pods import files, machine
 from tests.unit.swap.swap_case import Stage, set_stage
 
 UNIT = "/etc/systemd/system/kb-try.service"
-RECORD = "/var/lib/kb/try.json"
+RECORD = "/var/lib/kb/try/try.json"
 BOOT = "/proc/sys/kernel/random/boot_id"
 ONE = ("kube-scheduler",)
 
@@ -249,7 +249,7 @@ def test_what_somebody_changed_meanwhile_goes_back_too_and_is_kept(host: Control
     host.sleep(30)
     assert "was changed during the trial" in done(host, "reconfigure", "wait").err
     expect_settled(host, FORMER, status="taken back")
-    assert host.files["/var/lib/kb/try-kube-scheduler.yaml"] == text.encode()
+    assert host.files["/var/lib/kb/try/kube-scheduler.yaml"] == text.encode()
 
 
 # ---- meanwhile
