@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from kubeup import releases
-from kubeup.commands import launcher, reconfigure_wish, upgrade
+from kubeup.commands import launcher, reconfigure_wish, static_pods, upgrade
 from kubeup.commands.launcher import Launch
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen
@@ -25,7 +25,7 @@ with lazily:
     from kubeup.engine import run, step
     from kubeup.node import kubelet
     from kubeup.phases import cert_names, reconfigure_config, reconfigure_kubelet
-    from kubeup.swap import store
+    from kubeup.swap import store, try_record
     from kubeup.upgrade import changed_component, changed_config, node_config, target
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ def _reconfigure(call: Invocation) -> int:
         if not wish.is_empty and store.load_cut_off(launch.local, Paths()) is None:
             _refuse_worker(launch)
         continue_swap(launch, node_state, wish=wish)
+        if try_record.load_pending(launch.local, Paths()) is not None:  # what is stored follows when it is confirmed
+            return 0
         ground = look(launch, wish, found=found)
-        ctx = make_run(launch, node_state, ground=ground)
+        ctx = with_try(call, make_run(launch, node_state, ground=ground), ground=ground)
         shown = [] if launch.is_dry and call.output == "text" else list(_render_differences(ctx))
         shown = [*_render_documents(ctx, ground), *shown]
         if call.output == "text":
@@ -99,8 +101,33 @@ def _choose_phases(call: Invocation, ctx: reconfigure_config.ReconfigureRun) -> 
     parts = {*ctx.components, *(["coredns"] if ctx.dns else []), *(["kubelet"] if ctx.wish.is_empty else [])}
     for part in {*parts, *(["kube-proxy", "coredns"] if ctx.changes_images else [])}:
         names.update(_OF_PARTS[part])
+    if ctx.try_s:
+        names.discard("upload-config/kubeadm")
     is_here = ctx.config.is_control_plane
     return tuple(one for one in call.command.phases if one.name in names and (is_here or not one.on))
+
+
+def with_try(
+    call: Invocation, ctx: reconfigure_config.ReconfigureRun, *, ground: Ground
+) -> reconfigure_config.ReconfigureRun:
+    """With --try: what is stored changes only when the change is confirmed. Raises UsageError (usage, not-tried)."""
+    lasts_s = static_pods.read_try(call)
+    if not lasts_s:
+        return ctx
+    cause = ""
+    if ctx.components or ctx.dns or not ctx.wish.is_of_pods:
+        cause = "what is tried are static pods; kubelet, kube-proxy and CoreDNS go back by themselves only where they do not come up"
+    elif ctx.adds or ctx.drops:
+        cause = "the names in a certificate do not go back with the static pods"
+    if cause:
+        raise UsageError(
+            "this change cannot be tried",
+            cause=cause,
+            remedy="make it without --try, apart from others",
+            code="not-tried",
+        )
+    is_changed = ground.wanted != ground.former
+    return dataclasses.replace(ctx, try_s=lasts_s, tried_config=ground.wanted if is_changed else "")
 
 
 # ---- a swap that was cut off
@@ -396,7 +423,7 @@ def _print(
 ) -> None:
     call = launch.call
     launch.print_result(result, more={"differences": list(shown)})
-    if call.output != "text" or launch.is_dry:
+    if call.output != "text" or launch.is_dry or ctx.try_s:
         return
     left = list(result.results.remaining or ())
     if left:

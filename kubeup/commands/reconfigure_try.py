@@ -16,7 +16,8 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.doctor import node_files
-    from kubeup.phases import tried_swap
+    from kubeup.engine import step
+    from kubeup.phases import reconfigure_config, tried_swap
     from kubeup.swap import manifests, proof, store, try_record
 
 if TYPE_CHECKING:
@@ -38,14 +39,22 @@ def confirm(call: Invocation) -> int:
     """Keep the change."""
     launch, paths = Launch(call), Paths()
     launch.require_root()
-    with launch.locked(paths):
+    with launch.locked(paths) as node_state:
         one = _load(launch.local, paths)
+        tried_swap.check_confirmed(one)
         patient = node_files.read_patient(launch.local, paths)
         ctx = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
+        if one.config:
+            plan = functools.partial(reconfigure_config.plan_tried, text=one.config)
+            does = "Store the configuration that was tried in the cluster, and keep the former one"
+            phase = step.Phase("upload-config/kubeadm", does, plan=plan, live="cluster")
+            launch.work(ctx, node_state, phases=(phase,), workflow="reconfigure", only=phase.name)
         if not launch.is_dry:
-            tried_swap.confirm(ctx, one)
+            tried_swap.end(ctx, status=try_record.CONFIRMED)
     kept = f"the change of {', '.join(one.names)}"
     call.report.note(f"{kept} would stay" if launch.is_dry else f"{kept} stays")
+    if one.config and not launch.is_dry:
+        call.tell("on every other control plane: kb reconfigure node")
     return 0
 
 

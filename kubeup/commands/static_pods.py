@@ -18,7 +18,7 @@ with lazily:
     from kubeup.config import load_init
     from kubeup.doctor import node_files
     from kubeup.phases import static_pods_swap, tried_swap
-    from kubeup.swap import manifests, store, try_record
+    from kubeup.swap import manifests, store
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -57,7 +57,7 @@ def static_pods(call: Invocation) -> int:
             patient=node_files.read_patient(seen, paths),
             texts=texts,
             is_undo=bool(call.flags.get("undo")),
-            try_s=_choose_try(call, local, paths),
+            try_s=read_try(call),
         )
         result = launch.work(ctx, node_state)
     launch.print_result(result)
@@ -80,13 +80,6 @@ def make_swap_run(launch: Launch, node_state: State, *, patient: Patient, **fiel
     return static_pods_swap.SwapRun(
         **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)}, **given
     )
-
-
-def _choose_try(call: Invocation, local: Host, paths: Paths) -> float:  # noqa: PLR0917
-    """For how many seconds the change is tried; 0: it stays. A trial that was cut off goes on as one."""
-    given = read_try(call)
-    one = try_record.load_pending(local, paths)
-    return given or (one.lasts_s if one is not None else 0.0)
 
 
 def read_try(call: Invocation) -> float:

@@ -202,7 +202,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("to", "File, or URL of the registry, to write to; for backups a folder, s3://, rclone: or mc:", metavar="FILE|URL", of=("support-bundle", "mirror sync", "backup schedule")),
     Flag("once", "Update once and exit", takes="flag", of=("routes", "load-balancer")),
     Flag("undo", "Undo the last reconfiguration of this node, or etcd's recovery", takes="flag", of=("reconfigure endpoint", "reconfigure static-pods", "etcd recover", "certs add-san")),
-    Flag("try", "Go back by itself after this time unless kb reconfigure confirm comes", metavar="DURATION", of=("reconfigure static-pods",)),
+    Flag("try", "Go back by itself after this time unless kb reconfigure confirm comes", metavar="DURATION", of=("reconfigure", "reconfigure static-pods")),
     Flag("remove", "Take the names out of the certificate instead of adding them", takes="flag", of=("certs add-san",)),
     Flag("lost", "Member of etcd that is lost for good and will not start again; once for each other member", takes="list", metavar="MEMBER",
          of=("etcd recover",)),

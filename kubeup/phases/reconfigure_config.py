@@ -14,14 +14,14 @@ from typing import Any, Optional
 
 from kubeup.engine.cluster_items import Object
 from kubeup.engine.plan import Plan, flatten
-from kubeup.engine.run import Outputs, Results
+from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
 from kubeup.errors import KbError
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.json_text import parse_json
 from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
-from kubeup.phases import cert_names, static_pods_swap, stored_cluster
+from kubeup.phases import cert_names, static_pods_swap, stored_cluster, tried_swap
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.releases import Release
 
@@ -71,7 +71,7 @@ def check_change(ctx: ReconfigureRun) -> Outputs:
             ctx.report.note(f"not of the stored configuration: {edit}; kept")
     if ctx.adds or ctx.drops:
         cert_names.check_names(ctx)
-    return static_pods_swap.check_swap(ctx)
+    return tried_swap.check_tried(ctx)
 
 
 # ---- certs/apiserver
@@ -91,6 +91,16 @@ def plan_stored(run: ReconfigureRun) -> Plan:
     def change(document: Mapping[str, Any]) -> dict[str, Any]:
         return changed_config.change_document(as_current(run.host, document, release=run.release), run.wish)
 
+    return _plan_change(run, change)
+
+
+def plan_tried(run: Run, *, text: str) -> Plan:
+    """The same for a change that was tried, and is confirmed: the configuration is `text`."""
+    wanted = yaml_files.load_mapping(text, "the configuration that was tried")
+    return _plan_change(run, lambda _: dict(wanted))
+
+
+def _plan_change(run: Run, change: stored_cluster.Change) -> Plan:
     text = objects.read_config_key(run.api, "kubeadm-config", key="ClusterConfiguration")
     document = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
     plan = stored_cluster.plan_stored(run, change)
@@ -121,6 +131,8 @@ def read_former(client: api.Api) -> list[str]:
 def check_end(ctx: ReconfigureRun) -> Outputs:
     """Whether the next control plane may follow, and which ones are left. Raises ClusterError (cluster-not-well)."""
     static_pods_swap.check_cluster(ctx)
+    if ctx.try_s:
+        return None  # the others follow what is stored, which is when it is confirmed
     left = [f"on control plane {name}: kb reconfigure node" for name in find_left(ctx)]
     left += [f"on node {name}: kb reconfigure node" for name in find_left_kubelets(ctx)]
     return Results(remaining=left)
@@ -169,7 +181,7 @@ def _read_configz(ctx: ReconfigureRun, node: str) -> Optional[Mapping[str, Any]]
 
 CHECKS = Act(do=check_change, live="node", always=True)
 SWAP = Act(
-    do=static_pods_swap.swap_pods,
+    do=tried_swap.swap_tried,
     foretell=static_pods_swap.foretell_swap,
     spec=lambda run: run.wish,
     live="node",

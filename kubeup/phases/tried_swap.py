@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional
 
-from kubeup.cluster.api import path_of
 from kubeup.engine.items import Unit
 from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
@@ -146,7 +145,8 @@ def swap_tried(ctx: SwapRun) -> Outputs:
     one = try_record.load_pending(run.host, run.paths)
     cut_off = store.load_cut_off(run.host, run.paths)
     swap = cut_off or static_pods_swap.plan_swap(run)
-    if ctx.is_undo or not ctx.try_s or not swap.pods:
+    is_tried = bool(ctx.try_s) or one is not None  # one that was cut off goes on as one
+    if ctx.is_undo or not is_tried or not swap.pods:
         done = static_pods_swap.swap_pods(ctx)
         if one is not None and ctx.is_undo:
             end(run, status=try_record.BACK)
@@ -231,9 +231,8 @@ def remove_unit(host: Host, paths: Paths, *, is_in_unit: bool = False) -> None:
     services.forget_removed_units(host)
 
 
-def confirm(run: Run, one: try_record.Try) -> None:
-    """The change stays: store the cluster's configuration that belongs to it, and end the trial. Raises HostError (try-unfinished),
-    ClusterError."""
+def check_confirmed(one: try_record.Try) -> None:
+    """Raises HostError (try-unfinished) if the change is not there, so that it cannot stay."""
     if one.status != try_record.WAITING:
         raise HostError(
             f"the change of {', '.join(one.names)} is not made yet",
@@ -241,10 +240,6 @@ def confirm(run: Run, one: try_record.Try) -> None:
             remedy=f"let it go back: {BACK}; then make the change again",
             code="try-unfinished",
         )
-    if one.config:
-        path = path_of("ConfigMap", "kubeadm-config", namespace="kube-system")
-        run.api.patch(path, {"data": {"ClusterConfiguration": one.config}})
-    end(run, status=try_record.CONFIRMED)
 
 
 # ---- the way back

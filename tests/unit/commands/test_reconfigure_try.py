@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from tests.fake_control_plane import (
     manifests_of,
 )
 from tests.fuzz.node import Ended, call
+from tests.unit.commands import test_reconfigure_config as case
 from tests.unit.commands.test_static_pods import files, machine
 from tests.unit.swap.swap_case import Stage, set_stage
 
@@ -194,26 +194,6 @@ def test_all_of_a_control_plane_goes_back_at_once(host: ControlPlane) -> None:
     assert is_over(host, "back")
     assert "gone back from the last one already" in refused(host, "reconfigure", "back", code="nothing-tried").err
     refused(host, "reconfigure", "static-pods", "--undo", code="nothing-to-undo")
-
-
-def test_confirming_stores_the_configuration_that_belongs_to_the_change(
-    host: ControlPlane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begin(host)
-    one = try_record.load(host, Paths())
-    assert one is not None
-    sent: list[Any] = []
-    run: Any = type("Run", (), {"host": host, "paths": Paths(), "api": type("Api", (), {})()})()
-    run.api.patch = lambda path, body: sent.append((path, body))
-    monkeypatch.setattr(tried_swap, "_unmark", lambda run: None)
-    tried_swap.confirm(run, dataclasses.replace(one, config="kind: ClusterConfiguration\n"))
-    assert sent == [
-        (
-            "/api/v1/namespaces/kube-system/configmaps/kubeadm-config",
-            {"data": {"ClusterConfiguration": "kind: ClusterConfiguration\n"}},
-        )
-    ]
-    assert is_over(host, "confirmed")
 
 
 def test_confirming_comes_too_late(host: ControlPlane) -> None:
@@ -522,3 +502,67 @@ def test_the_unit_alone_has_nothing_to_wait_for(host: ControlPlane) -> None:
 
 def test_how_often_the_unit_looks() -> None:
     assert reconfigure_try.LOOK_S <= 5
+
+
+# ---- kb reconfigure
+
+
+SET = ("reconfigure", "scheduler", "--set", "kube-api-qps=47", "--yes")
+
+
+config_stage = case.stage  # its fixture, by another name
+
+
+@pytest.fixture
+def node(config_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> case.Node:
+    monkeypatch.setattr(own_copy, "find_root_python", lambda: "/usr/bin/python3")
+    made = case.make_node()
+    made.files[BOOT] = b"first\n"
+    verbs = ("enable --no-reload", "restart", "disable", "disable --now")
+    made.accepts = {*made.accepts, "systemctl daemon-reload", *(f"systemctl {verb} kb-try.service" for verb in verbs)}
+    return made
+
+
+def flags_of(host: case.Node) -> list[str]:
+    return [word for word in case.words_of(host, "kube-scheduler") if "qps" in word]
+
+
+def test_a_reconfiguration_is_stored_when_it_is_confirmed(node: case.Node) -> None:
+    before = case.stored(node)
+    told = done(node, *SET, "--try", "5m")
+    assert flags_of(node) == ["--kube-api-qps=47"] and "kb reconfigure confirm" in told.err
+    assert case.stored(node) == before and case.FORMER not in node.cluster.objects
+    told = done(node, "reconfigure", "confirm")
+    assert "kb reconfigure node" in told.out + told.err
+    assert {"name": "kube-api-qps", "value": "47"} in case.stored(node)["scheduler"]["extraArgs"]
+    assert case.stored(node, case.FORMER) == before
+    assert flags_of(node) == ["--kube-api-qps=47"] and UNIT not in node.files
+
+
+def test_a_reconfiguration_that_is_not_confirmed_was_never_stored(node: case.Node) -> None:
+    before = case.stored(node)
+    done(node, *SET, "--try", "5m")
+    done(node, "reconfigure", "wait")
+    assert flags_of(node) == [] and case.stored(node) == before
+    done(node, *SET)
+    assert flags_of(node) == ["--kube-api-qps=47"] and case.stored(node) != before
+
+
+def test_a_reconfiguration_that_was_cut_off_goes_on_as_a_trial(node: case.Node) -> None:
+    before = case.stored(node)
+    cut_off(node, lambda: kb(node, *SET, "--try", "5m"), at=f"move {MANIFESTS}/kube-scheduler.yaml")
+    done(node, *SET, "--try", "5m")
+    assert record(node)["status"] == "waiting" and case.stored(node) == before
+    done(node, "reconfigure", "confirm")
+    assert case.stored(node) != before
+
+
+@pytest.mark.parametrize(
+    "words", [("kubelet", "--set", "maxPods=99"), ("kube-proxy", "--set", "metricsBindAddress=x:1")]
+)
+def test_what_is_no_static_pod_is_not_tried(node: case.Node, words: tuple[str, ...]) -> None:
+    case.keep(
+        node, case.KUBELETS.replace("kubelet-config", "kube-proxy"), {"config.conf": "kind: KubeProxyConfiguration\n"}
+    )
+    ended = kb(node, "reconfigure", *words, "--try", "5m", "--yes")
+    assert ended.status != 0 and UNIT not in node.files and RECORD not in node.files, ended.err

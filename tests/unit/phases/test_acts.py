@@ -100,7 +100,6 @@ CHANGING = {
     "reconfigure_kubelet.py:change_kubelet": "kubelet-config",
     "reconfigure_kubelet.py:foretell_kubelet": "kubelet-config, foretold",
     "tried_swap.py:_start_unit": "swap",
-    "tried_swap.py:confirm": "the command reconfigure confirm: what is stored",
     "tried_swap.py:remove_unit": "swap",
     "upgrade_kubelet.py:_lay": "kubelet-config",
     "upgrade_kubelet.py:foretell_kubelet": "kubelet-config, foretold",
