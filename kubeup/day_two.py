@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, endpoint, load_balancer, reconfigure_addons, reconfigure_config, reconfigure_kubelet, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, load_balancer, reconfigure_addons, reconfigure_config, reconfigure_kubelet, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # A step shared with init and join.
@@ -130,6 +130,9 @@ CERTS_ADD_SAN = story(
 # kb backup schedule daily: what is made is in kubeup/backup/.
 BACKUP_SCHEDULE = story(step("backup-timer", "Back up this control plane as scheduled, by a timer", backup_timer.plan_timer, live="node"))
 
+# kb drift schedule on: what the look tells is in kubeup/drift/.
+DRIFT_SCHEDULE = story(step("drift-timer", "Look for what was changed on this node, once a day", drift_timer.plan_timer, live="node"))
+
 # kb restore: make this machine the control plane of a backup. Everything that may be missing is looked for before anything stops. What is
 # in the way is moved aside. The steps that are only named are init's (kb.py), with the restored authorities.
 def make_restore(init: Callable[..., Story]) -> Story:
@@ -178,5 +181,6 @@ STORIES: Mapping[str, Story] = {
     "certs-auto": CERTS_AUTO,
     "certs-add-san": CERTS_ADD_SAN,
     "backup-schedule": BACKUP_SCHEDULE,
+    "drift-schedule": DRIFT_SCHEDULE,
 }
 """Each by its name in a node's state."""

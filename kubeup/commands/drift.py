@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.commands import certs, launcher
 from kubeup.commands.launcher import Launch
-from kubeup.errors import HostError, KbError
+from kubeup.errors import HostError, KbError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
@@ -17,9 +18,10 @@ with lazily:
     from kubeup.cluster import api as kubeapi
     from kubeup.config import types
     from kubeup.doctor import foreign_node, node_files
-    from kubeup.drift import drifted, look
+    from kubeup.drift import accepted, drifted, look, mending
     from kubeup.engine import records, run
     from kubeup.machine import dry_run
+    from kubeup.phases import static_pods_swap
     from kubeup.upgrade import node_config
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from kubeup.drift.drifted import Drift, Ground
     from kubeup.drift.look import Looked
     from kubeup.engine.state import State
+    from kubeup.machine.host import Host
 
 DRIFTED = 1
 """The exit status where something drifted."""
@@ -38,16 +41,42 @@ _CUT = 60
 
 
 def drift(call: Invocation) -> int:
-    """Print what drifted, by name and field. Returns 0 if nothing did, else 1."""
+    """Print what drifted, by name and field, or put it back, or accept it. Returns 0 if nothing has drifted, or nothing is left, else 1."""
     launch = Launch(call)
     launch.require_root()
+    _check_words(call)
+    if call.flags.get("fix") or call.flags.get("accept"):
+        return _change(launch)
     launch.only_looks = True
-    paths = Paths()
-    ground, missed = find_ground(launch, launch.open_state(paths))
-    looked = look.look_for_drift(ground)
-    looked = replace(looked, missed=(*missed, *looked.missed))
-    show(launch, ground, looked)
+    ground, looked = look_now(launch)
+    if call.words:
+        looked = replace(
+            looked, drift=tuple(one for name in call.words for one in look.find_by_name(looked.drift, name))
+        )
+    show(launch, ground, looked=looked)
     return DRIFTED if looked.drift else 0
+
+
+def look_now(launch: Launch) -> tuple[Ground, Looked]:
+    """This node, and what drifted. Raises HostError: not-a-node, swap-cut-off."""
+    ground, missed = find_ground(launch, launch.open_state(Paths()))
+    looked = look.look_for_drift(ground)
+    return ground, replace(looked, missed=(*missed, *looked.missed))
+
+
+def _check_words(call: Invocation) -> None:
+    """Raises UsageError (usage)."""
+    verbs = [name for name in ("fix", "accept") if call.flags.get(name)]
+    cause = ""
+    if len(verbs) == 2:
+        cause = "what is put back need not be accepted"
+    elif verbs and not call.words and not call.flags.get("all"):
+        cause = f"--{verbs[0]} takes the names of what drifted, or --all"
+    elif call.flags.get("all") and (call.words or not verbs):
+        cause = "--all stands for every name, of --fix or --accept"
+    if cause:
+        words = " ".join(("kb drift", *(f"--{name}" for name in verbs), *call.words))
+        raise UsageError(words, cause=cause, remedy="see the names: kb drift", code="usage")
 
 
 # ---- where the look stands
@@ -58,17 +87,11 @@ def find_ground(launch: Launch, node_state: State) -> tuple[Ground, tuple[str, .
     launch.refuse_cut_off(Paths())
     local = dry_run.DryRunHost(launch.local, waits=True)
     patient = node_files.read_patient(local, Paths())
-    if not patient.is_member:
-        raise HostError(
-            "this machine is no node",
-            cause=f"there is no {patient.paths.kubelet_config}",
-            remedy="make it one: kb init, or kb join",
-            code="not-a-node",
-        )
+    require_node(patient)
     config, missed = patient.config, []
     client: Optional[kubeapi.Api] = None
     try:
-        client = _open_api(patient)
+        client = _open_api(patient, local)
         config = _read_config(patient, client)
     except KbError as error:
         client = None
@@ -88,11 +111,22 @@ def find_ground(launch: Launch, node_state: State) -> tuple[Ground, tuple[str, .
     return ground, tuple(missed)
 
 
-def _open_api(patient: Patient) -> kubeapi.Api:
-    """A control plane asks its own API server as its admin, a worker as its kubelet."""
+def require_node(patient: Patient) -> None:
+    """Raises HostError (not-a-node)."""
+    if not patient.is_member:
+        raise HostError(
+            "this machine is no node",
+            cause=f"there is no {patient.paths.kubelet_config}",
+            remedy="make it one: kb init, or kb join",
+            code="not-a-node",
+        )
+
+
+def _open_api(patient: Patient, host: Host) -> kubeapi.Api:
+    """A control plane calls its own API server as its admin, a worker as its kubelet."""
     server = node_files.find_own_server(patient.host, patient.paths)
     path = patient.paths.admin_conf if patient.is_control_plane else patient.paths.kubernetes / "kubelet.conf"
-    return kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, path, server=server), retry_s=RETRY_S)
+    return kubeapi.Api(host, kubeapi.read_identity(host, path, server=server), retry_s=RETRY_S)
 
 
 def _read_config(patient: Patient, client: kubeapi.Api) -> NodeConfig:
@@ -109,7 +143,8 @@ def _read_config(patient: Patient, client: kubeapi.Api) -> NodeConfig:
 # ---- what is shown
 
 
-def show(launch: Launch, ground: Ground, looked: Looked) -> None:  # noqa: PLR0917
+def show(launch: Launch, ground: Ground, *, looked: Looked, otherwise: str = "") -> None:
+    """otherwise: what is said if there is no drift."""
     call, node = launch.call, ground.run.config.node.name
     if call.output != "text":
         rows = [dataclasses.asdict(one) for one in looked.drift]
@@ -118,13 +153,17 @@ def show(launch: Launch, ground: Ground, looked: Looked) -> None:  # noqa: PLR09
     for text in looked.missed:
         call.report.warn(f"not looked at: {text}")
     if not looked.drift:
-        call.print(f"nothing has drifted on node {node}")
+        call.print(otherwise or f"nothing has drifted on node {node}")
         return
     call.print(render(looked.drift))
     names = list(dict.fromkeys(one.name for one in looked.drift))
     call.print(f"{len(names)} drifted on node {node}: {', '.join(names)}")
     for one in {one.name: one for one in looked.drift if one.remedy and not one.is_fixable}.values():
         call.tell(f"{one.name}: {one.remedy}")
+    first = next((one.name for one in looked.drift if one.is_fixable), "")
+    if first:
+        call.tell(f"put it back: kb drift --fix {first}, or all that can be: kb drift --fix --all")
+    call.tell(f"say that it is meant, and is not to be told again: kb drift --accept {names[0]}")
 
 
 def render(found: Sequence[Drift]) -> str:
@@ -139,3 +178,77 @@ def render(found: Sequence[Drift]) -> str:
 def _cut(text: Any) -> str:
     line = " ".join(str(text).split())
     return line if len(line) <= _CUT else f"{line[: _CUT - 3]}..."
+
+
+# ---- fix and accept
+
+
+def _change(launch: Launch) -> int:
+    """Put back, or accept, what was named. Returns 1 if something is left of it."""
+    call = launch.call
+    with launch.locked(Paths()) as node_state:
+        ground, _ = find_ground(launch, node_state)
+        chosen = _choose(call, look.look_for_drift(ground))
+        if call.flags.get("accept"):
+            return _accept(launch, ground, chosen=chosen)
+        _fix(launch, ground, chosen=chosen, node_state=node_state)
+        if launch.is_dry:
+            launcher.print_plan(call, list(getattr(launch.target, "plan", [])))
+            return 0
+        names = {one.name for one in chosen}
+        ground, missed = find_ground(launch, node_state)
+        looked = look.look_for_drift(ground)
+    left = tuple(one for one in looked.drift if one.name in names)
+    seen = look.Looked(left, (*missed, *looked.missed))
+    show(launch, ground, looked=seen, otherwise=f"nothing is left of it on node {ground.patient.config.node.name}")
+    return DRIFTED if left else 0
+
+
+def _choose(call: Invocation, looked: Looked) -> tuple[Drift, ...]:
+    """The drift of these names; all of it with --all. Raises UsageError (not-drifted)."""
+    if call.flags.get("all"):
+        return looked.drift
+    chosen: list[Drift] = []
+    for name in call.words:
+        found = look.find_by_name(looked.drift, name)
+        if not found:
+            names = ", ".join(dict.fromkeys(one.name for one in looked.drift))
+            raise UsageError(
+                f"{name} has not drifted",
+                cause=f"what has: {names}" if names else "nothing has drifted on this node",
+                remedy="see what has: kb drift",
+                code="not-drifted",
+            )
+        chosen += found
+    return tuple(chosen)
+
+
+def _accept(launch: Launch, ground: Ground, *, chosen: Sequence[Drift]) -> int:
+    kept = records.load_records(launch.target, ground.run.paths.records)
+    client = _open_api(ground.patient, launch.target) if any(one.is_of_cluster for one in chosen) else None
+    accepted.accept(chosen, records=kept, api=client, now=f"{launch.local.now():%Y-%m-%dT%H:%M:%SZ}")
+    for name in dict.fromkeys(one.name for one in chosen):
+        launch.call.print(f"{name} {'would be' if launch.is_dry else 'is'} accepted as it is")
+    return 0
+
+
+def _fix(launch: Launch, ground: Ground, *, chosen: Sequence[Drift], node_state: State) -> None:
+    """Raises what the phases of a swap raise, and what mending.mend raises."""
+    call, config, paths = launch.call, ground.run.config, ground.run.paths
+    client = functools.partial(_open_api, ground.patient, launch.target)
+    base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
+    ctx = replace(base, caller=run.Caller(lambda _: client()))
+    for text in mending.mend(ground, ctx, found=chosen, api=client):
+        call.print(f"{'would: ' if launch.is_dry else ''}{text}")
+    swaps = mending.find_swaps(ground, [one.name for one in chosen])
+    if not swaps:
+        return
+    swap = static_pods_swap.SwapRun(
+        **{item.name: getattr(ctx, item.name) for item in dataclasses.fields(ctx)},
+        texts=tuple(swaps.items()),
+        agree=lambda question: launcher.agree(call, question),
+        before_stop=str(call.flags.get("before-stop") or ""),
+        after_start=str(call.flags.get("after-start") or ""),
+        tells_edits=False,
+    )
+    launch.work(swap, node_state, workflow="reconfigure-static-pods")

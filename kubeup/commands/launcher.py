@@ -80,6 +80,7 @@ NEED_ROOT: Mapping[str, str] = {
     # an ordinary user cannot read keys, manifests or the runtime: half of the checks would report false errors
     "doctor": _LOOKS_AT_SECRETS,
     "drift": _LOOKS_AT_SECRETS,
+    "drift schedule": _CHANGES_FILES,
     "support-bundle": _LOOKS_AT_SECRETS,
     "backup": _LOOKS_AT_SECRETS,
     "backup schedule": _CHANGES_FILES,

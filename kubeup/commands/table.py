@@ -29,6 +29,7 @@ with lazily:
         config,
         doctor,
         drift,
+        drift_schedule,
         etcd,
         etcd_recover,
         etcd_upkeep,
@@ -79,7 +80,8 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     "Look at it": (
         Row("status",         "Show what kb did on this node",                                         lambda call: status.status(call), story="init", runs_story=False),
         Row("doctor",         "Find what is wrong with this node and how to fix it; change nothing",   lambda call: doctor.doctor(call)),
-        Row("drift",          "Show what was changed on this node and in its cluster since kb left it", lambda call: drift.drift(call)),
+        Row("drift",          "Show what was changed on this node and in its cluster, put it back or accept it", lambda call: drift.drift(call), words="name...", story="reconfigure-static-pods", runs_story=False),
+        Row("drift schedule", "Look for drift daily, by a timer: on, off or status",                   lambda call: drift_schedule.drift_schedule(call), words="on|off|status|run", story="drift-schedule"),
         Row("support-bundle", "Collect this node's logs and state in one file, with secrets redacted", lambda call: doctor.support_bundle(call)),
         Row("etcd members",   "List the members of the cluster's etcd and whether each serves",        lambda call: etcd.members(call)),
     ),

@@ -63,9 +63,31 @@ def look_at_cluster(ground: Ground) -> Iterator[Drift]:
                 wanted.title, wanted.title, "it is not there", is_fixable=bool(wanted.manifests), is_of_cluster=True
             )
         elif wanted.texts is not None:
-            yield from _look_at_data(ground, wanted, found)
+            yield from _look_at_data(ground, wanted, found=found)
         else:
-            yield from _look_at_object(ground, wanted, found)
+            yield from _look_at_object(ground, wanted, found=found)
+
+
+def find_wanted(ground: Ground, api: Api, *, title: str) -> Wanted:
+    return next(one for one in list_wanted(ground, api) if one.title == title)
+
+
+def choose_manifest(wanted: Wanted, found: Optional[Object]) -> Object:
+    """The object as the version has it from which it differs least; as the stored version has it, if it is not there."""
+    if found is None:
+        return wanted.manifests[0]
+    there = found
+
+    def count(manifest: Object) -> int:
+        if wanted.texts is None:
+            return len(_compare_object(manifest, there, bases=wanted.manifests))
+        data = there.get("data") or {}
+        return sum(
+            len(_compare_texts(wanted, key, text=str(data.get(key, "")), other=manifest["data"][key]))
+            for key in wanted.texts
+        )
+
+    return min(wanted.manifests, key=count)
 
 
 # ---- what is wanted
@@ -75,7 +97,12 @@ def list_wanted(ground: Ground, api: Api) -> Iterator[Wanted]:
     yield Wanted("ConfigMap", "kubeadm-config", texts={"ClusterConfiguration": ()})
     pairs = _versions(ground)
     shared = [kubelet.render_kubelet_config(replace(config, kubelet={}), release).document for config, release in pairs]
-    yield _config_map("kubelet-config", "kubelet", [kubelet.dump_kubelet_config(one) for one in shared])
+    data = [{"kubelet": kubelet.dump_kubelet_config(one)} for one in shared]
+    made = [
+        objects.render_component_config("kubelet-config", one, generated_hash=kubelet.component_config_hash(one))
+        for one in data
+    ]
+    yield Wanted("ConfigMap", "kubelet-config", texts={"kubelet": [one["kubelet"] for one in data]}, manifests=made)
     yield Wanted("ConfigMap", "cluster-info", _PUBLIC, texts={"kubeconfig": ()})
     cluster = ground.run.config.cluster
     if not cluster.proxy.disabled and _was_installed(api, _PROXY):
@@ -97,10 +124,6 @@ def _versions(ground: Ground) -> list[tuple[NodeConfig, Release]]:
 def _was_installed(api: Api, name: str) -> bool:
     """Whether the addon was installed once: its ServiceAccount stays where somebody deletes its pods."""
     return api.get(path_of("ServiceAccount", name, namespace=_SYSTEM)) is not None
-
-
-def _config_map(name: str, key: str, texts: Sequence[str]) -> Wanted:  # noqa: PLR0917
-    return Wanted("ConfigMap", name, texts={key: texts})
 
 
 def _list_kube_proxy(api: Api, pairs: Sequence[tuple[NodeConfig, Release]]) -> Iterator[Wanted]:
@@ -132,7 +155,7 @@ def _identity(obj: Object) -> tuple[str, str]:
 # ---- ConfigMaps, by key
 
 
-def _look_at_data(ground: Ground, wanted: Wanted, found: Object) -> Iterator[Drift]:  # noqa: PLR0917
+def _look_at_data(ground: Ground, wanted: Wanted, *, found: Object) -> Iterator[Drift]:
     data = found.get("data") or {}
     for key, texts in (wanted.texts or {}).items():
         owner = _find_owner(ground, found, "data", key)
@@ -145,7 +168,7 @@ def _look_at_data(ground: Ground, wanted: Wanted, found: Object) -> Iterator[Dri
         is_known = by_tool or wanted.name == _DNS
         rows = _choose([_compare_texts(wanted, key, text=text, other=one) for one in texts]) if is_known else []
         for row in rows or [Difference(wanted.title, key, "", fingerprint(text) if key in data else "")]:
-            yield _drift(wanted, row, owner, is_fixable=is_known)
+            yield _drift(wanted, row, owner=owner, is_fixable=is_known)
 
 
 def _is_same(wanted: Wanted, key: str, *, text: str, other: str) -> bool:
@@ -169,12 +192,12 @@ def _choose(compared: Sequence[Sequence[Difference]]) -> Sequence[Difference]:
 # ---- other objects
 
 
-def _look_at_object(ground: Ground, wanted: Wanted, found: Object) -> Iterator[Drift]:  # noqa: PLR0917
+def _look_at_object(ground: Ground, wanted: Wanted, *, found: Object) -> Iterator[Drift]:
     owner = _find_owner(ground, found, "spec") or _find_owner(ground, found, "rules") or _find_owner(ground, found)
     if owner is None:
         return
     for row in _choose([_compare_object(one, found, bases=wanted.manifests) for one in wanted.manifests]):
-        yield _drift(wanted, row, owner, is_fixable=True)
+        yield _drift(wanted, row, owner=owner, is_fixable=True)
 
 
 def _compare_object(manifest: Object, found: Object, *, bases: Sequence[Object]) -> list[Difference]:
@@ -194,7 +217,7 @@ def _find_owner(ground: Ground, found: Object, *fields: str) -> Optional[Owner]:
     return max(others, key=lambda one: one.since, default=None)
 
 
-def _drift(wanted: Wanted, row: Difference, owner: Optional[Owner], *, is_fixable: bool) -> Drift:  # noqa: PLR0917
+def _drift(wanted: Wanted, row: Difference, *, owner: Optional[Owner], is_fixable: bool) -> Drift:
     who, since = (owner.manager, owner.since) if owner is not None else ("", "")
     place = f"kubectl -n {wanted.namespace} edit {wanted.kind.lower()} {wanted.name}"
     shown_wanted, shown_found = (show_value(row.field, value) for value in (row.wanted, row.found))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional
 
 from kubeup.drift.drifted import Drift, Ground, fingerprint
 from kubeup.engine.items import Issued
@@ -17,7 +18,8 @@ from kubeup.lazy_modules import lazily
 with lazily:
     from kubeup.phases import certs, kubeconfigs
 
-_RENEWED = "kb certs renew"
+_OF_THE_CLUSTER = ("authority", "key")
+"""What the whole cluster trusts: it is never issued again, since nothing that it signed would count."""
 
 
 def look_at_identities(ground: Ground) -> Iterator[Drift]:
@@ -55,14 +57,25 @@ def _judge(ground: Ground, item: Issued) -> Iterator[Drift]:
     except KbError as error:
         trouble = str(error)
     if trouble:
+        is_there, name = ground.run.host.exists(first), name_of(item)
+        is_shared = name.startswith(_OF_THE_CLUSTER)
         yield Drift(
-            name_of(item),
+            name,
             str(first),
-            trouble if ground.run.host.exists(first) else "it is not there",
+            trouble if is_there else "it is not there",
             found=_fingerprint(ground, first),
             since=ground.since(first),
-            remedy=f"{_RENEWED} {item.name.partition(' ')[2] or first.name}",
+            is_fixable=not is_there and not is_shared,
+            remedy=f"put {first} back, from a backup or another control plane"
+            if is_shared
+            else f"have it issued again: move it away (mv {first} /root/), then look again",
         )
+
+
+def find_item(ground: Ground, name: str) -> Optional[Issued]:
+    """The certificate or kubeconfig of this name; None if there is none."""
+    found = (item for plan in _plans(ground) for item in plan.items() if isinstance(item, Issued))
+    return next((item for item in found if name_of(item) == name), None)
 
 
 def name_of(item: Issued) -> str:

@@ -6,7 +6,6 @@ The doctor tells what is broken; this tells what was changed, whether or not it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Optional
 
 from kubeup.drift import accepted, cluster_objects, identities, machine, recorded_files
 from kubeup.drift.drifted import Drift, Ground
@@ -53,7 +52,6 @@ def _read_accepted(ground: Ground, missed: list[str]) -> accepted.Accepted:
         return accepted.read_accepted(ground.records, None)
 
 
-def find_by_name(found: tuple[Drift, ...], name: str) -> Optional[tuple[Drift, ...]]:
-    """The drift of this name, or of all names below it (`sysctl`); None if there is none."""
-    rows = tuple(one for one in found if one.name == name or one.name.startswith(f"{name}/"))
-    return rows or None
+def find_by_name(found: tuple[Drift, ...], name: str) -> tuple[Drift, ...]:
+    """The drift of this name, or of all names below it (`sysctl`); () if there is none."""
+    return tuple(one for one in found if one.name == name or one.name.startswith(f"{name}/"))

@@ -20,6 +20,7 @@ from kubeup.yaml_files import YAMLError, commands_of_pod, load_yaml
 with lazily:
     from kubeup.airgap import distro_packages
     from kubeup.doctor.looks import drift as kubelet_drift
+    from kubeup.node import runtime
     from kubeup.phases import kernel
     from kubeup.swap import store
 
@@ -27,7 +28,6 @@ PROGRAMS = ("kubelet", "kubectl", "containerd", "runc", "crictl")
 _PLACES = (Path("/usr/local/bin"), Path("/usr/local/sbin"), Path("/usr/bin"), Path("/opt/cni/bin"))
 _ADMINS = (Path("/etc/systemd/system"), Path("/run/systemd/system"))
 """Where units and drop-ins belong to the admin; in the other folders they belong to packages."""
-_REGISTRIES = Path("/etc/containerd/certs.d")
 _UNITS = ("kubelet", "containerd")
 
 
@@ -121,12 +121,12 @@ def look_at_running(ground: Ground) -> Iterator[Drift]:
     running = _read_commands(ground)
     for name in store.COMPONENTS:
         if ground.run.host.exists(ground.run.paths.manifest(name)):
-            yield from _compare_command(ground, name, running.get(name, []))
+            yield from _compare_command(ground, name, running=running.get(name, []))
     for finding in kubelet_drift.look_at_kubelet_drift(ground.patient):
         yield Drift("running/kubelet", "unit kubelet", finding.text, remedy=finding.remedy, is_fixable=True)
 
 
-def _compare_command(ground: Ground, name: str, running: list[list[str]]) -> Iterator[Drift]:  # noqa: PLR0917
+def _compare_command(ground: Ground, name: str, *, running: list[list[str]]) -> Iterator[Drift]:
     """The process that is most like the manifest: there may be others of the same program in pods. None: it is away, which is no drift."""
     path = ground.run.paths.manifest(name)
     try:
@@ -182,21 +182,23 @@ def look_at_others(ground: Ground) -> Iterator[Drift]:
         is_own = path.suffix == ".yaml" and path.stem in store.COMPONENTS
         if not is_own and not name.startswith(".") and _is_foreign(ground, path):
             why = f"the kubelet runs whatever is in {folder}; move it elsewhere if it is not meant to run"
-            yield _foreign(ground, f"foreign/{name}", path, remedy=why)
-    for name in _list(ground, _REGISTRIES):
-        path = _REGISTRIES / name / "hosts.toml"
+            yield _foreign(ground, path, name=f"foreign/{name}", remedy=why)
+    for name in _list(ground, runtime.CERTS_D):
+        path = runtime.CERTS_D / name / "hosts.toml"
         if ground.run.host.exists(path) and _is_foreign(ground, path):
-            yield _foreign(ground, f"hosts.toml/{name}", path, remedy=f"see where {name} is pulled from: cat {path}")
+            yield _foreign(
+                ground, path, name=f"hosts.toml/{name}", remedy=f"see where {name} is pulled from: cat {path}"
+            )
     for unit, path in _find_unit_files(ground):
         if path.parent.name == f"{unit}.service.d":
             name, why = f"drop-in/{unit}/{path.name}", f"see what it changes: systemctl cat {unit}"
         else:
             name, why = f"unit/{unit}", f"it takes the place of the package's unit: systemctl cat {unit}"
         if _is_foreign(ground, path):
-            yield _foreign(ground, name, path, remedy=why)
+            yield _foreign(ground, path, name=name, remedy=why)
 
 
-def _foreign(ground: Ground, name: str, path: Path, *, remedy: str) -> Drift:  # noqa: PLR0917
+def _foreign(ground: Ground, path: Path, *, name: str, remedy: str) -> Drift:
     shown = f"sha256:{digest_of(ground.run, path)}" if not ground.run.host.is_dir(path) else "a folder"
     return Drift(name, str(path), "it is not kb's", found=shown, since=ground.since(path), remedy=remedy)
 

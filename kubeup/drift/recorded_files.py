@@ -75,7 +75,7 @@ def find_text(ground: Ground, path: Path) -> Optional[str]:
 
 def _look_at(ground: Ground, path: Path) -> Iterator[Drift]:
     records = ground.recorded[str(path)]
-    compared = [_compare(ground, path, fields) for fields in records]
+    compared = [_compare(ground, path, fields=fields) for fields in records]
     if not all(compared):
         return
     if _gave_way(ground, path):
@@ -106,7 +106,7 @@ def _gave_way(ground: Ground, path: Path) -> bool:
 # ---- one file against one record
 
 
-def _compare(ground: Ground, path: Path, fields: Fields) -> Sequence[Difference]:  # noqa: PLR0917
+def _compare(ground: Ground, path: Path, *, fields: Fields) -> Sequence[Difference]:
     if "lines" in fields:
         return _compare_lines(ground, path, wanted=str(fields["lines"]))
     if not {"content", "digest"} & set(fields):

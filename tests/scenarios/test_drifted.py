@@ -254,3 +254,104 @@ def test_nothing_secret_is_told(site: Site) -> None:
 def test_a_machine_that_is_no_node_is_refused(site: Site) -> None:
     ended = run_kb(site.machine("w1"), "drift")
     assert ended.status == 4 and "code:   not-a-node" in ended.err
+
+
+# ---- put back, and accepted
+
+FIXABLE = (
+    "sysctl/net.ipv4.ip_forward",
+    "file/etc/sysctl.d/90-kb.conf",
+    "certificate/front-proxy-client",
+    "configmap/kube-system/kube-proxy",
+    "configmap/kube-system/coredns",
+    "daemonset/kube-system/kube-proxy",
+    "deployment/kube-system/coredns",
+)
+
+
+@pytest.mark.parametrize("name", FIXABLE)
+def test_what_was_changed_is_put_back(site: Site, name: str) -> None:
+    first = site.machine("cp1")
+    _tamper(site, name)
+    assert names_on(first) == [name]
+    ended = run_kb(first, "drift", "--fix", name)
+    assert ended.status == 0 and "nothing is left of it on node cp1" in ended.out, ended.out + ended.err
+    assert names_on(first) == []
+
+
+def test_a_dry_run_puts_nothing_back(site: Site) -> None:
+    first = site.machine("cp1")
+    _tamper(site, "file/etc/sysctl.d/90-kb.conf")
+    _tamper(site, "configmap/kube-system/coredns")
+    ended = run_kb(first, "drift", "--fix", "--all", "--dry-run")
+    assert ended.status == 0 and "/etc/sysctl.d/90-kb.conf" in ended.out, ended.out + ended.err
+    assert names_on(first) == ["file/etc/sysctl.d/90-kb.conf", "configmap/kube-system/coredns"]
+
+
+def test_what_was_found_is_kept_when_it_is_put_back(site: Site) -> None:
+    first = site.machine("cp1")
+    _age(first)
+    edit(first, "/etc/sysctl.d/90-kb.conf", "net.ipv4.ip_forward = 1", "net.ipv4.ip_forward = 0")
+    assert run_kb(first, "drift", "--fix", "--all").status == 0
+    (kept,) = first.at(PATHS.state_dir / "drift").rglob("etc-sysctl.d-90-kb.conf")
+    assert "net.ipv4.ip_forward = 0" in kept.read_text() and kept.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_accepted_is_not_told_again(site: Site, name: str) -> None:
+    first = site.machine("cp1")
+    _tamper(site, name)
+    assert run_kb(first, "drift", "--accept", name).status == 0
+    assert names_on(first) == []
+
+
+def test_an_accepted_edit_is_told_once_it_is_another_one(site: Site) -> None:
+    first, path = site.machine("cp1"), str(PATHS.manifest("kube-apiserver"))
+    edit(first, path, "- kube-apiserver\n", "- kube-apiserver\n    - --v=3\n")
+    assert run_kb(first, "drift", "--accept", "manifest/kube-apiserver").status == 0
+    assert names_on(first) == []
+    edit(first, path, "--v=3", "--v=5")
+    assert names_on(first) == ["manifest/kube-apiserver"]
+
+
+def test_what_the_cluster_accepted_every_control_plane_knows(site: Site) -> None:
+    first, second = site.machine("cp1"), site.machine("cp2")
+    run_control_plane_join(second)
+    _tamper(site, "configmap/kube-system/coredns")
+    assert names_on(second) == ["configmap/kube-system/coredns"]
+    assert run_kb(first, "drift", "--accept", "--all").status == 0
+    assert names_on(second) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "status"),
+    [
+        (("--fix", "sysctl/none"), "not-drifted", 2),
+        (("--fix",), "usage", 2),
+        (("--all",), "usage", 2),
+        (("--fix", "--accept", "--all"), "usage", 2),
+        (("--accept", "--all", "sysctl"), "usage", 2),
+    ],
+)
+def test_what_is_not_understood_changes_nothing(site: Site, words: tuple[str, ...], code: str, status: int) -> None:
+    ended = run_kb(site.machine("cp1"), "drift", *words)
+    assert ended.status == status and f"code:   {code}" in ended.err, ended.err
+
+
+def test_the_timer_is_off_until_it_is_switched_on(site: Site) -> None:
+    first = site.machine("cp1")
+    assert "is off" in run_kb(first, "drift", "schedule", "status").out
+    assert run_kb(first, "drift", "schedule", "on").status == 0
+    assert "is on" in run_kb(first, "drift", "schedule", "status").out and names_on(first) == []
+    assert run_kb(first, "drift", "schedule", "off").status == 0
+    assert not first.has("/etc/systemd/system/kb-drift.timer") and names_on(first) == []
+
+
+def test_what_the_timer_finds_is_an_event_of_the_node(site: Site) -> None:
+    first = site.machine("cp1")
+    _age(first)
+    assert run_kb(first, "drift", "schedule", "run").status == 0
+    _tamper(site, "sysctl/net.ipv4.ip_forward")
+    assert run_kb(first, "drift", "schedule", "run").status == 1
+    (event,) = (one for one in site.cluster.objects.values() if one.get("reason") == "DriftFound")
+    assert event["involvedObject"]["name"] == "cp1" and "sysctl/net.ipv4.ip_forward" in event["message"]

@@ -1,0 +1,186 @@
+"""Puts back what drifted, as it is recorded, or as the cluster's configuration has it.
+
+What was found is kept below /var/lib/kb/drift before it is replaced. A running static pod is no matter of this module: its manifest is
+swapped, so that the former pod comes back where the recorded one does not work. A kubelet whose files change is watched, and its files go
+back as they were found if it does not start with them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from kubeup.cluster.api import Api
+from kubeup.drift import cluster_objects, identities, recorded_files
+from kubeup.drift.drifted import Drift, Ground
+from kubeup.engine import cluster_items
+from kubeup.engine.items import Sysctl
+from kubeup.engine.run import Caller, Run
+from kubeup.errors import ClusterError, KbError
+from kubeup.lazy_modules import lazily
+from kubeup.machine import services
+from kubeup.machine.host import Host
+from kubeup.paths import Paths
+
+with lazily:
+    from kubeup.node import renewal
+    from kubeup.phases import kubelet_start, restart_pods, upgrade_kubelet
+    from kubeup.swap import store
+
+_KUBELET = ("kubelet/", "unit/kubelet", "drop-in/kubelet/")
+RUNNING = "running/"
+
+
+def find_swaps(ground: Ground, names: Iterable[str]) -> dict[str, str]:
+    """Component -> the manifest that has to be swapped in, for the static pods among these. One whose manifest is gone is not among them:
+    it does not run, so its file can be written."""
+    paths, found = ground.run.paths, {}
+    for name in names:
+        kind, _, component = name.partition("/")
+        if kind == "manifest" and component in store.COMPONENTS and ground.run.host.exists(paths.manifest(component)):
+            text = recorded_files.find_text(ground, paths.manifest(component))
+            if text is not None:
+                found[component] = text
+    return found
+
+
+def mend(ground: Ground, run: Run, *, found: Sequence[Drift], api: Callable[[], Api]) -> list[str]:
+    """Put back what is fixable of these, but for what find_swaps names. run: on the machine that is to change; api: of the cluster that is.
+    Returns what was done, in words. Raises HostError, ClusterError (kubelet-files-taken-back), and what the API raises."""
+    names = list(dict.fromkeys(one.name for one in found if one.is_fixable))
+    swapped = {f"{kind}/{name}" for name in find_swaps(ground, names) for kind in ("manifest", "running")}
+    left = [name for name in names if name not in swapped]
+    told = [*_set_sysctls(ground, run, names=left), *_write_files(ground, run, names=left)]
+    told += [*_issue(ground, run, names=left), *_restart(run, left)]
+    for title in (one for one in left if any(row.name == one and row.is_of_cluster for row in found)):
+        told.append(_apply(ground, title, api=api()))
+    return told
+
+
+def _set_sysctls(ground: Ground, run: Run, *, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        key = name.partition("sysctl/")[2]
+        if key:
+            value = str((ground.recorded.get(f"sysctl {key}") or [{"value": "1"}])[-1]["value"])
+            Sysctl(key, value).apply(run)
+            yield f"{key} is {value} again"
+
+
+def _issue(ground: Ground, run: Run, *, names: Sequence[str]) -> Iterator[str]:
+    """Certificates and kubeconfigs that are gone. The API server and etcd read theirs again by themselves; the others are restarted."""
+    readers = []
+    for name in names:
+        item = identities.find_item(dataclasses.replace(ground, run=run), name)
+        if item is not None:
+            item.apply(run)
+            row = renewal.ROWS.get(name.partition("/")[2])
+            readers += [row.reader] if row is not None and row.reader else []
+            yield f"{item.files[0]} was issued again"
+    yield from _restart(run, [f"{RUNNING}{name}" for name in readers])
+
+
+# ---- files
+
+
+def _write_files(ground: Ground, run: Run, *, names: Sequence[str]) -> Iterator[str]:
+    texts = {name: path for name in names if (path := recorded_files.find_path(ground, name)) is not None}
+    of_kubelet = {name: path for name, path in texts.items() if name.startswith(_KUBELET)}
+    for name, path in texts.items():
+        if name not in of_kubelet:
+            _put(ground, run, path=path)
+            if path.parent == run.paths.systemd:
+                services.start_own_unit(run.host, path.name)
+            yield f"{path} is as recorded again"
+    if of_kubelet:
+        yield from _write_kubelet(ground, run, paths=list(of_kubelet.values()))
+
+
+def _write_kubelet(ground: Ground, run: Run, *, paths: Sequence[Path]) -> Iterator[str]:
+    """Raises ClusterError (kubelet-files-taken-back) if the kubelet does not work with the recorded files."""
+    before = {path: run.host.read_bytes(path) if run.host.exists(path) else None for path in paths}
+    began = run.host.now()
+    try:
+        for path in paths:
+            _put(ground, run, path=path)
+        _start_kubelet(run, began)
+    except KbError as error:
+        for path, text in before.items():
+            if text is None:
+                run.host.remove(path)
+            else:
+                run.host.write_file(path, text, keeps=True)
+        kubelet_start.restart_kubelet(run)
+        raise ClusterError(
+            "the kubelet does not work with its files as they are recorded",
+            cause=f"{error}; its files are as they were found, and it was started with them",
+            remedy=error.remedy,
+            code="kubelet-files-taken-back",
+        ) from error
+    yield f"the kubelet runs with {', '.join(path.name for path in paths)} as recorded"
+
+
+def _start_kubelet(run: Run, began: datetime.datetime) -> None:
+    if run.host.mode == "dry-run":
+        kubelet_start.restart_kubelet(run)
+        return
+    upgrade_kubelet.start_and_watch(run, version="", since=began, needs_ready=upgrade_kubelet.is_ready(run))
+
+
+def _put(ground: Ground, run: Run, *, path: Path) -> None:
+    """The file as it is recorded, with what was found kept aside."""
+    keep_found(run.host, run.paths, path=path)
+    records = ground.recorded[str(path)]
+    text = recorded_files.find_text(ground, path)
+    if text is not None:
+        mode = next((int(str(one["mode"]), 8) for one in reversed(records) if "mode" in one), 0)
+        run.host.write_file(path, text, mode=mode or 0o644, keeps=not mode)
+        return
+    found = run.host.read_bytes(path).decode(errors="surrogateescape") if run.host.exists(path) else ""
+    missing = [line for line in str(records[-1]["lines"]).splitlines() if line not in found.splitlines()]
+    start = found if not found or found.endswith("\n") else f"{found}\n"
+    run.host.write_file(path, start + "".join(f"{line}\n" for line in missing), keeps=True)
+
+
+def keep_found(host: Host, paths: Paths, *, path: Path) -> None:
+    """Copy the file to /var/lib/kb/drift/TIME/, readable by root alone."""
+    if not host.exists(path) or host.is_dir(path):
+        return
+    folder = paths.state_dir / "drift" / f"{host.now():%Y%m%dT%H%M%SZ}"
+    for one in (paths.state_dir, paths.state_dir / "drift", folder):
+        host.make_dir(one, mode=0o700)
+    host.write_file(folder / str(path).strip("/").replace("/", "-"), host.read_bytes(path), mode=0o600)
+
+
+# ---- what runs
+
+
+def _restart(run: Run, names: Sequence[str]) -> Iterator[str]:
+    components = [name[len(RUNNING) :] for name in names if name.startswith(RUNNING)]
+    if "kubelet" in components:
+        _start_kubelet(run, run.host.now())
+        yield "the kubelet was restarted"
+    pods = [name for name in components if name in store.COMPONENTS]
+    if pods and run.host.mode != "dry-run":
+        restart_pods.restart_static_pods(run, pods)
+    if pods:
+        yield f"restarted: {', '.join(pods)}"
+
+
+# ---- the cluster's objects
+
+
+def _apply(ground: Ground, title: str, *, api: Api) -> str:
+    """Apply the object as the version has it from which it differs least. kube-proxy's pods read their configuration only when they start."""
+    wanted = cluster_objects.find_wanted(ground, api, title=title)
+    manifest = cluster_objects.choose_manifest(wanted, api.get(wanted.path))
+    run = dataclasses.replace(ground.run, caller=Caller.by(api), host=api.host)
+    item: cluster_items.Object = cluster_items.Object(manifest)
+    if title == "configmap/kube-system/kube-proxy":
+        owner = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
+        item = cluster_items.PodConfig(manifest, owner, "kube-proxy's pods are restarted, one node after the other")
+    elif title == "configmap/kube-system/kubelet-config":
+        item = cluster_items.ComponentConfig(manifest)
+    item.apply(run)
+    return f"{title} is as the cluster's configuration has it"

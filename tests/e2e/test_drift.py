@@ -1,0 +1,135 @@
+"""kb drift on real nodes: nothing is told of nodes as kb and kubeadm leave them, and twelve things that somebody changed are named, and
+put back or accepted."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from .lab.config import lab_config
+from .lab.lab import Lab
+from .lab.node import Node, wait_until
+from .test_adopt import IGNORE as IGNORE_ALL
+from .test_join import join, make_token
+from .test_upgrade_kubelet import DROP_IN, behind, init, upgrade
+from .world.podnet import connect_nodes
+
+MakeNode = Callable[..., Node]
+KB = "python3 kb.pyz"
+LONGEST_S = 2.0
+__all__ = ("behind",)
+
+# what somebody does to a node, by the name under which it is told; three of them only people can put right
+CHANGES = {
+    "kubelet/config.yaml": "echo 'maxPods: 77' >> /var/lib/kubelet/config.yaml",
+    "kubelet/kubeadm-flags.env": "sed -i 's/\"$/ --v=4\"/' /var/lib/kubelet/kubeadm-flags.env",
+    "sysctl/net.ipv4.ip_forward": "sysctl -w net.ipv4.ip_forward=0",
+    "file/etc/sysctl.d/90-kb.conf": "echo '# mine' >> /etc/sysctl.d/90-kb.conf",
+    "unit/kb-routes": "sed -i 's/^\\[Service\\]/&\\nNice=3/' /etc/systemd/system/kb-routes.service",
+    "drop-in/kubelet/90-own.conf": f"mkdir -p $(dirname {DROP_IN}); printf '[Service]\\nNice=1\\n' > {DROP_IN}",
+    "foreign/miner.yaml": "printf 'apiVersion: v1\\nkind: Pod\\n' > /etc/kubernetes/manifests/miner.yaml",
+    "certificate/front-proxy-client": "mv /etc/kubernetes/pki/front-proxy-client.crt /root/",
+    "package/crictl": "echo >> $(readlink -f $(which crictl))",
+    "configmap/kube-system/coredns": "kubectl -n kube-system get cm coredns -o yaml | sed 's/cache 30/cache 5/' | kubectl replace -f -",
+    "daemonset/kube-system/kube-proxy": "kubectl -n kube-system set image ds/kube-proxy kube-proxy=example.org/kube-proxy:v1",
+    "manifest/kube-scheduler": "sed -i 's/- --leader-elect=true/&\\n    - --v=3/' /etc/kubernetes/manifests/kube-scheduler.yaml",
+}  # fmt: skip
+LEFT_TO_PEOPLE = (
+    "drop-in/kubelet/90-own.conf",
+    "foreign/miner.yaml",
+    "package/crictl",
+)
+
+
+def look(node: Node, *words: str) -> list[dict[str, Any]]:
+    """What is told, and that the exit status fits."""
+    began = time.monotonic()
+    done = node.run(f"{KB} drift -o json {' '.join(words)}", check=False)
+    took_s = time.monotonic() - began
+    assert done.code in (0, 1), done.output
+    found = json.loads(done.stdout)
+    assert found["notLooked"] == [], found
+    assert done.code == (1 if found["drift"] else 0)
+    print(f"{node.name}: {len(found['drift'])} rows in {took_s:.2f} s")
+    return list(found["drift"])
+
+
+def names_on(node: Node) -> list[str]:
+    return sorted({row["name"] for row in look(node)})
+
+
+@pytest.mark.k8s_versions("1.35", "1.36")
+def test_twelve_changes_are_named_and_put_back(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    cp1, w1 = (make_node(name, version=k8s_version) for name in ("cp1", "w1"))
+    init(cp1, kb_pyz)
+    w1.scp(kb_pyz, "/root/kb.pyz")
+    join(w1, cp1, *make_token(cp1))
+    cp1.wait_pods_ready("kube-system")
+    assert (names_on(cp1), names_on(w1)) == ([], [])
+    cp1.run("time -p python3 kb.pyz drift 2>&1 | tail -3")
+    cp1.run(f"{KB} certs renew all", timeout=300)
+    cp1.run("systemctl restart kubelet")
+    w1.run("systemctl restart kubelet")
+    cp1.wait_node_ready("cp1")
+    assert (names_on(cp1), names_on(w1)) == ([], [])
+
+    for command in CHANGES.values():
+        cp1.run(f"export KUBECONFIG=/etc/kubernetes/admin.conf; {command}")
+    rows = look(cp1)
+    assert {row["name"] for row in rows} - {"running/kubelet", "running/kube-scheduler"} == set(CHANGES), rows
+    assert names_on(w1) == []
+    assert all(
+        row["since"] for row in rows if row["name"] in ("kubelet/config.yaml", "daemonset/kube-system/kube-proxy")
+    )
+
+    # one by its name, then the rest; what only people can put right is left, and told
+    assert cp1.run(f"{KB} drift --fix sysctl/net.ipv4.ip_forward").code == 0
+    assert cp1.run("cat /proc/sys/net/ipv4/ip_forward").stdout.strip() == "1"
+    fixed = cp1.run(f"{KB} drift --fix --all --yes", check=False, timeout=600)
+    assert fixed.code == 1, fixed.output
+    assert names_on(cp1) == sorted(LEFT_TO_PEOPLE), fixed.output
+    assert "--v=3" not in cp1.read("/etc/kubernetes/manifests/kube-scheduler.yaml")
+    cp1.run("rm /etc/kubernetes/manifests/miner.yaml")
+    for name in ("drop-in/kubelet/90-own.conf", "package/crictl"):
+        cp1.run(f"{KB} drift --accept {name}")
+    assert names_on(cp1) == []
+
+    # a hand edit that is meant: silent from then on, until it is another one
+    cp1.run(CHANGES["manifest/kube-scheduler"])
+    wait_until(lambda: "running/kube-scheduler" not in names_on(cp1), what="the scheduler to restart", timeout_s=60)
+    cp1.run(f"{KB} drift --accept manifest/kube-scheduler")
+    assert names_on(cp1) == []
+    cp1.run("sed -i s/--v=3/--v=5/ /etc/kubernetes/manifests/kube-scheduler.yaml")
+    assert "manifest/kube-scheduler" in names_on(cp1)
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_nothing_is_told_of_what_kubeadm_made(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """A control plane and a worker of real kubeadm, adopted."""
+    cp1, w1 = (make_node(name, version=k8s_version, kubeadm=True) for name in ("cp1", "w1"))
+    cp1.write("/root/init.yaml", lab_config(k8s_version, address=cp1.address))
+    cp1.run(f"kubeadm init --config init.yaml {IGNORE_ALL}", timeout=600)
+    w1.run(f"{cp1.run('kubeadm token create --print-join-command').stdout.strip()} {IGNORE_ALL}", timeout=300)
+    connect_nodes([cp1, w1])
+    cp1.wait_node_ready("cp1")
+    cp1.wait_pods_ready("kube-system")
+    for node in (cp1, w1):
+        node.scp(kb_pyz, "/root/kb.pyz")
+        node.run(f"{KB} adopt")
+        assert names_on(node) == []
+    cp1.run(CHANGES["manifest/kube-scheduler"])
+    assert "manifest/kube-scheduler" in names_on(cp1)
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_nothing_is_told_of_an_upgraded_worker(behind: tuple[Node, Node], lab: Lab, k8s_version: str) -> None:
+    cp1, w1 = behind
+    assert (names_on(cp1), names_on(w1)) == ([], [])
+    upgrade(w1, "--no-drain")
+    assert (names_on(cp1), names_on(w1)) == ([], [])
+    w1.run("python3 kb.pyz upgrade rollback --yes", timeout=600)
+    assert names_on(w1) == []
