@@ -148,12 +148,15 @@ def show(launch: Launch, ground: Ground, *, looked: Looked, otherwise: str = "")
     call, node = launch.call, ground.run.config.node.name
     if call.output != "text":
         rows = [dataclasses.asdict(one) for one in looked.drift]
-        call.print_value({"node": node, "drift": rows, "notLooked": list(looked.missed)})
+        names = list(dict.fromkeys(one.name for one in looked.accepted))
+        call.print_value({"node": node, "drift": rows, "accepted": names, "notLooked": list(looked.missed)})
         return
     for text in looked.missed:
         call.report.warn(f"not looked at: {text}")
     if not looked.drift:
-        call.print(otherwise or f"nothing has drifted on node {node}")
+        known = len({one.name for one in looked.accepted})
+        more = f" ({known} accepted)" if known and not otherwise else ""
+        call.print(otherwise or f"nothing has drifted on node {node}{more}")
         return
     call.print(render(looked.drift))
     names = list(dict.fromkeys(one.name for one in looked.drift))
@@ -210,7 +213,8 @@ def _choose(call: Invocation, looked: Looked) -> tuple[Drift, ...]:
         return looked.drift
     chosen: list[Drift] = []
     for name in call.words:
-        found = look.find_by_name(looked.drift, name)
+        # what was accepted is put back if it is named
+        found = look.find_by_name((*looked.drift, *looked.accepted), name)
         if not found:
             names = ", ".join(dict.fromkeys(one.name for one in looked.drift))
             raise UsageError(

@@ -30,6 +30,8 @@ class Looked:
 
     drift: tuple[Drift, ...]
     missed: tuple[str, ...] = ()
+    accepted: tuple[Drift, ...] = ()
+    """What differs, and is meant."""
 
 
 def look_for_drift(ground: Ground) -> Looked:
@@ -41,7 +43,8 @@ def look_for_drift(ground: Ground) -> Looked:
             found += look(ground)
         except KbError as error:
             missed.append(f"{title}: {error}")
-    return Looked(accepted.drop_accepted(found, _read_accepted(ground, missed)), tuple(missed))
+    left = accepted.drop_accepted(found, _read_accepted(ground, missed))
+    return Looked(left, tuple(missed), tuple(one for one in found if one not in left))
 
 
 def _read_accepted(ground: Ground, missed: list[str]) -> accepted.Accepted:

@@ -1,7 +1,7 @@
 """What the record does not hold: the running kernel's settings, programs, what runs beside its files, and others' files in kb's places.
 
-Programs have no record of their content: one that kb placed has changed if its file changed at a time at which kb did not work, and the
-package manager does not know it.
+Of the content of programs there is no record: one that kb placed has changed if its file changed since. For one that kb did not place, or
+an older kb, that is so if it changed at a time at which kb did not work. What a package brought is no drift.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from kubeup.drift.drifted import MARGIN_S, Drift, Ground, parse_moment, show_moment
 from kubeup.engine.items import Sysctl
 from kubeup.engine.plan import digest_of, show_value
+from kubeup.engine.records import PROGRAMS, describe_program
 from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.yaml_files import YAMLError, commands_of_pod, load_yaml
@@ -24,7 +25,7 @@ with lazily:
     from kubeup.phases import kernel
     from kubeup.swap import store
 
-PROGRAMS = ("kubelet", "kubectl", "containerd", "runc", "crictl")
+_NAMES = ("kubelet", "kubectl", "containerd", "runc", "crictl")
 _PLACES = (Path("/usr/local/bin"), Path("/usr/local/sbin"), Path("/usr/bin"), Path("/opt/cni/bin"))
 _ADMINS = (Path("/etc/systemd/system"), Path("/run/systemd/system"))
 """Where units and drop-ins belong to the admin; in the other folders they belong to packages."""
@@ -65,7 +66,7 @@ def look_at_programs(ground: Ground) -> Iterator[Drift]:
             yield Drift(f"package/{path.name}", str(path), "it is not there", remedy="install it again")
         elif found is None:
             continue
-        elif _is_changed(ground, max(found.mtime, found.ctime)) and not _is_of_package(ground, path):
+        elif _is_changed(ground, path) and not _is_of_package(ground, path):
             yield Drift(
                 f"package/{path.name}",
                 str(path),
@@ -80,13 +81,18 @@ def look_at_programs(ground: Ground) -> Iterator[Drift]:
 def _find_programs(ground: Ground) -> list[Path]:
     """The programs that kb placed, and those of its names that it found in PATH."""
     placed = [Path(text) for text in ground.known_paths if Path(text).parent in _PLACES]
-    placed += [path for path in map(ground.run.host.which, PROGRAMS) if path is not None]
+    placed += [path for path in map(ground.run.host.which, _NAMES) if path is not None]
+    placed += [Path(name) for name in ground.records.of(PROGRAMS) or {}]
     real = {path: ground.run.host.real_path(path) for path in placed if ground.run.host.exists(path)}
     return sorted({real.get(path, path) for path in placed})
 
 
-def _is_changed(ground: Ground, moment: float) -> bool:
-    """Whether this was changed after kb began to know the node, and at a time at which no step of kb's ran."""
+def _is_changed(ground: Ground, path: Path) -> bool:
+    recorded = (ground.records.of(PROGRAMS) or {}).get(str(path))
+    if recorded is not None:
+        return dict(recorded) != dict(describe_program(ground.run.host, path))
+    found = ground.run.host.stat(path)
+    moment = max(found.mtime, found.ctime) if found is not None else 0.0
     if moment < ground.began:
         return False
     spans = ((parse_moment(one.started), parse_moment(one.ended)) for one in ground.phases.values())

@@ -13,7 +13,7 @@ bundle includes it. A lost record costs only knowledge: kb can no longer tell wh
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -26,6 +26,8 @@ from kubeup.machine.host import Host
 SCHEMA = 1
 KEPT = 5
 """How many generations are kept."""
+PROGRAMS = "programs/placed"
+"""The step under which the programs are that kb placed."""
 _DIGEST = "sha256:"
 _MAX_BYTES = 32 << 20
 
@@ -35,14 +37,15 @@ StepRecord = dict[str, Fields]
 
 class Records:
     """The record of this node. Change it through `put`, `rename` and `forget`. The first `save` that finds a change begins a new
-    generation, and later saves go into the same one: each run makes at most one generation."""
+    generation, and later saves go into the same one: each run makes at most one generation. An act of the run that has saved something
+    itself meanwhile, with Records of its own, does not lose it."""
 
     def __init__(self, host: Host, folder: Path, *, steps: Mapping[str, StepRecord], generation: int) -> None:
         self.host = host
         self.folder = folder
         self.generation = generation
         self.steps = {key: dict(items) for key, items in steps.items()}
-        self._saved = digest(self.steps)
+        self._saved = _digests(self.steps)
         self._is_begun = False
 
     def of(self, step: str) -> Optional[StepRecord]:
@@ -64,9 +67,11 @@ class Records:
 
     def save(self) -> None:
         """Write the record if it changed. Raises HostError."""
-        now = digest(self.steps)
+        now = _digests(self.steps)
         if now == self._saved:
             return
+        self._take_in(now)
+        now = _digests(self.steps)
         self.generation += not self._is_begun
         self._is_begun = True
         self.host.make_dir(self.folder.parent, mode=0o700)
@@ -76,6 +81,17 @@ class Records:
         self._saved = now
         for number in _list_generations(self.host, self.folder)[:-KEPT]:
             self.host.remove(self.folder / f"{number:06d}.json")
+
+    def _take_in(self, now: Mapping[str, str]) -> None:
+        """What somebody else has saved since: their steps, but for those that were changed here."""
+        numbers = _list_generations(self.host, self.folder)
+        if not numbers or numbers[-1] <= self.generation:
+            return
+        own = {step for step in {*now, *self._saved} if now.get(step) != self._saved.get(step)}
+        theirs = load_records(self.host, self.folder)
+        kept = {step: items for step, items in theirs.steps.items() if step not in own}
+        self.steps = {**kept, **{step: items for step, items in self.steps.items() if step in own}}
+        self.generation, self._is_begun = theirs.generation, True
 
 
 def load_records(host: Host, folder: Path) -> Records:
@@ -94,6 +110,25 @@ def load_records(host: Host, folder: Path) -> Records:
 def _list_generations(host: Host, folder: Path) -> list[int]:
     stems = (Path(name).stem for name in host.list_dir(folder) if name.endswith(".json"))
     return sorted(int(stem) for stem in stems if len(stem) == 6 and stem.isdecimal() and stem.isascii())
+
+
+def record_programs(host: Host, folder: Path, *, paths: Iterable[Path]) -> None:
+    """Record that these programs are as kb placed them. They are too large to be read for that: their size and the moment of their last
+    change stand for them. Raises HostError."""
+    kept = load_records(host, folder)
+    found = {str(path): describe_program(host, path) for path in paths}
+    kept.put(PROGRAMS, {**(kept.of(PROGRAMS) or {}), **{name: fields for name, fields in found.items() if fields}})
+    kept.save()
+
+
+def describe_program(host: Host, path: Path) -> Fields:
+    """{"size": "57000000", "changed": "1796025600.000000"}; {} if there is no such file."""
+    found = host.stat(path)
+    return {"size": str(found.size), "changed": f"{found.ctime:.6f}"} if found is not None else {}
+
+
+def _digests(steps: Mapping[str, StepRecord]) -> dict[str, str]:
+    return {step: digest(items) for step, items in steps.items()}
 
 
 def _render(steps: Mapping[str, StepRecord], made: str) -> str:

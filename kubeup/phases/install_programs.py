@@ -29,7 +29,7 @@ with lazily:
     from kubeup import yaml_files
     from kubeup.airgap import distro_packages, downloads, oci_layout, programs
     from kubeup.diagnosis.checks import runtime as runtime_checks
-    from kubeup.engine import state
+    from kubeup.engine import records, state
     from kubeup.machine import local_host
     from kubeup.node import crictl, runtime
     from kubeup.phases import preflight
@@ -153,6 +153,11 @@ def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
         ctx.host, chosen, arch=arch, cluster_version=version, release=ctx.release, tell=ctx.report.waiting
     )
     places = programs.put_in_place(ctx.host, staged)
+    if ctx.host.is_live:
+        try:
+            records.record_programs(ctx.machine or ctx.host, ctx.paths.records, paths=places)
+        except HostError as error:
+            ctx.report.warn_once(f"what was done could not be recorded: {error}")
     if source == "download":
         ctx.host.remove_tree(spool_of(ctx))  # as large as what was installed
     ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")

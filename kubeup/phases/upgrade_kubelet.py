@@ -17,7 +17,7 @@ from pathlib import Path
 from kubeup.engine.plan import compare_documents
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
-from kubeup.errors import ClusterError, KbError
+from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.files import CHUNK
@@ -32,6 +32,7 @@ with lazily:
     from kubeup.airgap import distro_packages, downloads, programs
     from kubeup.cluster import api, eviction, probes
     from kubeup.diagnosis import kubelet_trouble, log_lines
+    from kubeup.engine import records
     from kubeup.swap import kubelet_view, store
     from kubeup.upgrade import kept
 
@@ -191,6 +192,7 @@ class Change:
         for path, text in self.files.items():
             run.host.write_file(path, text, keeps=True)
         put_programs(run, place)
+        record_programs(run)
         static_pods_swap.record_files(run, self.files)
 
     def _go_back(self, trouble: Trouble, error: BaseException) -> None:
@@ -241,6 +243,15 @@ def hold_packages(run: Run) -> None:
         distro_packages.hold(run.host, source, names=[one.name for one in here if one is not None])
 
 
+def record_programs(run: Run) -> None:
+    """Record the kubelet and kubectl as they are now, so that a later change of somebody else's is told from this one."""
+    found = (upgrade_programs.find_installed(run, name) for name in upgrade_programs.NAMES)
+    try:
+        records.record_programs(run.host, run.paths.records, paths=[one.path for one in found if one is not None])
+    except HostError as error:
+        run.report.warn_once(f"what was done could not be recorded: {error}")
+
+
 def _lay(run: Run, source: Path, path: Path) -> None:  # noqa: PLR0917
     """A copy, so that a way back and another try need no second download; the file itself changes by one rename."""
     found = run.host.stat(run.host.real_path(path))
@@ -265,6 +276,7 @@ def take_back(run: Run, *, version: str, needs_ready: bool = True) -> None:
     try:
         kubelet_start.stop_kubelet(run)
         kept.put_back(host, paths, files=_kubelet_files(run))
+        record_programs(run)
         static_pods_swap.record_files(run, _kubelet_files(run))
         start_and_watch(run, version=version, since=began, needs_ready=needs_ready)
         _tell_of_packages(run, version)

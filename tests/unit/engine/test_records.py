@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.doctor import support_bundle
-from kubeup.engine.records import KEPT, Records, load_records
+from kubeup.engine.records import KEPT, PROGRAMS, Records, describe_program, load_records, record_programs
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 
@@ -116,3 +116,35 @@ def test_no_support_bundle_has_it() -> None:
     packed = [*map(Path, support_bundle.FILES), *map(Path, support_bundle.FOLDERS)]
     assert not [path for path in packed if path == Paths.records or path in Paths.records.parents]
     assert not [path for path in packed if Paths.records in path.parents]
+
+
+def test_what_an_act_saved_meanwhile_is_not_lost(host: LocalHost) -> None:
+    save(host, "one\n")
+    of_run = load_records(host, FOLDER)
+    save(host, "two\n")  # as the swap does, in the middle of a run
+    of_run.put("upgrade/b", ITEM)
+    of_run.save()
+    of_run.put("upgrade/c", ITEM)
+    of_run.save()
+    again = load_records(host, FOLDER)
+    assert (again.of("init/a") or {})["/etc/a"]["content"] == "two\n"
+    assert again.of("upgrade/b") == again.of("upgrade/c") == ITEM
+
+
+def test_what_a_run_recorded_itself_counts_more_than_what_was_saved_meanwhile(host: LocalHost) -> None:
+    save(host, "one\n")
+    of_run = load_records(host, FOLDER)
+    save(host, "two\n")
+    of_run.put("init/a", {"/etc/a": {"content": "three\n"}})
+    of_run.save()
+    assert load_records(host, FOLDER).of("init/a") == {"/etc/a": {"content": "three\n"}}
+
+
+def test_programs_are_recorded_by_their_size_and_last_change(host: LocalHost) -> None:
+    path = Path("/usr/local/bin/kubelet")
+    host.write_file(path, "program", mode=0o755)
+    record_programs(host, FOLDER, paths=[path, Path("/usr/local/bin/none")])
+    before = load_records(host, FOLDER).of(PROGRAMS)
+    assert before == {str(path): describe_program(host, path)}
+    host.at(path).write_text("another")
+    assert before != {str(path): describe_program(host, path)}
