@@ -13,9 +13,12 @@ import pytest
 from .lab.config import lab_config
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
+from .lab.settings import find_release
 from .test_adopt import IGNORE as IGNORE_ALL
 from .test_join import join, make_token
+from .test_static_pods import make_three
 from .test_upgrade_kubelet import DROP_IN, behind, init, upgrade
+from .test_upgrade_under_the_name_kubeadm import RESTS
 from .world.podnet import connect_nodes
 
 MakeNode = Callable[..., Node]
@@ -133,3 +136,25 @@ def test_nothing_is_told_of_an_upgraded_worker(behind: tuple[Node, Node], lab: L
     assert (names_on(cp1), names_on(w1)) == ([], [])
     w1.run("python3 kb.pyz upgrade rollback --yes", timeout=600)
     assert names_on(w1) == []
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_nothing_is_told_where_kubeadm_upgraded_another(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Three control planes of kb's; real kubeadm upgrades the first one."""
+    nodes = make_three(make_node, kb_pyz, k8s_version)
+    assert [names_on(node) for node in nodes] == [[], [], []]
+    first, second, third = nodes
+    folder = first.offer_release("1.36")
+    first.run(f"{folder}/kubeadm upgrade apply {find_release('1.36').version} -y {RESTS}", timeout=900)
+    first.run("systemctl restart kubelet")
+    first.wait_node_ready("cp1")
+    assert [names_on(node) for node in nodes] == [[], [], []]
+
+    # what is the cluster's is told on every control plane, and accepted for all of them
+    first.run(f"export KUBECONFIG=/etc/kubernetes/admin.conf; {CHANGES['configmap/kube-system/coredns']}")
+    second.run(CHANGES["manifest/kube-scheduler"])
+    assert names_on(third) == ["configmap/kube-system/coredns"]
+    assert "manifest/kube-scheduler" in names_on(second)
+    third.run(f"{KB} drift --accept --all")
+    second.run(f"{KB} drift --fix --all --yes", timeout=300)
+    assert [names_on(node) for node in nodes] == [[], [], []]
