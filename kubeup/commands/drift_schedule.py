@@ -89,7 +89,5 @@ def _run_now(launch: Launch) -> int:
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         text = f"{len(names)} drifted: {', '.join(names[:_NAMED])}{more}; see it: kb drift"
-        certs_auto.tell_cluster(
-            launch, ground.patient, reason="DriftFound", message=text, kind="Warning", timer="kb-drift"
-        )
+        launcher.write_event(launch, ground.patient, by="kb-drift", reason="DriftFound", message=text, kind="Warning")
     return drift.DRIFTED if names else 0

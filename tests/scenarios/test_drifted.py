@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 import pytest
 
+from kubeup.engine.records import record_programs
 from kubeup.paths import Paths
 from tests.fake_join import SYSTEM, Machine, Site
 
@@ -153,6 +154,27 @@ def test_nothing_is_told_where_another_control_plane_was_upgraded(site: Site) ->
         "kubeadm",
     )
     assert names_on(first) == []
+
+
+def test_a_node_whose_cluster_does_not_answer_is_looked_at_all_the_same(site: Site) -> None:
+    first = site.machine("cp1")
+    _age(first)
+    _tamper(site, "kubelet/config.yaml")
+    _age(first)
+    site.cluster.is_up = False
+    ended = run_kb(first, "drift")
+    assert ended.status == 1 and "1 drifted on node cp1: kubelet/config.yaml" in ended.out, ended.out + ended.err
+    assert "not looked at: the cluster's configuration" in ended.err
+
+
+def test_a_kubelet_that_another_tool_replaced_is_told(site: Site) -> None:
+    """kb recorded the program as it was placed."""
+    first, path = site.machine("cp1"), "/usr/local/bin/kubelet"
+    first.put(path, "program", mode=0o755)
+    record_programs(first, PATHS.records, paths=[Path(path)])
+    assert names_on(first) == []
+    first.put(path, "another", mode=0o755)
+    assert names_on(first) == ["package/kubelet"]
 
 
 # ---- what somebody changed
