@@ -99,6 +99,7 @@ def test_what_needs_root_says_so_before_anything_is_changed(machine: Machine, na
     words = {
         "init": INIT, "join": JOIN, "certs renew": ("certs", "renew", "all"), "certs auto": ("certs", "auto", "on"),
         "certs add-san": ("certs", "add-san", "x.test"),
+        "drift schedule": ("drift", "schedule", "on"),
         "mirror add": ("mirror", "add", "x"),
     }  # fmt: skip
     assert run(machine, *words.get(name, tuple(name.split()))) == 4
