@@ -67,6 +67,9 @@ class Paths:
     backups = Path("/var/lib/kb/backups")
     records = Path("/var/lib/kb/records")
     """The state of each item of this node after it was last applied."""
+    upgrade: Path = Path("/var/lib/kb/upgrade")
+    upgrade_runtime = Path("/var/lib/kb/upgrade-runtime")
+    """What is kept of a node as it was before an upgrade of Kubernetes, and of its runtime."""
     former_certs = Path("/var/lib/kb/former-certs")
     """What renewals of certificates replaced."""
     recovery = Path("/var/lib/kb/recovery.json")

@@ -307,9 +307,11 @@ class Version:
     """With a leading v."""
 
     @property
-    def key(self) -> tuple[int, int, int, int]:
-        """Sort key: a pre-release comes before its release; pre-releases compare equal."""
-        return (self.major, self.minor, self.patch, 0 if self.prerelease else 1)
+    def key(self) -> tuple[int, int, int, int, tuple[tuple[int, int, str], ...]]:
+        """Sort key: a pre-release comes before its release, rc.2 before rc.10. Source: semver.org, 11"""
+        words = self.prerelease.split(".") if self.prerelease else ()
+        parts = tuple((0, int(word), "") if word.isdecimal() else (1, 0, word) for word in words)
+        return (self.major, self.minor, self.patch, 0 if self.prerelease else 1, parts)
 
     def __str__(self) -> str:
         return self.text

@@ -15,6 +15,7 @@ from kubeup.yaml_text import YAMLError, dump_yaml, load_all_yaml, load_yaml
 __all__ = [
     "YAMLError",
     "commands_of_pod",
+    "containers_of_pod",
     "covers",
     "dump_yaml",
     "fill_template",
@@ -63,13 +64,21 @@ def load_mapping(text: str, place: str) -> dict[str, Any]:
     return dict(found or {})
 
 
+def containers_of_pod(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The containers, first the one with the pod's own name: a sidecar of somebody's may come before it in the file. Anything without a pod's
+    shape counts as empty."""
+    spec, metadata = pod.get("spec"), pod.get("metadata")
+    listed = spec.get("containers") if isinstance(spec, Mapping) else None
+    found = [one if isinstance(one, dict) else {} for one in listed] if isinstance(listed, list) else []
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    return sorted(found, key=lambda one: one.get("name") != name)
+
+
 def commands_of_pod(pod: Mapping[str, Any]) -> list[list[str]]:
-    """The words of each container's command and args. Anything without a pod's shape counts as empty."""
-    spec = pod.get("spec")
-    containers = spec.get("containers") if isinstance(spec, Mapping) else None
+    """The words of each container's command and args, first those of the one with the pod's own name."""
     found = []
-    for container in containers if isinstance(containers, list) else ():
-        parts = [container.get(name) for name in ("command", "args")] if isinstance(container, Mapping) else []
+    for container in containers_of_pod(pod):
+        parts = [container.get(name) for name in ("command", "args")]
         found.append([str(word) for part in parts if isinstance(part, list) for word in part])
     return found
 

@@ -47,6 +47,8 @@ class DrainedNode(FakeHost):
     evicted: list[str] = field(default_factory=list)
     tried: list[str] = field(default_factory=list)
     going: dict[str, float] = field(default_factory=dict)
+    others: Optional[list[Object]] = None
+    """All nodes of the cluster; None: whoever asks may not see them, as a kubelet may not."""
 
     def http_get(self, url: str, **_: Any) -> HttpResponse:
         if "/pods?" in url:
@@ -54,6 +56,10 @@ class DrainedNode(FakeHost):
             for name in [name for name, at in self.going.items() if self.ticks >= at]:
                 self.pods.pop(name, None)
             return HttpResponse(200, json.dumps({"kind": "PodList", "items": list(self.pods.values())}).encode())
+        if url.endswith("/nodes") and self.others is not None:
+            return HttpResponse(200, json.dumps({"kind": "NodeList", "items": self.others}).encode())
+        if url.endswith("/nodes"):
+            return HttpResponse(403, b'{"kind": "Status", "reason": "Forbidden", "message": "no"}')
         return self.cluster.answer("GET", url, b"", {})
 
     def _evict(self, url: str, body: bytes, seen: list[str]) -> HttpResponse:

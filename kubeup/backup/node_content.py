@@ -52,6 +52,7 @@ LEFT_OUT = (
     "/var/lib/kb/mirror",  # images, from a bundle that is kept elsewhere
     "/var/lib/kb/staging",
     "/var/lib/kb/try",  # a change on trial: what a restored node runs is what runs when it is made
+    "/var/lib/kb/upgrade-runtime",
     "/var/lib/kb/upgrade",  # a node's way back from an upgrade: programs, and a backup of before
 )
 SYSTEM_PLACES = (

@@ -17,7 +17,7 @@ from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.node import private_keys
 from kubeup.secret import Secret
-from kubeup.yaml_files import YAMLError, commands_of_pod, load_yaml
+from kubeup.yaml_files import YAMLError, commands_of_pod, containers_of_pod, load_yaml
 
 DATA, CERTS, TOKENS, SIGNING_KEY = "/kb-etcd", "/kb-certs", "/kb-tokens.csv", "/kb-sa.key"
 ETCD_URL, APISERVER_URL = "http://127.0.0.1:2379", "https://127.0.0.1:6443"
@@ -113,10 +113,10 @@ def _read_manifest(backup: Backup) -> Mapping[str, Any]:
 
 
 def _mounts_of(pod: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """What the first container mounts from the host: the host's path, and its own."""
+    """What the container mounts from the host: the host's path, and its own."""
     spec = pod["spec"]
     volumes = {str(row.get("name")): row.get("hostPath") for row in spec.get("volumes") or () if isinstance(row, dict)}
-    for row in spec["containers"][0].get("volumeMounts") or ():
+    for row in containers_of_pod(pod)[0].get("volumeMounts") or ():
         told = volumes.get(str(row.get("name"))) if isinstance(row, dict) else None
         source = str(told.get("path") or "") if isinstance(told, dict) else ""
         if source.startswith("/") and row.get("mountPath"):

@@ -19,7 +19,15 @@ from kubeup.backup.archive import FILES, OBJECTS, SNAPSHOT, About, Backup, Entry
 from kubeup.cluster import objects
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.yaml_files import YAMLError, commands_of_pod, dump_yaml, flags_of, load_mapping, load_yaml
+from kubeup.yaml_files import (
+    YAMLError,
+    commands_of_pod,
+    containers_of_pod,
+    dump_yaml,
+    flags_of,
+    load_mapping,
+    load_yaml,
+)
 
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 BUMP = 1_000_000_000
@@ -218,7 +226,7 @@ def find_kms(backup: Backup) -> list[str]:
 
 
 def etcd_image(backup: Backup) -> str:
-    return str(read_manifest(backup, "etcd")["spec"]["containers"][0].get("image") or "")
+    return str(containers_of_pod(read_manifest(backup, "etcd"))[0].get("image") or "")
 
 
 def move_manifest(backup: Backup, component: str, *, place: Place) -> str:
@@ -226,7 +234,7 @@ def move_manifest(backup: Backup, component: str, *, place: Place) -> str:
     old = former_place(backup.about)
     pod = _replace_in(read_manifest(backup, component), old=old, new=place)
     if component == "etcd":
-        container = pod["spec"]["containers"][0]
+        container = containers_of_pod(pod)[0]
         container["command"] = list(_as_only_member(container.get("command") or [], place))
     return dump_yaml(pod)
 

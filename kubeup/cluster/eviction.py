@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Optional
 
+from kubeup.cluster import probes
 from kubeup.cluster.api import FIELD_MANAGER, Api, ApiRefused, Object, path_of
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
@@ -99,6 +100,21 @@ def look(api: Api, node: str) -> Prospect:
             if _is_refusal(error):
                 refused.append((pod, _words_of(error)))
     return Prospect(tuple(moves), tuple(stays), tuple(refused))
+
+
+def has_refuge(api: Api, node: str) -> bool:
+    """Whether another node may take the pods of this one: it is Ready and not cordoned. True where this identity may not see the others, as
+    a kubelet may not since Kubernetes 1.32. Raises ApiRefused, Unreachable."""
+    try:
+        nodes = api.list(path_of("Node"))
+    except ApiRefused as error:
+        if error.http_status != 403:
+            raise
+        return True
+    others = [
+        one for one in nodes if one["metadata"]["name"] != node and not (one.get("spec") or {}).get("unschedulable")
+    ]
+    return any(probes.node_condition(one)[0] == "True" for one in others)
 
 
 def _list_pods(api: Api, node: str) -> list[Object]:

@@ -178,7 +178,7 @@ def renew(call: Invocation) -> int:
     local = launch.local
     if "cert-dir" not in call.flags and "config" not in call.flags:
         launch.require_root()
-        launch.refuse_tried(Paths())
+    refuse_cut_off(launch)
     if name == KUBELET_SERVER and call.program.does_more:
         return _renew_kubelet_s(launch)
     if name != "all":
@@ -193,9 +193,21 @@ def renew(call: Invocation) -> int:
     return 0
 
 
+def refuse_cut_off(launch: Launch) -> None:
+    """Raises HostError (swap-cut-off, upgrade-cut-off, recovery-cut-off, locked): the components that a renewal restarts may be stopped."""
+    if not (launch.call.program.keeps_state and launch.local.is_root_user()):
+        return
+    try:
+        launch.refuse_cut_off(Paths())
+    except HostError:
+        with launch.local.lock(Paths().lock, f"kb {launch.call.command.name}"):
+            raise  # unless it is under way: then that is what is told
+
+
 def renew_due(launch: Launch) -> Due:
     """What `kb certs renew all --expiring` does, for the timer. If the cluster does not answer, this node's files tell its configuration.
     Raises KbError."""
+    refuse_cut_off(launch)
     patient = node_files.read_patient(launch.local, Paths())
     own = replace(patient.config.cluster, certificates_dir=str(patient.paths.pki))
     cluster = read_cluster(launch.call, launch.local, verb="renew", fallback=own)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,8 +32,9 @@ with lazily:
     from kubeup.doctor import node_files
     from kubeup.engine import run, runner, state
     from kubeup.machine import dry_run
-    from kubeup.phases import tried_swap
+    from kubeup.phases import tried_swap, upgrade_runtime
     from kubeup.swap import recovery_record, store, try_record
+    from kubeup.upgrade import kept
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -65,6 +67,7 @@ NEED_ROOT: Mapping[str, str] = {
     "upgrade node": _CHANGES_FILES,
     "upgrade rollback": _CHANGES_FILES,
     "upgrade finish": _CHANGES_FILES,
+    "upgrade runtime": _CHANGES_FILES,
     "adopt": _CHANGES_FILES,
     "certs renew": _CHANGES_FILES,
     "certs auto": _CHANGES_FILES,
@@ -92,11 +95,17 @@ NEED_ROOT: Mapping[str, str] = {
 """The commands that require root, and why; the reason for `init` also applies to `init phase`."""
 
 CONTINUE_SWAPS = frozenset(
-    {"reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node"}
+    {"reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node", "upgrade rollback"}
 )
-"""The commands that look themselves at a swap that was cut off."""
+"""The commands that look themselves at a swap, or an upgrade, that was cut off."""
 END_TRIES = frozenset({"reconfigure confirm", "reconfigure back", "reconfigure wait"})
 """The commands that end a change that is being tried, from wherever it was cut off."""
+_RUNTIME = "upgrade runtime"
+_UPGRADES = {"upgrade-apply": "control-plane", "upgrade-node": "control-plane", "upgrade-rollback": "swap"}
+_SWAPS = {**_UPGRADES, "reconfigure": "swap", "reconfigure-static-pods": "swap"}
+"""Workflow -> its phase that swaps static pods."""
+_KUBELET_PHASE = "kubelet-config"
+"""The phase of the same workflows in which the kubelet is stopped."""
 
 
 class Launch:
@@ -178,22 +187,50 @@ class Launch:
             if not self.is_dry and self._needs_lock(paths):
                 stack.enter_context(self.local.lock(paths.lock, f"kb {self.call.command.name}"))
             self.refuse_cut_off(paths)
+            self._drop_expired(paths)
             yield self.open_state(paths)
 
+    def _drop_expired(self, paths: Paths) -> None:
+        """Remove what was kept of an upgrade for long enough: a node need not have kb's timer, which does so too."""
+        if self.is_dry or not self.call.program.keeps_state:
+            return
+        for place in (paths.upgrade, paths.upgrade_runtime):
+            if self.local.is_dir(place):
+                with contextlib.suppress(KbError):  # whoever upgrades next is told of a damaged record
+                    kept.drop_expired(self.local, dataclasses.replace(paths, upgrade=place))
+
     def refuse_cut_off(self, paths: Paths) -> None:
-        """Raises HostError (swap-cut-off), (recovery-cut-off); ClusterError (try-pending): what another command changes now would be swapped
-        with it, or back."""
+        """Raises HostError (swap-cut-off), (recovery-cut-off), (upgrade-cut-off); ClusterError (try-pending): what another command changes now
+        would be swapped with it, or back, and the kubelet may be stopped."""
         name = self.call.command.name
         if name == "reset" or not self.call.program.keeps_state:
             return
         self._refuse_cut_off_recovery(paths)
         if name in END_TRIES:
             return
+        if name != _RUNTIME and self.local.is_dir(paths.upgrade_runtime):
+            self._refuse_cut_off_runtime(paths)
         cut_off = store.load_cut_off(self.local, paths)
         if cut_off is None or name not in CONTINUE_SWAPS:
             self.refuse_tried(paths)
-        if cut_off is not None and name not in CONTINUE_SWAPS:
-            raise swap_cut_off(cut_off)
+        if name in CONTINUE_SWAPS:
+            return
+        node_state = self.open_state(paths)
+        if cut_off is not None:
+            raise swap_cut_off(cut_off, node_state)
+        begun = _last_of(node_state, dict.fromkeys(_UPGRADES, _KUBELET_PHASE))
+        if begun and node_state.phases[begun].status == "running":
+            raise upgrade_cut_off(begun)
+
+    def _refuse_cut_off_runtime(self, paths: Paths) -> None:
+        """Raises HostError (upgrade-cut-off)."""
+        if upgrade_runtime.find_cut_off(self.local, paths) is not None:
+            raise HostError(
+                "an upgrade of the container runtime was cut off on this node",
+                cause="containerd and the kubelet may be stopped",
+                remedy=f"continue it: kb {_RUNTIME}; or take it back: kb {_RUNTIME} --undo",
+                code="upgrade-cut-off",
+            )
 
     def refuse_tried(self, paths: Paths) -> None:
         """Raises ClusterError (try-pending) while a change is being tried on this node; HostError (try-unreadable)."""
@@ -363,12 +400,44 @@ def ask(question: str) -> str:
         return ""
 
 
-def swap_cut_off(swap: store.Swap) -> HostError:
+def is_begun(node_state: State, key: str) -> bool:
+    """Whether a phase was begun, and has not come to its end."""
+    return key in node_state.phases and node_state.phases[key].status != "done"
+
+
+def _last_of(node_state: State, phases: Mapping[str, str]) -> str:
+    """The last that ran of these phases (workflow -> phase), by its key `upgrade-apply@v1.36.3/control-plane`; "" if none did."""
+    found = [key for key in node_state.phases if phases.get(re.split("[@/]", key)[0]) == key.partition("/")[2]]
+    return max(found, key=lambda key: node_state.phases[key].started, default="")
+
+
+def _command_of(key: str) -> str:
+    """`kb upgrade apply v1.36.3` of `upgrade-apply@v1.36.3/control-plane`."""
+    workflow, _, version = key.partition("/")[0].partition("@")
+    return f"kb {workflow.replace('-', ' ')} {version if workflow == 'upgrade-apply' else ''}".rstrip()
+
+
+def swap_cut_off(swap: store.Swap, node_state: Optional[State] = None) -> HostError:
+    """node_state: to name the upgrade that began it, if one did."""
+    key = _last_of(node_state, _SWAPS) if node_state is not None and swap.changed else ""
+    is_of_upgrade = key.startswith("upgrade") and node_state is not None and is_begun(node_state, key)
     return HostError(
         f"a swap of {', '.join(swap.names)} was cut off on this node",
         cause="its static pods may be half swapped",
-        remedy="continue it: kb reconfigure static-pods; or take it back: kb reconfigure static-pods --undo",
+        remedy=f"continue it: {_command_of(key) if is_of_upgrade else 'kb reconfigure static-pods'}; "
+        "or take it back: kb reconfigure static-pods --undo",
         code="swap-cut-off",
+    )
+
+
+def upgrade_cut_off(key: str) -> HostError:
+    """key: of the phase in which it was."""
+    return HostError(
+        f"{'the way back of an' if 'rollback' in key else 'an'} upgrade was cut off on this node",
+        cause="its kubelet may be stopped, or of one version with the configuration of another",
+        remedy=f"continue it: {_command_of(key)}"
+        + ("" if "rollback" in key else "; or take it back: kb upgrade rollback"),
+        code="upgrade-cut-off",
     )
 
 
@@ -396,6 +465,8 @@ def require_same_node(node_state: State, config: NodeConfig, *, paths: Paths) ->
         )
     node_state.node, node_state.cluster = config.node.name, config.cluster.cluster_name
     node_state.cri_socket = config.node.cri_socket
+    if config.patches_directory:
+        node_state.patches = str(Path(config.patches_directory).absolute())
 
 
 def require_no_step_back(local: Host, config: NodeConfig, *, paths: Paths, command: str) -> None:

@@ -12,7 +12,7 @@ from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
-from kubeup.yaml_files import is_same_yaml, load_mapping
+from kubeup.yaml_files import containers_of_pod, is_same_yaml, load_mapping
 
 with lazily:
     from kubeup.config import load_init
@@ -167,7 +167,7 @@ def _read_manifest(local: Host, path: Path, *, paths: Paths) -> tuple[str, str]:
     elif (metadata or {}).get("namespace") != "kube-system":
         cause = f"its namespace is {(metadata or {}).get('namespace')!r}, not 'kube-system'"
     elif _container_name(pod) != name:
-        cause = f"its first container is {_container_name(pod)!r}, not {name!r}"
+        cause = f"none of its containers is called {name}"
     elif paths.manifests in path.absolute().parents:
         cause = f"it lies in {paths.manifests}, where the kubelet runs it at once"
     if cause:
@@ -181,7 +181,4 @@ def _read_manifest(local: Host, path: Path, *, paths: Paths) -> tuple[str, str]:
 
 
 def _container_name(pod: Mapping[str, Any]) -> str:
-    spec = pod.get("spec")
-    listed = spec.get("containers") if isinstance(spec, dict) else None
-    first = listed[0] if isinstance(listed, list) and listed else None
-    return str(first.get("name")) if isinstance(first, dict) else ""
+    return next((str(one.get("name")) for one in containers_of_pod(pod)), "")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup import releases
-from kubeup.commands import launcher, upgrade_outlook
+from kubeup.commands import launcher, upgrade_config, upgrade_outlook
 from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
@@ -60,6 +60,7 @@ def apply(call: Invocation) -> int:
     """Upgrade this control plane and the cluster's objects, or continue."""
     if call.flags.get("list"):
         return launcher.list_phases(call)
+    call = upgrade_config.with_config(call, "apply")
     launch = Launch(call)
     launch.require_root()
     version = _canonical(call.words[0]) if len(call.words) == 1 else ""
@@ -69,7 +70,7 @@ def apply(call: Invocation) -> int:
     if not version:
         raise UsageError(
             f"kb upgrade apply {' '.join(call.words)}".rstrip(),
-            cause="it takes one word: the version to upgrade to, or the file of a plan",
+            cause="it takes one word: the version to upgrade to, or the file of a plan; --config may name the version too",
             remedy="name it: kb upgrade apply v1.36.3",
             code="usage",
         )
@@ -80,7 +81,7 @@ def node(call: Invocation) -> int:
     """Upgrade this node to the version that the cluster stores, or continue."""
     if call.flags.get("list"):
         return launcher.list_phases(call)
-    launch = Launch(call)
+    launch = Launch(upgrade_config.with_config(call, "node"))
     launch.require_root()
     return _upgrade(launch, version="")
 
@@ -156,17 +157,20 @@ def _continue_swap(launch: Launch, node_state: State, *, version: str) -> bool:
             remedy=f"let it end first: {' '.join(('kb', launch.call.command.name, *launch.call.words))}",
             code="swap-cut-off",
         )
-    patient = node_files.read_patient(store.with_missing(launch.local, Paths(), texts=cut_off.formers), Paths())
-    texts = tuple((pod.name, pod.wanted) for pod in cut_off.pods if pod.is_changed)
-    config = dataclasses.replace(
-        patient.config,
-        cluster=dataclasses.replace(patient.config.cluster, kubernetes_version=key.partition("@")[2]),
-    )
-    base = launcher.make_run(launch.target, config, paths=patient.paths, report=launch.call.report)
-    ctx = _as_upgrade(launch.call, base, former=patient.config.cluster.kubernetes_version, texts=texts)
+    ctx = make_cut_off_run(launch, cut_off, version=key.partition("@")[2])
     phases = tuple(phase for phase in launch.call.command.phases if phase.name == CONTROL_PLANE)
     launch.work(ctx, node_state, phases=phases, workflow=key)
     return True
+
+
+def make_cut_off_run(launch: Launch, cut_off: store.Swap, *, version: str) -> upgrade_run.UpgradeRun:
+    """What the phase of the swap works with, from what lies on the disk. version: to which the swap goes."""
+    patient = node_files.read_patient(store.with_missing(launch.local, Paths(), texts=cut_off.formers), Paths())
+    texts = tuple((pod.name, pod.wanted) for pod in cut_off.pods if pod.is_changed)
+    cluster = dataclasses.replace(patient.config.cluster, kubernetes_version=version)
+    config = dataclasses.replace(patient.config, cluster=cluster)
+    base = launcher.make_run(launch.target, config, paths=patient.paths, report=launch.call.report)
+    return _as_upgrade(launch.call, base, former=patient.config.cluster.kubernetes_version, texts=texts)
 
 
 def _is_of(cut_off: store.Swap, call: Invocation, *, key: str) -> bool:
@@ -205,7 +209,7 @@ def make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run.
         )
         for one in (here.version, version)
     )
-    config = dataclasses.replace(config, kb=_with_sources(call, config.kb))
+    config = dataclasses.replace(config, kb=with_sources(call, config.kb))
     launch.tell(config)
     paths = here.patient.paths
     launcher.require_same_node(node_state, config, paths=paths)
@@ -269,7 +273,7 @@ def _as_upgrade(
     )
 
 
-def _with_sources(call: Invocation, kb: types.KbConfiguration) -> types.KbConfiguration:
+def with_sources(call: Invocation, kb: types.KbConfiguration) -> types.KbConfiguration:
     """Where new programs and images come from, by the flags."""
     given = {
         name: str(call.flags.get(name) or "") for name in ("bundle", "verify-key", "mirror", "mirror-ca-hash", "preset")

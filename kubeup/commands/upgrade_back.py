@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import types
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from kubeup.commands import launcher, upgrade
+from kubeup.commands import launcher, upgrade, upgrade_outlook
 from kubeup.commands.launcher import Launch
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
+from kubeup.yaml_files import dump_yaml, is_same_yaml, load_mapping
 
 with lazily:
-    from kubeup.cluster import api as kubeapi
     from kubeup.doctor import node_files
     from kubeup.engine import run
     from kubeup.phases import upgrade_rollback, upgrade_run
     from kubeup.swap import store
-    from kubeup.upgrade import kept
+    from kubeup.upgrade import kept, target, three_way
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
+    from kubeup.engine.state import State
     from kubeup.machine.host import Host
+
+
+SWAP = "swap"
+"""The phase that swaps the static pods."""
 
 
 def rollback(call: Invocation) -> int:
@@ -36,6 +43,7 @@ def rollback(call: Invocation) -> int:
         if found.status == kept.TAKEN_BACK:
             call.report.note(f"this node is back at {found.former} already")
             return 0
+        _continue_swap(launch, node_state, found=found)
         ctx = _make_run(launch, found)
         phases = [phase for phase in call.command.phases if ctx.config.is_control_plane or not phase.on]
         phases = [phase for phase in phases if ctx.texts or not phase.on]
@@ -50,18 +58,38 @@ def rollback(call: Invocation) -> int:
     return 0
 
 
-def _make_run(launch: Launch, found: kept.Kept) -> upgrade_run.UpgradeRun:
+def _continue_swap(launch: Launch, node_state: State, *, found: kept.Kept) -> None:
+    """End a swap that a rollback began and that was cut off: until then this node's API server may be out. Raises HostError (swap-cut-off) if
+    something else began it, and KbError from the swap."""
+    cut_off = store.load_cut_off(launch.local, Paths())
+    if cut_off is None:
+        return
+    if launch.is_dry or not launcher.is_begun(node_state, f"{launch.call.command.workflow}/{SWAP}"):
+        raise launcher.swap_cut_off(cut_off, node_state)
+    ctx = _make_run(launch, found, formers=cut_off.formers)
+    phases = tuple(phase for phase in launch.call.command.phases if phase.name == SWAP)
+    launch.work(ctx, node_state, phases=phases)
+
+
+def _make_run(
+    launch: Launch, found: kept.Kept, *, formers: Mapping[str, str] = types.MappingProxyType({})
+) -> upgrade_run.UpgradeRun:
+    """formers: the manifests that a swap which was cut off may have taken out of their places, by component."""
     call, local = launch.call, launch.local
-    patient = node_files.read_patient(local, Paths())
+    patient = node_files.read_patient(store.with_missing(local, Paths(), texts=formers), Paths())
     base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
     if not patient.is_control_plane:
         base = dataclasses.replace(
-            base, caller=run.Caller(lambda _: _kubelet_api(launch.target, patient.paths), "kubelet")
+            base, caller=run.Caller(lambda _: upgrade.kubelet_api(launch.target, patient.paths), "kubelet")
         )
     is_kubelet_only = bool(call.flags.get("kubelet-only")) or not patient.is_control_plane
+    keeps = upgrade_outlook.read_keeps(call)
+    targets = () if is_kubelet_only or formers else _plan_targets(local, patient.paths, found, keeps=keeps is not False)
     return upgrade_run.UpgradeRun(
         **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
-        texts=() if is_kubelet_only else _choose_texts(local, patient.paths, found),
+        texts=tuple((one.name, one.wanted) for one in targets),
+        targets=targets,
+        keep_edits=keeps,
         agree=lambda question: launcher.agree(call, question),
         before_stop=str(call.flags.get("before-stop") or ""),
         after_start=str(call.flags.get("after-start") or ""),
@@ -73,20 +101,33 @@ def _make_run(launch: Launch, found: kept.Kept) -> upgrade_run.UpgradeRun:
     )
 
 
-def _choose_texts(local: Host, paths: Paths, found: kept.Kept) -> tuple[tuple[str, str], ...]:  # noqa: PLR0917
-    """The former manifests that can go back."""
+def _plan_targets(local: Host, paths: Paths, found: kept.Kept, *, keeps: bool) -> tuple[target.Target, ...]:  # noqa: PLR0917
+    """The former manifests that can go back, with what others changed since the upgrade, kept or dropped."""
     pods = []
     for name in store.COMPONENTS:
         path = paths.manifest(name)
         if found.files.get(str(path)) and local.exists(path):
             pods.append(store.Pod(name, local.read_text(path), local.read_text(kept.copy_of(paths, path))))
     chosen, _ = upgrade_rollback.keep_etcd(pods)
-    return tuple((pod.name, pod.wanted) for pod in chosen)
+    return tuple(_plan_target(local, paths, pod, keeps=keeps) for pod in chosen)
 
 
-def _kubelet_api(host: Host, paths: Paths) -> kubeapi.Api:
-    """The API server as this node's kubelet calls it."""
-    return kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=20)
+def _plan_target(local: Host, paths: Paths, pod: store.Pod, *, keeps: bool) -> target.Target:  # noqa: PLR0917
+    """Three ways: as the upgrade left it, as it is, as it was before."""
+    copy = kept.after_of(paths, paths.manifest(pod.name))
+    base = local.read_text(copy) if local.exists(copy) else _read_swapped(local, paths, pod) or pod.former
+    after, found, wanted = (load_mapping(text, pod.name) for text in (base, pod.former, pod.wanted))
+    merge = three_way.Merge(pod.name, keeps=keeps)
+    merged = merge.run(after, found, wanted=wanted, recorded=after)
+    text = pod.wanted if merged == wanted else dump_yaml(merged)
+    return target.Target(pod.name, pod.former, base, text, tuple(merge.edits), tuple(merge.conflicts))
+
+
+def _read_swapped(local: Host, paths: Paths, pod: store.Pod) -> str:  # noqa: PLR0917
+    """What the last swap put in, if it was this upgrade's; "" if that is not known."""
+    last = store.load(local, paths)
+    swapped = next((one for one in (last.pods if last is not None else ()) if one.name == pod.name), None)
+    return swapped.wanted if swapped is not None and is_same_yaml(swapped.former, pod.wanted) else ""
 
 
 def finish(call: Invocation) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubeup.commands import certs, upgrade_outlook
+from kubeup.commands import certs, upgrade_config, upgrade_outlook
 from kubeup.commands.launcher import Launch
 from kubeup.errors import PreflightError, UsageError
 from kubeup.lazy_modules import lazily
@@ -33,6 +33,7 @@ BLOCKED = PreflightError.status
 
 def plan(call: Invocation) -> int:
     """Print the plan. Returns 0 if nothing blocks the upgrade, else 3."""
+    call = upgrade_config.with_config(call, "plan")
     launch = Launch(call)
     launch.require_root()
     ground = upgrade_outlook.find_ground(call, launch.local)
@@ -79,6 +80,7 @@ def choose_target(call: Invocation, ground: Ground) -> tuple[Version, tuple[Foun
 
 def diff(call: Invocation) -> int:
     """Print how this node's static pods would differ, and what of them others changed; by default for the stored version."""
+    call = upgrade_config.with_config(call, "diff")
     launch = Launch(call)
     launch.require_root()
     ground = upgrade_outlook.find_ground(call, launch.local)

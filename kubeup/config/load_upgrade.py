@@ -35,12 +35,13 @@ _FIELDS: Mapping[str, str] = {
 
 
 def load_upgrade_config(
-    host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any], section: str
+    host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any], section: str, is_kubeadm: bool = True
 ) -> types.UpgradeConfiguration:
-    """The complete and checked configuration of an upgrade; the flags set fields of `section` (apply | node | plan | diff).
+    """The complete and checked configuration of an upgrade; the flags set fields of `section` (apply | node | plan | diff). is_kubeadm: under
+    its name, what it only warns of is no error.
 
     Raises UsageError: mixed-flags, config-not-readable, invalid-config."""
-    problems = Problems(is_lenient=True, is_kubeadm=True)
+    problems = Problems(is_lenient=is_kubeadm, is_kubeadm=is_kubeadm)
     fields = {name: (_UPGRADE, f"{section}.{field}") for name, field in _FIELDS.items()}
     trees: Trees = {}
     if config_file is not None:

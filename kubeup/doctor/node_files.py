@@ -29,7 +29,7 @@ from kubeup.network import pod_network
 from kubeup.node import certificates, kubelet
 from kubeup.paths import Paths
 from kubeup.releases import Release
-from kubeup.yaml_files import YAMLError, commands_of_pod, flags_of, load_yaml
+from kubeup.yaml_files import YAMLError, commands_of_pod, containers_of_pod, flags_of, load_yaml
 
 _COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
@@ -145,11 +145,8 @@ def _find_version(host: Host, paths: Paths) -> str:
 
 def read_server_version(host: Host, paths: Paths) -> Optional[releases.Version]:
     """The version of this node's API server by the tag of its image; None if there is no manifest, or no tag that can be read."""
-    spec = read_mapping(host, paths.manifest("kube-apiserver")).get("spec")
-    rows = spec.get("containers") if isinstance(spec, dict) else None
-    containers = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    # a sidecar may come first
-    own = [row for row in containers if row.get("name") == "kube-apiserver"] or containers
+    rows = containers_of_pod(read_mapping(host, paths.manifest("kube-apiserver")))
+    own = [row for row in rows if row.get("name") == "kube-apiserver"] or rows
     return next(filter(None, (releases.version_of_image(str(row.get("image") or "")) for row in own)), None)
 
 

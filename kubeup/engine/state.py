@@ -8,7 +8,7 @@ Runner, not here.
                                   "created": ["/etc/kubernetes/pki/ca.crt"], "backups": [{"path": ..., "copy": ...}],
                                   "outputs": {...}, "error": null}}}
 
-`folders` and `marks` are stored only if they are not empty.
+`folders`, `marks` and `patches` are stored only if they are not empty.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class State:
     """Folders outside WORKPLACES in which kb made or changed files, because of a configured path or a link."""
     marks: dict[str, str] = field(default_factory=dict)
     """Files of others that contain lines of kb's, and the mark of those lines: {"/etc/hosts": "# kb: ..."}."""
+    patches: str = ""
+    """The folder of the patches with which kb made this node; "" if there were none."""
     is_kept: bool = True
     """False: the state lives only for this run, and save() writes nothing."""
     _saved: str = ""
@@ -128,7 +130,7 @@ class State:
             "adopted": self.adopted,
             "phases": {key: _describe_phase(phase) for key, phase in self.phases.items()},
         }
-        more = {"folders": self.folders, "marks": self.marks}  # older states have neither
+        more = {"folders": self.folders, "marks": self.marks, "patches": self.patches}  # older states have none of them
         return {**value, **{name: found for name, found in more.items() if found}}
 
 
@@ -206,7 +208,7 @@ def _parse_state(host: Host, paths: Paths, *, data: dict[str, Any], machine_id: 
     }
     return State(
         host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases,
-        list(data.get("folders", [])), dict(data.get("marks", {})),
+        list(data.get("folders", [])), dict(data.get("marks", {})), _require(data.get("patches", ""), str, name="patches"),
     )  # fmt: skip
 
 

@@ -29,8 +29,8 @@ with lazily:
     from kubeup.config import choose, load_upgrade
     from kubeup.kubeadm import stands_for
     from kubeup.node import images
-    from kubeup.phases import addons
-    from kubeup.swap import store
+    from kubeup.phases import addons, static_pods_swap
+    from kubeup.swap import proof, store
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -126,14 +126,30 @@ def _run(call: Invocation, wishes: types.UpgradeNode, *, version: str, only: str
     skip = [name.replace("uploadconfig", "upload-config") for name in wishes.skip_phases]
     with launch.locked(Paths()) as node_state:
         _tell_reading(call, "upgrade")
-        cut_off = store.load_cut_off(launch.local, Paths())
-        if cut_off is not None:
-            raise launcher.swap_cut_off(cut_off)
+        _continue_swap(launch, version=version)
         base = commands_upgrade.make_run(launch, node_state, version=version)
         asks = not (call.flags.get("yes") or given.get("force") or given.get("dry-run"))
         ctx = _as_kubeadm(call, launch, base=base, wishes=wishes, asks=asks)
         launch.work(ctx, node_state, only=only, skip=skip, keeps_journal=False)
     return ctx
+
+
+def _continue_swap(launch: Launch, *, version: str) -> None:
+    """End the swap of an upgrade under this name that was cut off: until then this node's API server may be out. Raises HostError
+    (swap-cut-off) if another command began it, and KbError from the swap."""
+    cut_off = store.load_cut_off(launch.local, Paths())
+    if cut_off is None:
+        return
+    images = [
+        proof.image_of(yaml_files.load_mapping(pod.wanted, pod.name)) for pod in cut_off.pods if pod.name != "etcd"
+    ]
+    versions = {found.text for image in images if (found := releases.version_of_image(image)) is not None}
+    is_own = (
+        launch.local.exists(upgrade_phases.folder_mark(Paths())) and len(versions) == 1 and version in ("", *versions)
+    )
+    if not is_own or launch.is_dry:
+        raise launcher.swap_cut_off(cut_off)
+    static_pods_swap.swap_pods(commands_upgrade.make_cut_off_run(launch, cut_off, version=versions.pop()))
 
 
 def _as_kubeadm(
@@ -288,7 +304,7 @@ def _pods_of(base: UpgradeRun, name: str, *, new: str) -> list[dict[str, str]]:
     pods = base.api.list(kubeapi.path_of("Pod", namespace=objects.SYSTEM), label=f"component={name}")
     found = []
     for pod in pods:
-        image = str(((pod.get("spec") or {}).get("containers") or [{}])[0].get("image", ""))
+        image = proof.image_of({**pod, "metadata": {"name": name}})  # a mirror pod's own name has the node's behind it
         found.append(_row(name, image.rpartition(":")[2], new, str(pod["spec"].get("nodeName", ""))))
     return sorted(found, key=lambda row: (row["currentVersion"], row["nodeName"]))
 

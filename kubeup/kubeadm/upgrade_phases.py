@@ -23,6 +23,7 @@ from kubeup.errors import ClusterError, PreflightError, UsageError
 from kubeup.frozen_values import frozen_by_name
 from kubeup.kubeadm.lines import KubeadmReport, Speech, speaking
 from kubeup.lazy_modules import lazily
+from kubeup.paths import Paths
 from kubeup.phases import static_pods_swap, upgrade_addons, upgrade_control_plane, upgrade_rights
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.yaml_files import format_duration
@@ -248,12 +249,12 @@ def swap_control_plane(ctx: KubeadmUpgrade) -> Outputs:
     changed = set(swap.names)
     _keep_manifests(ctx, swap, kept)
     compare.make_so(upgrade_rights.plan_bindings(ctx), ctx)
-    has_state = ctx.host.is_dir(ctx.paths.state_dir)
+    _mark_folder(ctx)
     upgrade_control_plane.swap_control_plane(ctx)
     for name in [name for name in COMPONENT_CERTS if ctx.host.exists(ctx.paths.manifest(name))]:
         if name != "etcd" or ctx.upgrades_etcd:
             _tell_component(ctx, name, changed=changed, kept=kept)
-    _forget_swap(ctx, has_state=has_state)
+    _forget_swap(ctx)
     _say(ctx, "[upgrade/control-plane] The control plane instance for this node was successfully upgraded!")
     return None
 
@@ -265,8 +266,14 @@ def foretell_control_plane(ctx: KubeadmUpgrade) -> Outputs:
     return static_pods_swap.foretell_swap(ctx)
 
 
+def _make_private(ctx: KubeadmUpgrade, folder: Path) -> None:
+    """A folder below kubeadm's own, both for root alone if they are new."""
+    for one in (folder.parent, folder):
+        ctx.host.make_dir(one, mode=0o700)
+
+
 def _keep_manifests(ctx: KubeadmUpgrade, swap: store.Swap, kept: Path) -> None:  # noqa: PLR0917
-    ctx.host.make_dir(kept, mode=0o700)
+    _make_private(ctx, kept)
     for pod in swap.pods:
         ctx.host.write_file(kept / ctx.paths.manifest(pod.name).name, pod.former, mode=0o600)
 
@@ -292,11 +299,22 @@ def _tell_component(ctx: KubeadmUpgrade, name: str, *, changed: Iterable[str], k
         _say(ctx, "[upgrade/etcd] Waiting for etcd to become available")
 
 
-def _forget_swap(ctx: KubeadmUpgrade, *, has_state: bool) -> None:
+def _mark_folder(ctx: KubeadmUpgrade) -> None:
+    """Note that kb's folder is there for this swap alone, where there is none yet: a run that is cut off leaves it to the next."""
+    if not ctx.host.is_dir(ctx.paths.state_dir) and not _is_dry(ctx):
+        ctx.host.make_dir(ctx.paths.state_dir, mode=0o700)
+        ctx.host.write_file(folder_mark(ctx.paths), "", mode=0o600)
+
+
+def folder_mark(paths: Paths) -> Path:
+    """The file that says so."""
+    return paths.state_dir / "of-kubeadm-upgrade"
+
+
+def _forget_swap(ctx: KubeadmUpgrade) -> None:
     """Under this name nothing of kb's stays on the node (docs/adr/0007). kb's own folder stays where there was one."""
-    if has_state:
-        return
-    ctx.host.remove_tree(ctx.paths.state_dir)
+    if ctx.host.exists(folder_mark(ctx.paths)):
+        ctx.host.remove_tree(ctx.paths.state_dir)
 
 
 # ---- kubelet
@@ -351,7 +369,7 @@ def remove_unwanted_flags(ctx: KubeadmUpgrade) -> Outputs:
 
 
 def _keep_file(ctx: KubeadmUpgrade, path: Path, kept: Path) -> None:  # noqa: PLR0917
-    ctx.host.make_dir(kept.parent, mode=0o700)
+    _make_private(ctx, kept.parent)
     ctx.host.write_file(kept, ctx.host.read_bytes(path), mode=0o600)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.machine.host import Argv, Host
-from kubeup.yaml_files import commands_of_pod, flags_of
+from kubeup.yaml_files import commands_of_pod, containers_of_pod, flags_of
 
 OWN_PREFIX = ".kb-"
 """How the names of what kb keeps inside a data folder begin."""
@@ -267,7 +267,7 @@ def keep_initial_cluster(new_pod: Mapping[str, Any], old_pod: Mapping[str, Any])
     if not current or current[0] not in former or _count_members(current) > _count_members(former):
         return pod
     words = {f"--{name}": f"--{name}={value}" for name, value in flags_of(former).items()}
-    command = pod["spec"]["containers"][0].get("command") or []
+    command = containers_of_pod(pod)[0].get("command") or []
     for name in KEPT_FLAGS:
         options = [str(word).partition("=")[0] for word in command]
         if name in words and name in options:

@@ -23,15 +23,25 @@ with lazily:
     from kubeup.node import kubeconfig, renewal
     from kubeup.phases import renewed_certs
     from kubeup.swap import store
+    from kubeup.upgrade import kept
 
 
 def swap_control_plane(ctx: UpgradeRun) -> Outputs:
     """Renew this node's certificates, then swap the pods that differ, or continue a swap that was cut off. Raises KbError after the way
     back."""
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)  # outside of the journal, as the swap itself
-    if ctx.renews and store.load_cut_off(run.host, run.paths) is None and static_pods_swap.plan_swap(run).pods:
+    is_cut_off = store.load_cut_off(run.host, run.paths) is not None
+    swaps = is_cut_off or bool(static_pods_swap.plan_swap(run).pods)
+    if ctx.renews and swaps and not is_cut_off:
         _renew_certs(run)
-    return static_pods_swap.swap_pods(ctx)
+    results = static_pods_swap.swap_pods(ctx)
+    paths = [run.paths.manifest(name) for name in store.COMPONENTS]
+    kept.keep_after(
+        run.host,
+        run.paths,
+        files=[path for path in paths if swaps or not run.host.exists(kept.after_of(run.paths, path))],
+    )
+    return results
 
 
 def _renew_certs(run: Run) -> None:

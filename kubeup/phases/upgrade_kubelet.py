@@ -33,6 +33,7 @@ with lazily:
     from kubeup.cluster import api, eviction, probes
     from kubeup.diagnosis import kubelet_trouble, log_lines
     from kubeup.engine import records
+    from kubeup.node import kubeconfig
     from kubeup.swap import kubelet_view, store
     from kubeup.upgrade import kept
 
@@ -74,7 +75,7 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
     kept.keep(run.host, run.paths, files=(*upgrade_programs.list_kept_files(run), *change.files))
     _tell_differences(run, change.files)
     ctx.promises.expect(change.files)
-    took_s = change.carry_out(drains=run.drains and upgrade_programs.leaves_minor(run, change.wanted))
+    took_s = change.carry_out(drains=upgrade_programs.drains(run, change.wanted))
     ctx.promises.tell_changed([*change.files, change.place])
     run.report.note(f"the kubelet {change.wanted} runs; the node was Ready with it after {took_s:.0f} s")
     kept.note_done(run.host, run.paths, step=STEP)
@@ -232,7 +233,7 @@ def put_programs(run: Run, place: Path) -> None:
     for one in outdated:
         new = upgrade_programs.find_new(run, one.name)
         if new is not None:
-            _lay(run, new, place if one.name == "kubelet" else one.path)
+            lay(run, new, place if one.name == "kubelet" else one.path)
 
 
 def hold_packages(run: Run) -> None:
@@ -252,7 +253,7 @@ def record_programs(run: Run) -> None:
         run.report.warn_once(f"what was done could not be recorded: {error}")
 
 
-def _lay(run: Run, source: Path, path: Path) -> None:  # noqa: PLR0917
+def lay(run: Run, source: Path, path: Path) -> None:  # noqa: PLR0917
     """A copy, so that a way back and another try need no second download; the file itself changes by one rename."""
     found = run.host.stat(run.host.real_path(path))
     with run.host.open_read(source) as file:
@@ -276,6 +277,8 @@ def take_back(run: Run, *, version: str, needs_ready: bool = True) -> None:
     try:
         kubelet_start.stop_kubelet(run)
         kept.put_back(host, paths, files=_kubelet_files(run))
+        for path, text in _with_former_server(run).items():
+            host.write_file(path, text, keeps=True)
         record_programs(run)
         static_pods_swap.record_files(run, _kubelet_files(run))
         start_and_watch(run, version=version, since=began, needs_ready=needs_ready)
@@ -297,10 +300,32 @@ def _tell_of_packages(run: Run, version: str) -> None:
 
 
 def _kubelet_files(run: Run) -> list[Path]:
-    """Everything of the kubelet that was kept: programs, files, units, its repository. Not the manifests, which the swap takes back."""
+    """Everything of the kubelet that was kept: programs, files, units, its repository. Not the manifests, which the swap takes back, and not
+    kubelet.conf, whose certificate may have been renewed since."""
     found = kept.load(run.host, run.paths)
     names = [Path(name) for name in (found.files if found is not None else ())]
-    return [path for path in names if path.parent != run.paths.manifests]
+    return [path for path in names if path.parent != run.paths.manifests and path != _kubelet_conf(run)]
+
+
+def _kubelet_conf(run: Run) -> Path:
+    return run.paths.kubernetes / "kubelet.conf"
+
+
+def _with_former_server(run: Run) -> dict[Path, str]:
+    """kubelet.conf with the API server that it named before, if that is another one; the rest of it stays."""
+    path, copy = _kubelet_conf(run), kept.copy_of(run.paths, _kubelet_conf(run))
+    if not (run.host.exists(path) and run.host.exists(copy)):
+        return {}
+    text = run.host.read_text(path)
+    try:
+        now, before = (
+            kubeconfig.parse_kubeconfig(one, source=str(path)).server for one in (text, run.host.read_text(copy))
+        )
+        wanted = kubeconfig.with_server(text, before, source=str(path)) if now != before else text
+    except KbError as error:
+        run.report.warn(f"{path} stays as it is: {error}")
+        return {}
+    return {path: wanted} if wanted != text else {}
 
 
 # ---- the watch

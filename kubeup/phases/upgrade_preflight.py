@@ -39,7 +39,7 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
         _check_servers(ctx)
         _check_own_node(ctx)
         return None
-    _refuse_edits(ctx)
+    refuse_edits(ctx)
     _refuse_pressure(ctx)
     parts = static_pods_swap.read_health(ctx, patience_s=static_pods_swap.GATE_S if _goes_on(ctx) else PATIENCE_S)
     _judge_versions(ctx, parts)
@@ -56,8 +56,10 @@ def _target(ctx: UpgradeRun) -> str:
 # ---- what others changed
 
 
-def _refuse_edits(ctx: UpgradeRun) -> None:
-    """Say what others changed in the manifests. Raises HostError (hand-edits) if nobody has said what becomes of it."""
+def refuse_edits(ctx: UpgradeRun, *, is_return: bool = False) -> None:
+    """Say what others changed in the manifests. is_return: since the upgrade that is taken back. Raises HostError (hand-edits) if nobody has
+    said what becomes of it."""
+    source = "the upgrade left it" if is_return else "the stored configuration says"
     edits = [str(edit) for target in ctx.targets for edit in target.edits]
     if edits and ctx.keep_edits is None:
         many = (
@@ -66,19 +68,29 @@ def _refuse_edits(ctx: UpgradeRun) -> None:
             else "a field of this node's static pods is"
         )
         raise HostError(
-            f"{many} not as the stored configuration says",
+            f"{many} not as {source}",
             cause=f"{'; '.join(edits[:SHOWN])}; nothing was changed",
-            remedy=f"to keep what is there: {ctx.command} --hand-edits keep; to have the stored configuration alone: --hand-edits drop; "
-            "if patches made it, give their folder: --patches DIR",
+            remedy=f"to keep what is there: {ctx.command} --hand-edits keep; "
+            + (
+                "to have what ran before the upgrade: --hand-edits drop"
+                if is_return
+                else "to have the stored configuration alone: --hand-edits drop; if patches made it, give their folder: --patches DIR"
+            ),
             code="hand-edits",
             details=edits[SHOWN:],
         )
     for edit in edits:
-        ctx.report.note(f"not of the stored configuration: {edit}; {'kept' if ctx.keep_edits else 'dropped'}")
+        whose = "changed since the upgrade" if is_return else "not of the stored configuration"
+        ctx.report.note(f"{whose}: {edit}; {'kept' if ctx.keep_edits else 'dropped'}")
     for target in ctx.targets:
         for conflict in target.conflicts:
             ctx.report.warn(
-                f"{target.name}: {conflict.field} is {conflict.found!r}, Kubernetes {_target(ctx)} has {conflict.wanted!r}"
+                f"{target.name}: {conflict.field} is {conflict.found!r}, "
+                + (
+                    f"before the upgrade it was {conflict.wanted!r}"
+                    if is_return
+                    else f"Kubernetes {_target(ctx)} has {conflict.wanted!r}"
+                )
             )
 
 

@@ -266,7 +266,7 @@ def foretell_programs(ctx: UpgradeRun) -> Outputs:
 def tell_pods(run: UpgradeRun, *, goes_to: str = "") -> None:
     """Say by name what a drain of this node would meet, and have the user agree to lose pods that nothing makes anew. goes_to: the version
     of the coming kubelet, if it is not the configuration's. Raises UsageError (not-confirmed), ApiRefused, Unreachable."""
-    if not run.drains or not leaves_minor(run, goes_to or wanted_version(run)):
+    if not drains(run, goes_to or wanted_version(run)):
         return
     found = eviction.look(run.api, run.config.node.name)
     for text in found.describe():
@@ -276,6 +276,19 @@ def tell_pods(run: UpgradeRun, *, goes_to: str = "") -> None:
             f"the drain of node {run.config.node.name} ends pods that nothing makes anew: {eviction.name_pods(found.bare)}. "
             "To leave them where they are: --no-drain"
         )
+
+
+def drains(run: UpgradeRun, version: str) -> bool:
+    """Whether the node's pods leave before a kubelet of this version comes: for another minor, where another node can take them. Raises
+    ApiRefused, Unreachable."""
+    if not run.drains or not leaves_minor(run, version):
+        return False
+    if eviction.has_refuge(run.api, run.config.node.name):
+        return True
+    run.report.warn_once(
+        f"no other node can take the pods of {run.config.node.name}: they stay while its kubelet is replaced"
+    )
+    return False
 
 
 def leaves_minor(run: Run, version: str) -> bool:

@@ -20,7 +20,7 @@ from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
-from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs
+from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_preflight, upgrade_programs
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.yaml_files import load_mapping, load_yaml
 
@@ -29,7 +29,7 @@ with lazily:
     from kubeup.swap import proof, store
     from kubeup.upgrade import kept, survey
 
-STEP = "rollback"
+KUBELET_PHASE = "kubelet-config"
 _TAG = re.compile(r":v?(\d+)\.(\d+)[^/:@]*(?:@\S+)?$")
 
 
@@ -108,9 +108,10 @@ def _minor_of(image: str) -> str:
 def check_return(ctx: UpgradeRun) -> Outputs:
     """Whether this node may go back; then the former manifests are tried as for any swap. Nothing stops.
 
-    Raises HostError: rollback-unsafe, nothing-kept, and those of check_swap."""
+    Raises HostError: rollback-unsafe, nothing-kept, hand-edits, and those of check_swap."""
     former = _former(ctx)
     _refuse_lost(ctx)
+    upgrade_preflight.refuse_edits(ctx, is_return=True)
     pods = plan_return(ctx)
     trouble = judge_return(former, pods=pods, facts=read_facts(ctx))
     trouble = trouble or (_judge_own_kubelet(ctx, former) if pods else None)
@@ -120,9 +121,12 @@ def check_return(ctx: UpgradeRun) -> Outputs:
     if told:
         ctx.report.note(told)
     upgrade_programs.tell_pods(ctx, goes_to=upgrade_kubelet.find_former(ctx))
-    if pods:
-        static_pods_swap.check_swap(ctx)
-    return None
+    if not pods:
+        return None
+    if KUBELET_PHASE in ctx.selection.cut_off and not services.may_run(ctx.host, "kubelet"):
+        ctx.report.note("the way back was cut off while the kubelet was stopped: it is started again first")
+        return None  # the run that was cut off had tried the manifests
+    return static_pods_swap.check_swap(ctx)
 
 
 def _judge_own_kubelet(ctx: UpgradeRun, former: str) -> Optional[HostError]:
@@ -206,7 +210,7 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
         if left is not None or _is_back(run, former):
             eviction.uncordon(run.api, node)
             return left
-        if run.drains and upgrade_programs.leaves_minor(run, former):
+        if upgrade_programs.drains(run, former):
             upgrade_kubelet.drain(run)
         upgrade_kubelet.take_back(run, version=former)
     except BaseException:

@@ -13,7 +13,7 @@ from kubeup.cluster.etcd import Etcd
 from kubeup.engine.run import Run
 from kubeup.node import etcd_data
 from kubeup.swap import manifests, proof
-from kubeup.yaml_files import commands_of_pod, dump_yaml, flags_of, load_mapping
+from kubeup.yaml_files import commands_of_pod, containers_of_pod, dump_yaml, flags_of, load_mapping
 
 PROMOTE_S = 120.0
 """How long a member may take to copy the others' data."""
@@ -60,11 +60,11 @@ def rejoin(run: Run, former: str, *, urls: Sequence[str], keep: Callable[[str], 
 def with_initial_cluster(text: str, rows: Sequence[tuple[str, str]]) -> str:
     """The manifest of etcd with these members (name, peer URL), of a cluster that exists."""
     pod = load_mapping(text, "etcd.yaml")
-    command = pod["spec"]["containers"][0]["command"]
+    own = containers_of_pod(pod)[0]
     names = ("--initial-cluster=", "--initial-cluster-state=")
-    kept = [word for word in command if not str(word).startswith(names)]
+    kept = [word for word in own["command"] if not str(word).startswith(names)]
     members = ",".join(f"{name}={url}" for name, url in rows)
-    pod["spec"]["containers"][0]["command"] = [
+    own["command"] = [
         *kept,
         f"--initial-cluster={members}",
         "--initial-cluster-state=existing",

@@ -26,7 +26,7 @@ from kubeup.node import containers, image_program, image_pulls, runtime
 from kubeup.node.crictl import UNITS, crictl_argv, data_folder, split_json, unit_of
 from kubeup.swap import manifests
 from kubeup.trouble import Trouble
-from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
+from kubeup.yaml_files import commands_of_pod, containers_of_pod, flags_of, load_mapping
 
 START_S = 30.0
 """How long a pod may take from its manifest to its health."""
@@ -331,8 +331,8 @@ def judge_container(run: Run, name: str, *, text: str, container_id: str) -> Opt
 
 
 def image_of(pod: Mapping[str, Any]) -> str:
-    listed = as_table(pod.get("spec")).get("containers")
-    return str(as_table(listed[0]).get("image") or "") if isinstance(listed, list) and listed else ""
+    """The image of the container with the pod's own name."""
+    return next((str(one.get("image") or "") for one in containers_of_pod(pod)), "")
 
 
 def _judge_image(run: Run, name: str, *, shown: Mapping[str, Any], image: str) -> Optional[Trouble]:

@@ -23,7 +23,7 @@ from kubeup.machine.waiting import becomes_so
 from kubeup.node import etcd_data
 from kubeup.swap import etcd_return, manifests, proof, recovery_record
 from kubeup.swap.recovery_record import ALONE, BEGUN, COPIED, DONE, GOING_BACK, SERVED, TAKEN_BACK, Record
-from kubeup.yaml_files import dump_yaml, load_mapping
+from kubeup.yaml_files import containers_of_pod, dump_yaml, load_mapping
 
 SERVER = "kube-apiserver"
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
@@ -37,8 +37,8 @@ FORCE = "--force-new-cluster"
 def with_force(text: str) -> str:
     """etcd's manifest with --force-new-cluster."""
     pod = load_mapping(text, "etcd.yaml")
-    command = pod["spec"]["containers"][0]["command"]
-    pod["spec"]["containers"][0]["command"] = [*(word for word in command if not str(word).startswith(FORCE)), FORCE]
+    own = containers_of_pod(pod)[0]
+    own["command"] = [*(word for word in own["command"] if not str(word).startswith(FORCE)), FORCE]
     return dump_yaml(pod)
 
 

@@ -3,7 +3,8 @@
 The folder /var/lib/kb/upgrade holds copies of the former files below `former`, the new programs until they are in place below
 `programs`, and what was upgraded in upgrade.json. It stays until `finish` or for seven days; the next upgrade begins a new one. Manifests
 may hold a user's secrets, so only root may read any of it, and a reset removes it with everything else that is kb's own. This module
-copies and puts back. It does not know which files an upgrade changes, nor when going back is safe.
+copies and puts back. It does not know which files an upgrade changes, nor when going back is safe. Below `after` are the manifests as the
+upgrade left them: what differs from them later is somebody's.
 
     {"schema": 1, "former": "v1.35.6", "wanted": "v1.36.3", "status": "running", "began": "2026-11-29T10:00:00Z",
      "files": {"/usr/local/bin/kubelet": true, "/var/lib/kubelet/instance-config.yaml": false}, "steps": ["programs"], "notes": {}}
@@ -30,6 +31,8 @@ from kubeup.shapes import fit
 SCHEMA = 1
 RUNNING, DONE, TAKEN_BACK = "running", "done", "taken back"
 LASTS = datetime.timedelta(days=7)
+ABANDONED = datetime.timedelta(days=30)
+"""How long after its begin an upgrade that never ended counts as given up."""
 ROOM = 64 << 20
 """Free space, in bytes, that stays free beside the copies."""
 _MOMENT = "%Y-%m-%dT%H:%M:%SZ"
@@ -54,12 +57,14 @@ class Kept:
 
     @property
     def expires(self) -> Optional[datetime.datetime]:
-        """When it is no longer kept; None while the upgrade has not ended."""
-        return _parse_moment(self.ended) + LASTS if self.ended else None
+        """When it is no longer kept; None if that is not known."""
+        if self.ended:
+            return _parse_moment(self.ended) + LASTS
+        return _parse_moment(self.began) + ABANDONED if self.began else None
 
 
 def folder(paths: Paths) -> Path:
-    return paths.state_dir / "upgrade"
+    return paths.upgrade
 
 
 def programs_folder(paths: Paths) -> Path:
@@ -70,6 +75,11 @@ def programs_folder(paths: Paths) -> Path:
 def copy_of(paths: Paths, path: Path) -> Path:
     """Where the copy of a former file is."""
     return folder(paths) / "former" / path.relative_to("/")
+
+
+def after_of(paths: Paths, path: Path) -> Path:
+    """Where the copy of a file as the upgrade left it is."""
+    return folder(paths) / "after" / path.relative_to("/")
 
 
 def _file(paths: Paths) -> Path:
@@ -133,13 +143,17 @@ def save(host: Host, paths: Paths, kept: Kept) -> Kept:  # noqa: PLR0917
     return kept
 
 
-def begin(host: Host, paths: Paths, *, former: str, wanted: str) -> Kept:
+def begin(host: Host, paths: Paths, *, former: str, wanted: str, has_programs: bool = False) -> Kept:
     """The record of the upgrade to `wanted`: that of an earlier run of it, or a new one. What was kept of an earlier upgrade is removed
-    then. former: what the node runs now."""
+    then. former: what the node runs now. has_programs: the new programs wait already, and stay."""
     found = load(host, paths)
     if found is not None and found.wanted == wanted and found.status != TAKEN_BACK:
         return found
-    _remove(host, paths)
+    if has_programs:
+        host.remove(_file(paths))
+        host.remove_tree(folder(paths) / "former")
+    else:
+        _remove(host, paths)
     return save(host, paths, Kept(former, wanted, began=f"{host.now():{_MOMENT}}"))
 
 
@@ -206,6 +220,15 @@ def keep(host: Host, paths: Paths, *, files: Iterable[Path]) -> Kept:
         files_known = {**found.files, **{str(path): path in there for path in fresh}}
         found = save(host, paths, dataclasses.replace(found, files=files_known))
     return found
+
+
+def keep_after(host: Host, paths: Paths, *, files: Iterable[Path]) -> None:
+    """Copy these files as the upgrade left them. Does nothing if no upgrade is recorded."""
+    if load(host, paths) is None:
+        return
+    for path in files:
+        if host.exists(path):
+            _copy(host, path, after_of(paths, path))
 
 
 def _require_room(host: Host, paths: Paths, *, size: int) -> None:

@@ -25,7 +25,7 @@ from kubeup.releases import Release, Version
 from kubeup.trouble import Trouble
 from kubeup.upgrade.objection import MANDATORY, SAID, Objection
 from kubeup.upgrade.survey import tag_of
-from kubeup.yaml_files import YAMLError, load_yaml
+from kubeup.yaml_files import YAMLError, containers_of_pod, load_yaml
 
 OURS = frozenset({"pod-infra-container-image", "container-runtime-endpoint"})
 """Flags in kubeadm-flags.env that kubeadm and kb write for a version and leave out for the next."""
@@ -118,10 +118,7 @@ def _look_up_etcd(look: Look, pod: Pod, *, flags: Iterable[str]) -> Iterator[Obj
 
 
 def _image_of(pod: Mapping[str, Any]) -> str:
-    spec = pod.get("spec")
-    rows = spec.get("containers") if isinstance(spec, dict) else None
-    first = rows[0] if isinstance(rows, list) and rows else None
-    return str(first.get("image") or "") if isinstance(first, dict) else ""
+    return next((str(one.get("image") or "") for one in containers_of_pod(pod)), "")
 
 
 def _refuse(look: Look, name: str, *, what: str, cause: str) -> Objection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.cluster import api as kubeapi
@@ -17,10 +18,11 @@ from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
-from kubeup.yaml_files import load_all_yaml, load_mapping
+from kubeup.yaml_files import containers_of_pod, load_all_yaml, load_mapping
 
 with lazily:
     from kubeup.cluster import addons, objects
+    from kubeup.engine import state
     from kubeup.node import kubelet
 
 _GENERATED = ("apiVersion", "kind")
@@ -80,8 +82,8 @@ def make_node_config(
     patches: str = "",
 ) -> types.NodeConfig:
     """The configuration of this node. own: as its files describe it (its name, its socket, where its API server listens). join: of a node
-    that joined. version: `v1.36.3`; "" for the version that the cluster stores. patches: the folder of --patches; "" for the one that
-    was found when the node was adopted, if it was.
+    that joined. version: `v1.36.3`; "" for the version that the cluster stores. patches: the folder of --patches; "" for the one with which
+    the node was made, as far as kb knows and the folder is still there.
 
     Raises ClusterError (stored-config-invalid).
     """
@@ -94,7 +96,7 @@ def make_node_config(
         kubelet=stored.kubelet,
         kube_proxy=stored.kube_proxy,
         kb=types.KbConfiguration(pod_network=stored.pod_network, load_balancer=stored.load_balancer),
-        patches_directory=patches or _find_patches(host, paths),
+        patches_directory=patches or _find_patches(host, paths, warnings),
         proxy_env=_read_proxy_env(host, paths),
         join=replace(join, api_servers=stored.api_servers) if join else None,
         warnings=tuple(warnings),
@@ -108,7 +110,21 @@ def _read_kubelet_args(host: Host, paths: Paths) -> tuple[types.Arg, ...]:
     return tuple(flag for flag in flags if flag.name not in kubelet.GENERATED_FLAGS)
 
 
-def _find_patches(host: Host, paths: Paths) -> str:
+def _find_patches(host: Host, paths: Paths, warnings: list[str]) -> str:  # noqa: PLR0917
+    found = _read_patches(host, paths)
+    if found and not host.is_dir(Path(found)):
+        warnings.append(
+            f"this node was made with patches of {found}, which is gone: they are left out; give their folder: --patches DIR"
+        )
+        return ""
+    return found
+
+
+def _read_patches(host: Host, paths: Paths) -> str:
+    """The folder that kb's record of this node names, or the documents with which it was adopted."""
+    made_with = state.load_state(host, paths).patches
+    if made_with:
+        return made_with
     for path in (paths.adopted("init"), paths.adopted("join")):
         for document in load_all_yaml(host.read_text(path)) if host.exists(path) else ():
             told = document.get("patches") if isinstance(document, Mapping) else None
@@ -122,10 +138,10 @@ def _read_proxy_env(host: Host, paths: Paths) -> dict[str, str]:
     them has not decided against them."""
     path = paths.manifest("kube-apiserver")
     pod: Mapping[str, Any] = load_mapping(host.read_text(path), str(path)) if host.exists(path) else {}
-    containers = (pod.get("spec") or {}).get("containers") or [{}]
+    own, *_ = [*containers_of_pod(pod), {}]
     told = {
         str(one["name"]): str(one["value"])
-        for one in containers[0].get("env") or ()
+        for one in own.get("env") or ()
         if str(one.get("name", "")).lower().endswith("_proxy") and one.get("value")
     }
     return {**told, **choose.read_proxy_env(host)}

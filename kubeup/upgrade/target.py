@@ -17,7 +17,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.releases import parse_version
-from kubeup.yaml_files import dump_yaml, is_same_yaml, load_mapping
+from kubeup.yaml_files import containers_of_pod, dump_yaml, is_same_yaml, load_mapping
 
 with lazily:
     from kubeup.engine import records
@@ -118,7 +118,7 @@ def _plan_target(
             prefers_new=asked.prefers_new and base is rendered,
         )
         merged = merge.run(base, merged, wanted=wanted, recorded=recorded)
-    new = text if merged == found else dump_yaml(merged)
+    new = text if merged == three_way.join_words(found) else dump_yaml(merged)
     return Target(name, text, recorded_text or dump_yaml(rendered), new, tuple(merge.edits), tuple(merge.conflicts))
 
 
@@ -184,5 +184,5 @@ def _with_newer_image(wanted: dict[str, Any], found: Mapping[str, Any]) -> dict[
     (place, tag), (_, own_tag) = (proof.image_of(pod).rpartition(":")[::2] for pod in (wanted, found))
     new, now = parse_version(tag), parse_version(own_tag)
     if new and now and now.key > new.key:
-        wanted["spec"]["containers"][0]["image"] = f"{place}:{own_tag}"
+        containers_of_pod(wanted)[0]["image"] = f"{place}:{own_tag}"
     return wanted

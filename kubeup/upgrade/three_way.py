@@ -47,7 +47,8 @@ class Merge:
     ) -> dict[str, Any]:
         """The pod that is to be. rendered: what the tool writes for the present version and configuration. recorded: what it wrote, if
         that is known."""
-        sides = _Sides(rendered, found, wanted, MISSING if recorded is None else recorded, recorded is not None)
+        known = MISSING if recorded is None else join_words(recorded)
+        sides = _Sides(join_words(rendered), join_words(found), join_words(wanted), known, recorded is not None)
         merged: dict[str, Any] = self._merge(sides, "")
         return merged
 
@@ -138,6 +139,27 @@ class _Sides:
 
     def at(self, key: str) -> _Sides:
         return self.map(lambda value: value.get(key, MISSING) if isinstance(value, Mapping) else MISSING)
+
+
+def join_words(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """The pod with the options of each container in one list: `command` and `args` are one command line, and nobody's division of it counts.
+    A command that is no program with options, a shell's, stays as it is."""
+    spec = pod.get("spec")
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("containers"), list):
+        return dict(pod)
+    return {**pod, "spec": {**spec, "containers": [_join_own(one) for one in spec["containers"]]}}
+
+
+def _join_own(container: Any) -> Any:
+    if not isinstance(container, Mapping):
+        return container
+    command, args = container.get("command"), container.get("args")
+    if not (isinstance(command, list) and command and isinstance(args, list)):
+        return container
+    joined = [*command, *args]
+    if _by_option(joined) is MISSING:
+        return container
+    return {name: joined if name == "command" else value for name, value in container.items() if name != "args"}
 
 
 def _by_key(value: Any, key: str) -> Any:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kubeup.errors import HostError
 from kubeup.yaml_files import (
     commands_of_pod,
+    containers_of_pod,
     dump_yaml,
     fill_template,
     flags_of,
@@ -93,3 +94,13 @@ def test_the_commands_of_a_pod_of_any_shape(pod: dict[str, object], commands: li
 )
 def test_the_flags_of_a_command(command: list[str], flags: dict[str, str]) -> None:
     assert flags_of(command) == flags
+
+
+def test_the_container_of_the_pod_s_own_name_comes_first() -> None:
+    """A mutating webhook, or somebody's patch, may have put a sidecar before it."""
+    sidecar, own = {"name": "audit", "command": ["audit"]}, {"name": "etcd", "command": ["etcd", "--name=cp1"]}
+    pod = {"metadata": {"name": "etcd"}, "spec": {"containers": [sidecar, own]}}
+    assert containers_of_pod(pod) == [own, sidecar]
+    assert commands_of_pod(pod)[0] == ["etcd", "--name=cp1"]
+    assert containers_of_pod({"spec": {"containers": [sidecar]}}) == [sidecar]
+    assert containers_of_pod({}) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
+from kubeup.swap import store
 from kubeup.upgrade import kept
-from tests.fake_control_plane import FORMER, WANTED, ControlPlane, as_files, make_control_plane, manifests_of
+from tests.fake_control_plane import FORMER, WANTED, ControlPlane, Gone, as_files, make_control_plane, manifests_of
 from tests.fuzz.node import Ended, call
 from tests.unit.swap.swap_case import Stage, set_stage
 
@@ -79,3 +82,94 @@ def test_finish_removes_what_is_kept_and_asks_in_the_middle(stage: Stage) -> Non
     assert kb(host, "upgrade", "finish", "--yes").status == 0
     assert not host.exists(Path("/var/lib/kb/upgrade"))
     assert "nothing is kept" in kb(host, "upgrade", "finish").err
+
+
+def test_the_next_command_removes_what_was_kept_for_long_enough(stage: Stage) -> None:
+    host = upgraded()
+    found = kept.load(host, PATHS)  # type: ignore[arg-type]
+    assert found is not None
+    kept.save(host, PATHS, dataclasses.replace(found, ended="2020-01-01T00:00:00Z"))  # type: ignore[arg-type]
+    assert "nothing is kept" in kb(host, "upgrade", "finish").err
+    assert not host.exists(PATHS.upgrade)
+
+
+# ---- what was changed since
+
+
+def scheduler_of(host: ControlPlane) -> str:
+    return host.files[str(PATHS.manifest("kube-scheduler"))].decode()
+
+
+def test_a_change_since_the_upgrade_needs_a_word(stage: Stage) -> None:
+    host = upgraded()
+    host.files["/root/kube-scheduler.yaml"] = (
+        WANTED["kube-scheduler"].replace("--v=4", "--v=4\n    - --profiling=false").encode()
+    )
+    assert kb(host, "reconfigure", "static-pods", "/root/kube-scheduler.yaml", "--yes").status == 0
+    for name in FORMER:
+        host.files[str(kept.after_of(PATHS, PATHS.manifest(name)))] = WANTED[name].encode()
+    refused = kb(host, "upgrade", "rollback", "--yes")
+    assert refused.status == 4 and "code:   hand-edits\n" in refused.err
+    assert "--profiling is false" in refused.err and "since" not in scheduler_of(host)
+    assert "kb upgrade rollback --hand-edits keep" in refused.err
+    ended = kb(host, "upgrade", "rollback", "--yes", "--hand-edits", "keep")
+    assert ended.status == 0, ended.err
+    assert "--profiling=false" in scheduler_of(host) and "--v=4" not in scheduler_of(host)
+    assert manifests_of(host)["etcd.yaml"] == FORMER["etcd"]
+
+
+def test_or_it_is_dropped(stage: Stage) -> None:
+    """Here what the upgrade put in is known by the swap."""
+    host = upgraded()
+    path = str(PATHS.manifest("kube-scheduler"))
+    host.files[path] = WANTED["kube-scheduler"].replace("--v=4", "--v=5").encode()
+    assert kb(host, "upgrade", "rollback", "--yes").status == 4
+    assert kb(host, "upgrade", "rollback", "--yes", "--hand-edits", "drop").status == 0
+    assert manifests_of(host) == as_files(FORMER)
+
+
+# ---- what was cut off
+
+
+def test_a_way_back_that_was_killed_in_its_swap_is_continued_and_other_commands_name_it(stage: Stage) -> None:
+    host = upgraded()
+    ended = 0
+    for after in range(3, 60, 7):
+        host.dies_after = len(host.changes) + after
+        killed = False
+        try:
+            kb(host, "upgrade", "rollback", "--yes")
+        except Gone:
+            killed = True
+        host.revive()
+        if not killed:
+            break
+        if store.load_cut_off(host, PATHS):  # type: ignore[arg-type]
+            refused = kb(host, "certs", "renew", "all")
+            assert refused.status == 4 and "kb upgrade rollback" in refused.err, refused.err
+            ended += 1
+        again = kb(host, "upgrade", "rollback", "--yes")
+        assert again.status == 0, again.err
+        assert manifests_of(host) == as_files(FORMER)
+        host = upgraded()
+    assert ended > 2
+
+
+def test_while_the_kubelet_of_an_upgrade_may_be_stopped_other_commands_refuse(stage: Stage) -> None:
+    host = make_control_plane()
+    phases = {"upgrade-apply@v1.36.3/kubelet-config": {"status": "running", "started": "2026-11-30T07:00:00Z"}}
+    host.files["/var/lib/kb/state.json"] = json.dumps(
+        {
+            "schema": 1,
+            "kb": "0.1.0",
+            "machine_id": "",
+            "node": "cp1",
+            "cluster": "kubernetes",
+            "cri_socket": "",
+            "adopted": [],
+            "phases": phases,
+        }
+    ).encode()
+    refused = kb(host, "certs", "renew", "all")
+    assert refused.status == 4 and "code:   upgrade-cut-off\n" in refused.err, refused.err
+    assert "continue it: kb upgrade apply v1.36.3; or take it back: kb upgrade rollback" in refused.err

@@ -7,21 +7,29 @@ import io
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kubeup.engine.run import Results
-from kubeup.errors import PreflightError, UsageError
-from kubeup.kubeadm import upgrade_phases
+from kubeup.errors import HostError, PreflightError, UsageError
+from kubeup.kubeadm import upgrade, upgrade_phases
 from kubeup.kubeadm.lines import KubeadmReport
 from kubeup.kubeadm.upgrade_phases import KubeadmUpgrade
 from kubeup.node import image_pulls
+from kubeup.paths import Paths
 from kubeup.phases import addons, static_pods_swap
 from kubeup.releases import RELEASES
+from kubeup.report import Report
+from kubeup.swap import store
+from tests.fake_control_plane import FORMER, ControlPlane, Gone, as_files, make_control_plane, manifests_of
 from tests.plans import do
 from tests.unit.phases.cluster_case import fake, made, make_context
+from tests.unit.swap.swap_case import make_swap_run, set_stage
 
+PATHS = Paths()
+NEW = {name: text.replace("v1.35.6", "v1.36.3") for name, text in FORMER.items()}
 STAMP = "2026-11-30-03-09-00"
 KUBELET = Path("/var/lib/kubelet")
 TMP = Path("/etc/kubernetes/tmp")
@@ -127,6 +135,44 @@ def test_it_asks_unless_told_not_to(
     assert "[upgrade] Are you sure you want to proceed? [y/N]: " in capsys.readouterr().out
 
 
+# ---- a swap that was killed
+
+
+def cut_off(*, is_kubeadms: bool) -> ControlPlane:
+    host = make_control_plane()
+    if is_kubeadms:
+        host.files[str(upgrade_phases.folder_mark(PATHS))] = b""
+    host.dies_after = len(host.changes) + 16
+    with pytest.raises(Gone):
+        static_pods_swap.swap_pods(make_swap_run(host, NEW))
+    host.revive()
+    assert store.load_cut_off(host, PATHS)  # type: ignore[arg-type]
+    return host
+
+
+def continue_it(host: ControlPlane, *, version: str) -> None:
+    command = SimpleNamespace(workflow="upgrade-apply", name="upgrade apply")
+    call = SimpleNamespace(command=command, words=(version,), flags={}, report=Report(io.StringIO()))
+    launch: Any = SimpleNamespace(local=host, target=host, call=call, is_dry=False)
+    upgrade._continue_swap(launch, version=version)
+
+
+def test_a_swap_that_was_killed_under_this_name_is_ended_by_the_same_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_stage(monkeypatch)
+    host = cut_off(is_kubeadms=True)
+    continue_it(host, version="v1.36.3")
+    assert manifests_of(host) == as_files(NEW)
+
+
+@pytest.mark.parametrize(("is_kubeadms", "version"), [(False, "v1.36.3"), (True, "v1.37.0")])
+def test_another_command_s_swap_is_left_to_it(is_kubeadms: bool, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_stage(monkeypatch)
+    host = cut_off(is_kubeadms=is_kubeadms)
+    with pytest.raises(HostError) as caught:
+        continue_it(host, version=version)
+    assert caught.value.code == "swap-cut-off"
+
+
 # ---- the kubelet's files
 
 
@@ -140,6 +186,8 @@ def test_the_kubelet_s_configuration_is_kept_in_kubeadm_s_folder(tmp_path: Path)
     upgrade_phases.write_kubelet_config(run)
     kept = TMP / f"kubeadm-kubelet-config-{STAMP}" / "config.yaml"
     assert run.host.read_text(kept) == "old: true\n"
+    modes = [run.host.stat(path).mode & 0o777 for path in (TMP, kept.parent)]  # type: ignore[union-attr]
+    assert modes == [0o700, 0o700]
     assert "clusterDNS" in run.host.read_text(KUBELET / "config.yaml")
     assert run.host.read_text(KUBELET / "kubeadm-flags.env") == 'KUBELET_KUBEADM_ARGS="--node-ip=10.0.0.11"\n'
     assert "containerRuntimeEndpoint" in run.host.read_text(KUBELET / "instance-config.yaml")

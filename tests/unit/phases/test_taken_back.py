@@ -45,7 +45,7 @@ TAKEN_BACK = {
     "cleanup-node/release-packages": (  # the packages themselves stay
         "airgap/distro_packages.py:_run",
         "airgap/distro_packages.py:install",
-        "airgap/distro_packages.py:install_fetched",
+        "airgap/distro_packages.py:hold",
     ),
     "cleanup-node/stop-services": (
         "engine/items.py:Unit",
@@ -58,6 +58,8 @@ TAKEN_BACK = {
     "cleanup-node/take-back-files": ("node/runtime_fix.py:_restart",),
     A_REBOOT: ("engine/items.py:KernelModule", "engine/items.py:Sysctl"),
     NOTHING_STAYS: (
+        "phases/upgrade_runtime.py:_start",
+        "phases/upgrade_runtime.py:_stop",
         "phases/static_pods_swap.py:_run_users",
         "airgap/distro_packages.py:release",
         "network/forwarding.py:_remove_jumps",

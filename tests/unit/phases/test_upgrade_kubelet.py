@@ -247,6 +247,25 @@ def test_a_patch_needs_no_drain() -> None:
     assert not host.evicted and not [step for step in host.steps if step.startswith("PATCH")]
 
 
+@pytest.mark.parametrize(
+    ("others", "leaves"), [([], False), (["cordoned"], False), (["away"], False), (["ready"], True)]
+)
+def test_pods_that_no_other_node_can_take_stay(others: list[str], leaves: bool) -> None:
+    """On a cluster of one node a drain would only cost."""
+    host = make_worker(make_pod("web"))
+    host.others = [node_of(host)]
+    for name in others:
+        status = {"conditions": [{"type": "Ready", "status": "False" if name == "away" else "True"}]}
+        host.others.append(
+            {"metadata": {"name": name}, "spec": {"unschedulable": name == "cordoned"}, "status": status}
+        )
+    out = io.StringIO()
+    upgrade_kubelet.change_kubelet(begin(host, report=Report(out, verbosity=1)))
+    expect_new(host)
+    assert host.evicted == (["web"] if leaves else [])
+    assert ("no other node can take the pods of w1" in out.getvalue()) is not leaves
+
+
 def test_the_cordon_of_the_admin_stays() -> None:
     host = make_worker(make_pod("web"))
     node_of(host)["spec"]["unschedulable"] = True

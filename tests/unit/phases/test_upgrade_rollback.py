@@ -14,6 +14,8 @@ from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs, u
 from kubeup.phases.upgrade_rollback import Facts, judge_return
 from kubeup.swap import store
 from kubeup.upgrade import kept
+from kubeup.yaml_files import load_mapping
+from tests.fake_control_plane import ADMIN_CONF
 from tests.fake_drain import make_pod
 from tests.fake_node import PATHS
 from tests.unit.phases.test_upgrade_kubelet import begin, expect_former, expect_new, make_run, make_worker, node_of
@@ -203,3 +205,19 @@ def test_an_api_server_does_not_go_back_below_a_kubelet_that_stays(monkeypatch: 
     assert "kubelet='1.34.9-*'" in caught.value.remedy
     host.files["/usr/bin/kubelet"] = b"v1.34.9"
     upgrade_rollback.check_return(run)
+
+
+def test_the_kubelet_keeps_the_certificate_that_it_has_renewed_since() -> None:
+    """Of kubelet.conf only the server goes back."""
+    conf = str(PATHS.kubernetes / "kubelet.conf")
+    host = make_worker()
+    host.files[conf] = ADMIN_CONF.encode()
+    run = begin(host)
+    kept.keep(host, PATHS, files=upgrade_programs.list_kept_files(run))
+    upgrade_kubelet.change_kubelet(run)
+    now = ADMIN_CONF.replace("10.0.0.11:6443", "10.0.0.99:6443").replace("token: t", "token: renewed")
+    host.files[conf] = now.encode()
+    roll_back(host)
+    expect_former(host)
+    found = load_mapping(host.files[conf].decode(), conf)
+    assert found == load_mapping(ADMIN_CONF.replace("token: t", "token: renewed"), conf)

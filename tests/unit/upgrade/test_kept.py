@@ -100,6 +100,17 @@ def test_it_is_kept_for_seven_days(host: LocalHost, monkeypatch: pytest.MonkeyPa
     assert not kept.finish(host, PATHS)
 
 
+def test_an_upgrade_that_never_ended_is_given_up_after_thirty_days(
+    host: LocalHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(host)
+    now = host.now()
+    monkeypatch.setattr(host, "now", lambda: now + datetime.timedelta(days=29))
+    assert not kept.drop_expired(host, PATHS)
+    monkeypatch.setattr(host, "now", lambda: now + datetime.timedelta(days=31))
+    assert kept.drop_expired(host, PATHS)
+
+
 def test_only_root_may_read_it(host: LocalHost) -> None:
     begin(host)
     for path in (kept.folder(PATHS), kept.folder(PATHS) / "upgrade.json"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -77,9 +78,29 @@ def test_flags_that_somebody_gave_the_kubelet() -> None:
     assert config.node.kubelet_extra_args == (Arg("node-ip", "10.77.0.11"), Arg("v", "4"))
 
 
+def test_the_patches_with_which_kb_made_a_node() -> None:
+    kept = {
+        "schema": 1,
+        "kb": "0.1.0",
+        "machine_id": "",
+        "node": "cp1",
+        "cluster": "kubernetes",
+        "cri_socket": "",
+        "adopted": [],
+        "phases": {},
+    }
+    host = FakeHost(
+        files={str(PATHS.state): json.dumps({**kept, "patches": "/root/patches"}).encode()}, dirs={"/root/patches"}
+    )
+    assert make_node_config(host, PATHS, own=golden_config(35), stored=stored()).patches_directory == "/root/patches"
+    host.dirs.clear()
+    gone = make_node_config(host, PATHS, own=golden_config(35), stored=stored())
+    assert gone.patches_directory == "" and "/root/patches, which is gone" in gone.warnings[-1]
+
+
 def test_the_patches_of_an_adopted_node() -> None:
     text = "kind: InitConfiguration\npatches: {directory: /etc/kubernetes/patches}\n---\nkind: ClusterConfiguration\n"
-    host = FakeHost(files={str(PATHS.adopted("init")): text.encode()})
+    host = FakeHost(files={str(PATHS.adopted("init")): text.encode()}, dirs={"/etc/kubernetes/patches"})
     assert (
         make_node_config(host, PATHS, own=golden_config(35), stored=stored()).patches_directory
         == "/etc/kubernetes/patches"

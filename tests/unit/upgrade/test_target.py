@@ -249,6 +249,22 @@ def test_patches_count_on_both_sides() -> None:
     assert load_yaml(found.wanted)["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "2"}
 
 
+def test_options_in_args_are_of_the_same_command() -> None:
+    """Divided otherwise than kubeadm does: none of them is given twice, and the division is nobody's change."""
+
+    def divide(pod: Any, own: Any) -> None:
+        own["command"], own["args"] = own["command"][:1], [*own["command"][1:], "--profiling=false"]
+
+    host = node(kube_apiserver=changed("kube-apiserver", divide))
+    found = plan(host)
+    assert "args" not in load_yaml(found.wanted)["spec"]["containers"][0]
+    assert len(flags(found)) == len({word.partition("=")[0] for word in flags(found)})
+    assert "--profiling=false" in flags(found)
+    assert [edit.field.rpartition(" ")[2] for edit in found.edits] == ["--profiling"]
+    same = plan(host, former=golden_config(35), config=golden_config(35))
+    assert same.wanted == same.former
+
+
 def test_a_command_in_a_shell_is_one_field() -> None:
     def edit(_: Any, container: Any) -> None:
         container["command"] = ["sh", "-c", "exec kube-apiserver"]
