@@ -30,7 +30,7 @@ from kubeup.yaml_files import load_mapping
 
 with lazily:
     from kubeup.airgap import distro_packages, downloads, programs
-    from kubeup.cluster import api, eviction, probes
+    from kubeup.cluster import api, eviction, probes, upgrade_turn
     from kubeup.diagnosis import kubelet_trouble, log_lines
     from kubeup.engine import records
     from kubeup.node import kubeconfig
@@ -69,6 +69,7 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
     if change.is_done():
         hold_packages(run)
         eviction.uncordon(run.api, run.config.node.name)
+        upgrade_turn.give_back(run.api, run.config.node.name)
         kept.end(run.host, run.paths, status=kept.DONE)
         return None
     kept.begin(run.host, run.paths, former=run.former, wanted=change.wanted)
@@ -165,6 +166,7 @@ class Change:
     def carry_out(self, *, drains: bool) -> float:
         """Returns after how many seconds the node was Ready again. Raises KbError, after the way back."""
         node, client = self.run.config.node.name, self.run.api
+        upgrade_turn.take(client, node, version=self.wanted)
         try:
             if drains:
                 drain(self.run)
@@ -172,7 +174,9 @@ class Change:
         except BaseException:
             with contextlib.suppress(KbError):  # its own failure must stay the one that is shown
                 eviction.uncordon(client, node)
+                upgrade_turn.give_back(client, node)
             raise
+        upgrade_turn.give_back(client, node)
         if eviction.uncordon(client, node):
             self.run.report.note(f"node {node} takes new pods again")
         return took_s

@@ -25,7 +25,7 @@ from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.yaml_files import load_mapping, load_yaml
 
 with lazily:
-    from kubeup.cluster import api, eviction, health, objects
+    from kubeup.cluster import api, eviction, health, objects, upgrade_turn
     from kubeup.swap import proof, store
     from kubeup.upgrade import kept, survey
 
@@ -209,6 +209,7 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
     try:
         if left is not None or _is_back(run, former):
             eviction.uncordon(run.api, node)
+            upgrade_turn.give_back(run.api, node)
             return left
         if upgrade_programs.drains(run, former):
             upgrade_kubelet.drain(run)
@@ -218,6 +219,7 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
             eviction.uncordon(run.api, node)
         raise
     eviction.uncordon(run.api, node)
+    upgrade_turn.give_back(run.api, node)
     run.report.note(f"the kubelet {former} runs again")
     return None
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from kubeup import releases
+from kubeup.cluster import upgrade_turn
 from kubeup.frozen_values import frozen
 from kubeup.releases import Version
 from kubeup.trouble import Trouble
@@ -199,8 +200,15 @@ def judge_room(node: str, *, free: int, database: int, place: str) -> Optional[O
 
 
 def say_not_ready(versions: Versions) -> Iterator[Objection]:
-    """Nodes that are not Ready now, or cordoned: they stay as they are."""
+    """Nodes that are not Ready now, or cordoned: they stay as they are. And those whose upgrade is under way, or was cut off."""
     for node in versions.nodes:
+        if node.turn:
+            trouble = Trouble(
+                f"the kubelet of node {node.name} is being replaced: {node.turn}",
+                "that is under way, or was cut off",
+                f"if it was cut off, on that machine: kb upgrade node; if that machine is gone: {upgrade_turn.say_removal(node.name)}",
+            )
+            yield Objection("upgrade-under-way", trouble, SAID, node.name)
         if not node.is_ready:
             trouble = Trouble(
                 f"node {node.name} is not Ready", "its turn comes only when it is", "on that machine: kb doctor"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Optional
 
 from kubeup import releases
-from kubeup.cluster import etcd, objects, probes
+from kubeup.cluster import etcd, objects, probes, upgrade_turn
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
@@ -62,6 +62,8 @@ class NodeSeen:
     is_control_plane: bool
     is_ready: bool
     is_cordoned: bool = False
+    turn: str = ""
+    """Since when its kubelet is being replaced, as the node itself says; "" if it is not."""
 
 
 @frozen
@@ -142,6 +144,7 @@ def _look_at_node(node: Object, control_planes: Collection[str]) -> NodeSeen:
         is_control_plane=name in control_planes or objects.CONTROL_PLANE_TAINT.key in labels,
         is_ready=probes.node_condition(node)[0] == "True",
         is_cordoned=bool((node.get("spec") or {}).get("unschedulable")),
+        turn=upgrade_turn.read(node),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup.cluster import eviction
+from kubeup.cluster import eviction, upgrade_turn
 from kubeup.config.types import Join, KbConfiguration, Packages
 from kubeup.engine.run import Caller
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
@@ -191,6 +191,12 @@ def node_of(host: Worker) -> dict[str, Any]:
     return host.cluster.objects[NODE_PATH]
 
 
+def was_cordoned(host: Worker) -> bool:
+    """Whether the node was closed to pods meanwhile: otherwise only its turn is taken, and given back."""
+    assert upgrade_turn.ANNOTATION not in (node_of(host)["metadata"].get("annotations") or {})
+    return len([step for step in host.steps if step.startswith("PATCH")]) != 2
+
+
 def expect_new(host: Worker) -> None:
     assert host.version == NEW and host.files[KUBECTL] == NEW.encode() and host.is_running
     assert b"pod-infra-container-image" not in host.files[ENV] and b"--node-labels=a=b" in host.files[ENV]
@@ -237,14 +243,14 @@ def test_without_a_drain_no_pod_leaves() -> None:
     host = make_worker(make_pod("web"))
     upgrade_kubelet.change_kubelet(begin(host, drains=False))
     expect_new(host)
-    assert not host.evicted and not [step for step in host.steps if step.startswith("PATCH")]
+    assert not host.evicted and not was_cordoned(host)
 
 
 def test_a_patch_needs_no_drain() -> None:
     host = make_worker(make_pod("web"), former="v1.35.2")
     upgrade_kubelet.change_kubelet(begin(host))
     expect_new(host)
-    assert not host.evicted and not [step for step in host.steps if step.startswith("PATCH")]
+    assert not host.evicted and not was_cordoned(host)
 
 
 @pytest.mark.parametrize(
@@ -336,6 +342,25 @@ def test_packages_that_a_killed_run_left_unheld_are_held_by_the_next() -> None:
     host.answers["apt-mark hold"] = lambda words: CommandResult(words, 0)
     upgrade_kubelet.change_kubelet(make_run(host, source="apt"))
     assert "apt-mark hold kubelet kubectl" in host.steps
+
+
+def test_while_the_kubelet_is_replaced_the_node_says_so() -> None:
+    host = make_worker()
+    seen: list[str] = []
+    stop = host.run
+
+    def look(argv: Argv, **more: Any) -> CommandResult:
+        seen.append(upgrade_turn.read(node_of(host)))
+        return stop(argv, **more)
+
+    host.run = look  # type: ignore[method-assign]
+    upgrade_kubelet.change_kubelet(begin(host))
+    assert seen[0].startswith("v1.35.6 since 20") and upgrade_turn.read(node_of(host)) == ""
+    node_of(host)["metadata"]["annotations"] = {
+        upgrade_turn.ANNOTATION: "v1.35.6 since 2026-11-30T07:00:00Z"
+    }  # of a run that was killed
+    upgrade_kubelet.change_kubelet(make_run(host))
+    assert upgrade_turn.read(node_of(host)) == ""
 
 
 # ---- back

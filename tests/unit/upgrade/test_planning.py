@@ -162,12 +162,15 @@ def test_nodes_that_are_not_ready_or_cordoned() -> None:
         NodeSeen("w1", False, is_ready=False),
         NodeSeen("w2", False, True, is_cordoned=True),
         NodeSeen("w3", False, True),
+        NodeSeen("w4", False, True, turn="v1.36.3 since 2026-11-30T08:00:00Z"),
     )
     found = list(planning.say_not_ready(Versions((), nodes=nodes)))
     assert [(one.name, one.node, one.weighs) for one in found] == [
         ("node-not-ready", "w1", "skippable"),
         ("node-cordoned", "w2", "said"),
+        ("upgrade-under-way", "w4", "said"),
     ]
+    assert "kubectl annotate node w4 kb.io/upgrade-" in found[-1].trouble.remedy
 
 
 def test_what_moved_is_named() -> None:
