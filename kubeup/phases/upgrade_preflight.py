@@ -6,6 +6,7 @@ Mirrors cmd/kubeadm/app/phases/upgrade/{policy,health,preflight}.go.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from kubeup.engine.run import Outputs
@@ -21,7 +22,8 @@ from kubeup.trouble import Trouble, advise
 with lazily:
     from kubeup.cluster import api, health, objects, probes
     from kubeup.swap import store
-    from kubeup.upgrade import policy, survey
+    from kubeup.upgrade import changed_config, policy, survey
+    from kubeup.upgrade import target as targets
 
 PATIENCE_S = 10.0
 """How long a trouble of the cluster may last before it counts."""
@@ -46,7 +48,28 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
     _judge_health(ctx, parts)
     if _goes_on(ctx) and not static_pods_swap.plan_swap(ctx).pods and not store.load_cut_off(ctx.host, ctx.paths):
         return None  # the kubelet may be what was cut off while it was stopped; it is started again below
-    return static_pods_swap.check_swap(ctx)
+    try:
+        return static_pods_swap.check_swap(ctx)
+    except HostError as error:
+        remedy = _find_stored_flag(ctx, error)
+        if not remedy:
+            raise
+        raise HostError(error.what, cause=error.cause, remedy=remedy, code=error.code, details=error.details) from error
+
+
+def _find_stored_flag(ctx: UpgradeRun, error: HostError) -> str:
+    """What to do about a flag that the new version refuses, if the stored configuration asks for it: a manifest would be written so again.
+    "" for anything else."""
+    component, named = error.what.partition(" ")[0], re.search(r"--([a-z][a-z0-9-]*)", error.cause)
+    part = next((one for one in changed_config.PARTS.values() if one.pod == component), None)
+    if error.code != "static-pod-refused" or part is None:
+        return ""
+    flag = "feature-gates" if "feature gate" in error.cause else named.group(1) if named else ""
+    if flag not in targets.find_explicit(ctx.config, component):
+        return ""
+    if flag == "feature-gates":
+        return f"take it out of the stored feature gates: kb reconfigure {part.word} --set feature-gates=NAME=true,..."
+    return f"take it out of the stored configuration: kb reconfigure {part.word} --unset {flag}"
 
 
 def _target(ctx: UpgradeRun) -> str:

@@ -112,7 +112,7 @@ def _plan_target(
     ):  # what equals one of them is the tool's own; the last merge says what is not
         merge = three_way.Merge(
             name,
-            explicit=_explicit(config, name),
+            explicit=find_explicit(config, name),
             keeps=keep_edits or base is not rendered,
             asked=asked.options.get(name, ()),
             prefers_new=asked.prefers_new and base is rendered,
@@ -165,7 +165,7 @@ def find_recorded(kept: records.Records, path: Path) -> Optional[str]:
     return None
 
 
-def _explicit(config: NodeConfig, name: str) -> frozenset[str]:
+def find_explicit(config: NodeConfig, name: str) -> frozenset[str]:
     """The options of a component that the stored configuration names."""
     cluster = config.cluster
     owners: Mapping[str, Optional[Component]] = {

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.cluster.health import Part
-from kubeup.config.types import Join
+from kubeup.config.types import APIServer, Arg, Join
 from kubeup.engine.plan import Difference
 from kubeup.engine.run import Selection
 from kubeup.errors import KbError
@@ -21,7 +21,7 @@ from kubeup.releases import RELEASES
 from kubeup.trouble import Trouble
 from kubeup.upgrade.target import Target
 from tests.fake_control_plane import COMPONENTS, FORMER, SERVER, ControlPlane, make_control_plane
-from tests.unit.swap.swap_case import Stage, make_swap_run, said, set_stage
+from tests.unit.swap.swap_case import Stage, make_swap_run, said, set_stage, trial
 
 NEW = {name: text.replace("v1.35.6", "v1.36.3") for name, text in FORMER.items()}
 EDIT = Difference("kube-apiserver", "spec.containers[kube-apiserver].command --v", "", "4")
@@ -98,6 +98,27 @@ def test_versions_that_may_not_follow(stage: Stage) -> None:
     error = refused(make_run())
     assert "kb upgrade apply v1.36.3 --force" in error.remedy
     check_upgrade(make_run(force=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "args", "remedy"),
+    [
+        ("unknown flag: --no-such", ("no-such",), "kb reconfigure apiserver --unset no-such"),
+        ("unknown flag: --no-such", (), "correct it in the manifest"),
+        ("unrecognized feature gate: Old", ("feature-gates",), "kb reconfigure apiserver --set feature-gates="),
+    ],
+)
+def test_a_refused_flag_of_the_stored_configuration_is_taken_out_there(
+    words: str, args: tuple[str, ...], remedy: str, stage: Stage
+) -> None:
+    """Out of the manifest alone, it would be written again."""
+    told = Trouble("kube-apiserver does not accept its flags", words, "correct it in the manifest")
+    stage.trials["kube-apiserver"] = [trial("flags", told)]
+    run = make_run()
+    server = APIServer(extra_args=tuple(Arg(name, "x") for name in args))
+    cluster = dataclasses.replace(run.config.cluster, api_server=server)
+    error = refused(dataclasses.replace(run, config=dataclasses.replace(run.config, cluster=cluster)))
+    assert error.code == "static-pod-refused" and remedy in error.remedy
 
 
 def test_a_cluster_that_is_not_well(stage: Stage) -> None:
