@@ -91,9 +91,13 @@ class Ground:
         return max(times, default=0.0) if times else 0.0
 
     def was_there_before(self, path: Path) -> bool:
-        """Whether the file is as it was when kb began to know this node."""
+        """Whether the file is as it was when kb began to know this node, or as a step of kb's put it back later."""
         found = self.run.host.stat(path)
-        return found is None or max(found.mtime, found.ctime) < self.began
+        moment = max(found.mtime, found.ctime) if found is not None else 0.0
+        if moment < self.began:
+            return True
+        spans = ((parse_moment(one.started), parse_moment(one.ended)) for one in self.phases.values())
+        return any(start - MARGIN_S <= moment <= (end or float("inf")) + MARGIN_S for start, end in spans)
 
     def since(self, path: Path) -> str:
         """When the file's content changed last: `2026-11-30T10:00:00Z`; "" if it is not there."""

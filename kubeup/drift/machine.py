@@ -10,7 +10,7 @@ import os.path
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from kubeup.drift.drifted import MARGIN_S, Drift, Ground, parse_moment, show_moment
+from kubeup.drift.drifted import Drift, Ground, show_moment
 from kubeup.engine.items import Sysctl
 from kubeup.engine.plan import digest_of, show_value
 from kubeup.engine.records import PROGRAMS, describe_program
@@ -91,12 +91,7 @@ def _is_changed(ground: Ground, path: Path) -> bool:
     recorded = (ground.records.of(PROGRAMS) or {}).get(str(path))
     if recorded is not None:
         return dict(recorded) != dict(describe_program(ground.run.host, path))
-    found = ground.run.host.stat(path)
-    moment = max(found.mtime, found.ctime) if found is not None else 0.0
-    if moment < ground.began:
-        return False
-    spans = ((parse_moment(one.started), parse_moment(one.ended)) for one in ground.phases.values())
-    return not any(start - MARGIN_S <= moment <= (end or float("inf")) + MARGIN_S for start, end in spans)
+    return not ground.was_there_before(path)
 
 
 def _is_of_package(ground: Ground, path: Path) -> bool:

@@ -497,7 +497,7 @@ def record_files(run: Run, files: Iterable[Path]) -> None:
     kept = records.load_records(run.host, run.paths.records)
     for path in files:
         item = File(path, "", has_mode=True)
-        steps = [step for step, items in kept.steps.items() if str(path) in items]
+        steps = [step for step, items in kept.steps.items() if str(path) in items and step != records.PROGRAMS]
         found = item.look(run) if steps else None
         for step in steps:
             if found is not None:

@@ -13,7 +13,7 @@ import pytest
 from kubeup import day_two
 from kubeup.cluster import etcd_join
 from kubeup.cluster.health import Part
-from kubeup.engine.records import load_records
+from kubeup.engine.records import PROGRAMS, load_records, record_programs
 from kubeup.engine.run import Run
 from kubeup.engine.runner import Runner
 from kubeup.engine.state import load_state
@@ -504,3 +504,14 @@ def test_the_room_that_the_kubelet_wants(stage: Stage, kubelet: dict[str, Any], 
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, kubelet=kubelet))
     wanted_room = max(static_pods_swap.ROOM, 1000000000 * percent)
     assert static_pods_swap._find_wanted_room(run, Path("/var/lib/kubelet")) == wanted_room
+
+
+def test_programs_are_not_recorded_by_their_content(stage: Stage) -> None:
+    """They have a record of their own, which a rollback renews itself."""
+    host = make_control_plane()
+    path = Path("/usr/bin/kubelet")
+    host.files[str(path)] = b"program"
+    record_programs(host, PATHS.records, paths=[path])
+    before = load_records(host, PATHS.records).of(PROGRAMS)
+    static_pods_swap.record_files(make_swap_run(host, {}), [path])
+    assert before and load_records(host, PATHS.records).of(PROGRAMS) == before
