@@ -30,6 +30,10 @@ PORTS = (10250, 6443)
 """What else listens on a machine whose kubelet would start etcd again: the kubelet, and the API server."""
 PROBE_S = 3.0
 READ_S = 2.0
+QUORUM_READ_S = 5
+"""After how long an API server gives up a read from its etcd, and says so: longer than members take to elect a leader."""
+TRIES = 3
+"""How often in a row such a read has to fail before an API server counts as one without a quorum."""
 _AWAY = ("route", "unreachable", "host is down")
 
 
@@ -170,6 +174,14 @@ def refuse_newer(found: LastMember, known: Sequence[Known], *, force: bool) -> N
 # ---- the fence
 
 
+@frozen
+class Answering:
+    """An API server that says that it is ready. doubt: why it is not known whether its etcd has a quorum; "" if it has."""
+
+    server: str
+    doubt: str = ""
+
+
 def has_quorum(run: Run) -> bool:
     client = proof.own_etcd(run)
     return not client.probe_read(client.endpoints[0], timeout_s=READ_S)
@@ -184,16 +196,7 @@ def check_fence(run: Run, found: LastMember, *, lost: Sequence[str], known: Sequ
             remedy="see which member does not serve: kb etcd members; to take a lost one out: kb etcd remove NAME",
             code="etcd-has-quorum",
         )
-    living = find_living_server(run)
-    if living:
-        raise ClusterError(
-            f"the cluster lives: an API server is ready at {living}",
-            cause="its etcd has a quorum of members that this machine's data need not know: they may have been replaced since. This "
-            f"machine's data end at {found.describe()}",
-            remedy="see the members on a control plane that serves: kb etcd members; to take this machine back into the cluster: kb reset "
-            "here, then join it again",
-            code="cluster-serves-elsewhere",
-        )
+    _refuse_living(run, found)
     named = {etcd.match_member([found.own, *found.others], word).member_id for word in lost}
     if found.own.member_id in named:
         raise ClusterError(
@@ -228,21 +231,79 @@ def _compare(found: LastMember, known: Sequence[Known]) -> str:
     return f"this machine's data end at {found.describe()}{told}{choice}"
 
 
-def find_living_server(run: Run) -> str:
-    """The URL at which this node's kubeconfigs reach an API server that is ready, which it is not without a quorum; "" if none answers so.
-    The addresses in a member list that is old lead nowhere; a load balancer leads to the members of today."""
+def _refuse_living(run: Run, found: LastMember) -> None:
+    """Raises ClusterError (cluster-serves-elsewhere)."""
+    living = find_living_server(run)
+    if living is None:
+        return
+    lives = "may live" if living.doubt else "lives"
+    unknown = f"whether its etcd has a quorum is not known ({living.doubt}); if so,"
+    cause = unknown if living.doubt else "its etcd has a quorum,"
+    raise ClusterError(
+        f"the cluster {lives}: an API server is ready at {living.server}",
+        cause=f"{cause} of members that this machine's data need not know, since they may have been replaced. This machine's data end at "
+        f"{found.describe()}",
+        remedy="see the members on a control plane that serves: kb etcd members; to take this machine back into the cluster: kb reset "
+        "here, then join it again",
+        code="cluster-serves-elsewhere",
+    )
+
+
+def find_living_server(run: Run) -> Optional[Answering]:
+    """The API server that this node's kubeconfigs lead to, if it is ready and reads from etcd by a quorum, or if that is in doubt; None if
+    none answers so. The addresses in a member list that is old lead nowhere; a load balancer leads to the members of today.
+
+    /readyz alone proves nothing: its check of etcd can be left out, and this machine's own API server may answer through the balancer."""
     own = kubeconfig.local_url(run.config)
+    doubtful: dict[str, Answering] = {}
+    without_quorum = set()
     for path in (run.paths.admin_conf, run.paths.kubernetes / "kubelet.conf"):
         try:
             if not run.host.exists(path):
                 continue
             client = api.Api(run.host, api.read_identity(run.host, path), retry_s=0)
-            server = client.identity.server.rstrip("/")
-            if server != own and client.probe_health("/readyz", timeout_s=PROBE_S).status == 200:
-                return server
         except KbError:
-            continue  # no answer, or no kubeconfig that could be used
-    return ""
+            continue  # no kubeconfig that could be used
+        server = client.identity.server.rstrip("/")
+        if server == own or server in without_quorum or not _is_ready(client):
+            continue
+        doubt = _ask_by_quorum(client, run.config.node.name)
+        if doubt is None:
+            without_quorum.add(server)
+        elif not doubt:
+            return Answering(server)
+        else:
+            doubtful[server] = Answering(server, doubt)
+    return next((one for server, one in doubtful.items() if server not in without_quorum), None)
+
+
+def _is_ready(client: api.Api) -> bool:
+    try:
+        return client.probe_health("/readyz", timeout_s=PROBE_S).status == 200
+    except KbError:
+        return False
+
+
+def _ask_by_quorum(client: api.Api, node: str) -> Optional[str]:
+    """ "" if an API server reads an object from etcd, which without resourceVersion needs a quorum; None if it says again and again that
+    it cannot; else why that is in doubt. It is the node's own object, which a kubelet may read, too.
+
+    The server is given a time to answer in: by itself it goes on to try for a minute, and says nothing meanwhile.
+    Source: apiserver/pkg/endpoints/filters/request_deadline.go"""
+    path = f"{api.path_of('Node', node)}?timeout={QUORUM_READ_S}s"
+    doubt: Optional[str] = None
+    for number in range(TRIES):
+        if number:
+            client.host.sleep(1)
+        try:
+            answer = client.probe_health(path, timeout_s=QUORUM_READ_S + PROBE_S)
+        except KbError as error:
+            doubt = str(error)
+            continue
+        if answer.status in (200, 404):  # that there is none was read, too
+            return ""
+        doubt = doubt if answer.status in (500, 503, 504) else f"GET {path} answers HTTP {answer.status}"
+    return doubt
 
 
 def _say_command(found: LastMember) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import pytest
 
-from kubeup.machine.http import HttpResponse
+from kubeup.machine.http import HttpResponse, Unreachable
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import etcd_file
 from tests.fake_control_plane import DATA, Gone, manifests_of
@@ -84,19 +85,64 @@ def test_a_machine_that_boots_is_not_lost() -> None:
     assert "switch it off" in ended.err
 
 
-def test_a_cluster_that_has_replaced_the_others_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine's member list is old: nothing is at the addresses in it."""
+ELSEWHERE = "https://api.test:6443"
+NODE = "/api/v1/nodes/cp1?timeout=5s"
+
+
+def lead_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, *, reads: Union[int, Sequence[int]], files: Sequence[str] = ("admin.conf",)
+) -> LonelyPlane:
+    """A node whose kubeconfigs lead to a load balancer, and an API server behind it that is ready. reads: what it answers to a read from
+    its etcd, the last of them from then on; 0: nothing."""
     host = make_lonely_plane()
-    conf = "/etc/kubernetes/admin.conf"
-    host.files[conf] = re.sub(rb"https://[0-9.:]+", b"https://api.test:6443", host.files[conf])
+    answers = [reads] if isinstance(reads, int) else list(reads)
+    conf = re.sub(rb"https://[0-9.:]+", ELSEWHERE.encode(), host.files["/etc/kubernetes/admin.conf"])
+    host.files.update({f"/etc/kubernetes/{name}": conf for name in files})
     http_get = host.http_get
 
     def answer(url: str, **more: Any) -> HttpResponse:
-        return HttpResponse(200, b"ok") if url == "https://api.test:6443/readyz" else http_get(url, **more)
+        if url == f"{ELSEWHERE}/readyz":
+            return HttpResponse(200, b"ok")
+        if not url.startswith(ELSEWHERE):
+            return http_get(url, **more)
+        assert url == f"{ELSEWHERE}{NODE}"
+        status = answers.pop(0) if len(answers) > 1 else answers[0]
+        if not status:
+            raise Unreachable(url, "timeout", text="timed out")
+        return HttpResponse(status, b"{}")
 
     monkeypatch.setattr(host, "http_get", answer)
-    ended = refused(host, *LOST, code="cluster-serves-elsewhere")
-    assert "https://api.test:6443" in ended.err and "entry 900" in ended.err
+    return host
+
+
+@pytest.mark.parametrize("reads", [200, 404, (504, 504, 200)])
+def test_a_cluster_that_has_replaced_the_others_lives(
+    monkeypatch: pytest.MonkeyPatch, reads: Union[int, Sequence[int]]
+) -> None:
+    """This machine's member list is old: nothing is at the addresses in it. One election is no lost quorum."""
+    ended = refused(lead_elsewhere(monkeypatch, reads=reads), *LOST, code="cluster-serves-elsewhere")
+    assert f"the cluster lives: an API server is ready at {ELSEWHERE}" in ended.err and "entry 900" in ended.err
+
+
+@pytest.mark.parametrize("reads", [0, 401, 403, 429, (504, 0, 504), (504, 429, 504)])
+def test_an_api_server_that_may_have_a_quorum_counts_as_one_that_has(
+    monkeypatch: pytest.MonkeyPatch, reads: Union[int, Sequence[int]]
+) -> None:
+    ended = refused(lead_elsewhere(monkeypatch, reads=reads), *LOST, code="cluster-serves-elsewhere")
+    assert "the cluster may live" in ended.err and "whether its etcd has a quorum" in ended.err
+
+
+@pytest.mark.parametrize("status", [500, 503, 504])
+def test_an_api_server_that_is_ready_without_a_quorum_proves_nothing(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Some API servers leave etcd out of /readyz; behind a load balancer, it may be this machine's own."""
+    host = lead_elsewhere(monkeypatch, reads=status, files=("admin.conf", "kubelet.conf"))
+    began = host.ticks
+    refused(host, "--lost", "cp2", "--yes", code="etcd-lost-not-named")
+    assert host.ticks - began < 30
+    ended = kb(host, *LOST)
+    assert ended.status == 0, ended.err
 
 
 @pytest.mark.parametrize(("words", "missing"), [((), "cp2, cp3"), (("--lost", "cp2"), ": cp3")])
