@@ -3,6 +3,8 @@ members of an external etcd are only listed; changing them is its operator's job
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ with lazily:
     from kubeup import yaml_files
     from kubeup.cluster import etcd
     from kubeup.doctor import node_files
+    from kubeup.swap import turn
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -53,8 +56,9 @@ def _describe(member: etcd.Member, trouble: str) -> dict[str, Any]:
 
 
 def remove(call: Invocation) -> int:
-    """Remove a member that is gone for good; refused if the remaining members would have no quorum."""
-    local = launcher.open_host(call)
+    """Remove a member that is gone for good; refused if the remaining members would have no quorum, and while another control plane
+    works on its etcd, whose member is away only for a moment."""
+    launch = launcher.Launch(call)
     if len(call.words) != 1:
         raise UsageError(
             "kb etcd remove takes one member",
@@ -62,21 +66,40 @@ def remove(call: Invocation) -> int:
             remedy="name it by its name, number or address: kb etcd members shows them",
             code="usage",
         )
-    client = find_client(call, local, instead="member remove ID")
-    found = client.list_members(is_sure=False)
-    gone = etcd.match_member(found, call.words[0])
-    trouble = etcd.probe_members(client, found)
-    etcd.check_removal(found, gone, trouble=trouble)
-    if gone.member_id not in trouble and not gone.is_learner and not call.flags.get("force"):
-        raise UsageError(
-            f"{gone.describe()} serves",
-            cause="a live member is removed by its own machine, together with everything it runs",
-            remedy=f"on that machine: kb reset; to remove only the member anyway: kb etcd remove {gone.hex_id} --force",
-            code="etcd-member-serves",
-        )
-    client.remove(gone)
+    launch.require_root()
+    instead = "member remove ID"
+    with hold_turn(launch, instead=instead):
+        client = find_client(call, launch.local, instead=instead)
+        found = client.list_members(is_sure=False)
+        gone = etcd.match_member(found, call.words[0])
+        trouble = etcd.probe_members(client, found)
+        etcd.check_removal(found, gone, trouble=trouble)
+        if gone.member_id not in trouble and not gone.is_learner and not call.flags.get("force"):
+            raise UsageError(
+                f"{gone.describe()} serves",
+                cause="a live member is removed by its own machine, together with everything it runs",
+                remedy=f"on that machine: kb reset; to remove only the member anyway: kb etcd remove {gone.hex_id} --force",
+                code="etcd-member-serves",
+            )
+        client.remove(gone)
     call.print(f"removed: {gone.describe()}; {len(found) - 1} members are left")
     return 0
+
+
+@contextlib.contextmanager
+def hold_turn(launch: launcher.Launch, *, instead: str) -> Iterator[Callable[[], None]]:
+    """This node's lock and the cluster's Lease; yields what goes on to hold that. Raises what find_client raises before the cluster is
+    asked for anything, and ClusterError (swap-elsewhere)."""
+    call, local = launch.call, launch.local
+    with launch.locked(Paths()):
+        find_client(call, local, instead=instead)
+        patient = node_files.read_patient(local, Paths())
+        runs = [  # this node's API server, then the one that admin.conf names
+            launcher.make_run(local, patient.config, paths=patient.paths, report=call.report, kubeconfig_file=conf)
+            for conf in (None, patient.paths.admin_conf)
+        ]
+        with turn.hold(runs, work="working on etcd") as hold_on:
+            yield hold_on
 
 
 def find_client(call: Invocation, local: LocalHost, *, instead: str = "") -> etcd.Etcd:

@@ -3,7 +3,6 @@ that is safe. They run on a control plane, and query etcd itself, so they need n
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ with lazily:
     from kubeup.cluster import etcd, etcd_snapshot, etcd_upkeep
     from kubeup.doctor import node_files
     from kubeup.machine import process
-    from kubeup.swap import turn
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -63,22 +61,6 @@ def _look(launch: launcher.Launch, *, instead: str) -> _Scene:
     return _Scene(call, local, client, found, etcd.read_statuses(client, found), flags)
 
 
-@contextlib.contextmanager
-def _turn(launch: launcher.Launch, *, instead: str) -> Iterator[Callable[[], None]]:
-    """This node's lock and the cluster's Lease; yields what goes on to hold that. Raises what _look raises before the cluster is asked for
-    anything, and ClusterError (swap-elsewhere)."""
-    call, local = launch.call, launch.local
-    with launch.locked(Paths()):
-        members_command.find_client(call, local, instead=instead)
-        patient = node_files.read_patient(local, Paths())
-        runs = [  # this node's API server, then the one that admin.conf names
-            launcher.make_run(local, patient.config, paths=patient.paths, report=call.report, kubeconfig_file=conf)
-            for conf in (None, patient.paths.admin_conf)
-        ]
-        with turn.hold(runs, work="working on etcd") as hold_on:
-            yield hold_on
-
-
 # ---- defrag
 
 
@@ -86,7 +68,7 @@ def defrag(call: Invocation) -> int:
     """Defragment every member, one after the other, and say what was freed."""
     launch = launcher.Launch(call)
     launch.require_root()
-    with _turn(launch, instead="defrag") as hold_on:
+    with members_command.hold_turn(launch, instead="defrag") as hold_on:
         scene = _look(launch, instead="defrag")
         etcd_upkeep.check_all_serve(scene.members, scene.statuses)
         _check_room(scene)
@@ -164,7 +146,7 @@ def compact(call: Invocation) -> int:
     launch = launcher.Launch(call)
     launch.require_root()
     wanted = _read_revision(call)
-    with _turn(launch, instead="compact REVISION"):
+    with members_command.hold_turn(launch, instead="compact REVISION"):
         scene = _look(launch, instead="compact REVISION")
         newest, floor = etcd_upkeep.find_floor(scene.client)
         if wanted > newest:
@@ -224,7 +206,7 @@ def alarm(call: Invocation) -> int:
     if verb == "list":
         scene = _look(launch, instead="alarm list")
         return _print_alarms(scene, scene.client.list_alarms())
-    with _turn(launch, instead="alarm disarm") as hold_on:
+    with members_command.hold_turn(launch, instead="alarm disarm") as hold_on:
         scene = _look(launch, instead="alarm disarm")
         return _disarm(scene, hold_on)
 
@@ -295,7 +277,7 @@ def leader(call: Invocation) -> int:
     is_moved = False
     if call.words:
         to = etcd.match_member(scene.members, call.words[0])
-        with _turn(launch, instead="move-leader ID"):
+        with members_command.hold_turn(launch, instead="move-leader ID"):
             is_moved = etcd_upkeep.move_leader(scene.client, scene.members, to=to, tell=call.report.detail)
     found = etcd_upkeep.find_leader(scene.members, scene.look_again())
     if call.output != "text":

@@ -74,6 +74,7 @@ NEED_ROOT: Mapping[str, str] = {
     "certs add-san": _CHANGES_FILES,
     "certs recover": _CHANGES_FILES,
     "mirror add": _CHANGES_FILES,
+    "etcd remove": _CALLS_ETCD,
     "etcd defrag": _CALLS_ETCD,
     "etcd compact": _CALLS_ETCD,
     "etcd alarm": _CALLS_ETCD,

@@ -179,7 +179,7 @@ def test_who_may_not_lead() -> None:
 def test_etcd_of_others_is_left_to_its_operator() -> None:
     host = make_etcd_plane()
     del host.files[f"{MANIFESTS}/etcd.yaml"]
-    for words in (("defrag",), ("compact",), ("alarm", "disarm"), ("leader", "cp2")):
+    for words in (("defrag",), ("compact",), ("alarm", "disarm"), ("leader", "cp2"), ("remove", "cp2")):
         ended = kb(host, *words)
         assert "code:   etcd-is-external\n" in ended.err and "etcdctl --endpoints" in ended.err
 
@@ -230,6 +230,19 @@ def test_a_snapshot_that_ends_early_is_none() -> None:
     refused(streaming(), "snapshot", code="usage")
 
 
+# ---- remove
+
+
+def test_a_member_that_is_lost_is_removed() -> None:
+    host = make_etcd_plane()
+    host.of_etcd[3].is_up = False
+    ended = kb(host, "remove", "cp3")
+    assert ended.status == 0 and "removed: cp3 (https://10.0.0.13:2380); 2 members are left" in ended.out, ended.err
+    assert host.asked == [("cp1", "remove", {"ID": "3"})]
+    refused(make_etcd_plane(), "remove", "cp3", code="etcd-member-serves")
+    refused(make_etcd_plane(), "remove", code="usage")
+
+
 # ---- one admin at a time
 
 
@@ -239,7 +252,9 @@ LEASE = {
 }
 
 
-@pytest.mark.parametrize("words", [("defrag",), ("compact",), ("alarm", "disarm"), ("leader", "cp2")])
+@pytest.mark.parametrize(
+    "words", [("defrag",), ("compact",), ("alarm", "disarm"), ("leader", "cp2"), ("remove", "cp2", "--force")]
+)
 def test_two_admins_on_two_machines_are_kept_apart(words: tuple[str, ...]) -> None:
     host = make_etcd_plane(alarms=[("1", "NOSPACE")] if words[0] == "alarm" else [])
     host.leases["kb-static-pods"] = json.loads(json.dumps(LEASE))
