@@ -44,12 +44,12 @@ def test_what_was_missed_is_made_up_for(make_node: MakeNode, kb_pyz: Path, k8s_v
     assert len(before) == 1 and is_active(node, "kb-certs.timer", "kb-backup.timer")
 
     # off for a moment: nothing was missed
-    node.stop(timeout_s=180)
+    node.stop()
     node.start()
     assert is_active(node, "kb-certs.timer", "kb-backup.timer")
     assert node.run("systemctl show kb-backup -p ExecMainStartTimestamp").stdout.strip() == "ExecMainStartTimestamp="
 
-    node.stop(timeout_s=180)
+    node.stop()
     was_off_for_days(node, "kb-backup", "kb-certs")
     node.start()
     began = time.monotonic()
@@ -88,7 +88,7 @@ def test_a_worker_that_renews(make_node: MakeNode, kb_pyz: Path, k8s_version: st
     worker.run("systemctl start kb-certs", timeout=180)
     print(worker.journal("kb-certs"))
     assert worker.read(f"{pair}.crt") != before
-    worker.stop(timeout_s=180)
+    worker.stop()
     worker.start()
     assert is_active(worker, "kb-certs.timer")
     worker.run(f"{KB} certs auto off")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DISK_FOLDERS = ("var/lib/containerd", "var/lib/containers", "var/lib/kubelet", "var/lib/etcd")
 KUBECONFIG = "/etc/kubernetes/admin.conf"
 INTERFACE = "eth0"
+STOP_S = 150.0
+"""systemd waits for each container for 90 s, and an API server whose etcd has no quorum takes all of them."""
 OFFERED = "/opt/kubernetes"
 """Where offer_release puts a release's programs."""
 
@@ -301,12 +303,12 @@ class Node:
         wait_until(has_booted, what=f"{self.name} to boot (see {self.folder}/console.log)", timeout_s=timeout_s)
         wait_until(lambda: self.run("true", timeout=15).ok, what=f"sshd of {self.name}", timeout_s=timeout_s)
 
-    def finish_reboot(self, *, timeout_s: float = 90) -> Node:
+    def finish_reboot(self, *, timeout_s: float = STOP_S) -> Node:
         """After something in the node asked for a reboot: wait until it is down, and boot it (nspawn leaves that to its caller)."""
         wait_until(lambda: not self.running, what=f"{self.name} to go down", timeout_s=timeout_s)
         return self.start(timeout_s=timeout_s)
 
-    def stop(self, *, timeout_s: float = 60) -> None:
+    def stop(self, *, timeout_s: float = STOP_S) -> None:
         """Shut the node down in order."""
         running = self.running
         if running is None:
