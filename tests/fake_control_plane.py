@@ -176,7 +176,8 @@ class ControlPlane(FakeHost):
     kubelet_runs: bool = True
     kubelet_answers: bool = True
     never_cleans_up: bool = False
-    """Every cgroup stays, as those of pods that a kubelet does not know do while no API server answers."""
+    """It finishes with no pod, and every cgroup stays, as they do while no API server has answered a kubelet; started anew, it does not
+    know the pods of before."""
     runtime_answers: bool = True
     answers_at: float = 1e9
     """When a runtime that does not answer begins to."""
@@ -274,7 +275,7 @@ class ControlPlane(FakeHost):
                 left.append((pod, 0.0))
             elif not seen:
                 left.append((pod, self.ticks))
-            elif self.ticks - seen < 0.6:
+            elif self.ticks - seen < 0.6 or self.never_cleans_up:
                 left.append((pod, seen))
         self.ending = left
 
@@ -495,8 +496,11 @@ class ControlPlane(FakeHost):
         if words[:3] == ("systemctl", "is-active", "kubelet"):
             return "active\n" if self.kubelet_runs else "inactive\n"
         if words in (("systemctl", "start", "kubelet"), ("systemctl", "restart", "kubelet")):
-            if not self.kubelet_runs:  # a new one has never heard of pods that have ended meanwhile
+            if (
+                not self.kubelet_runs or words[1] == "restart"
+            ):  # a new one has never heard of pods that have ended meanwhile
                 self.pods = {name: pod for name, pod in self.pods.items() if pod.container and pod.container.is_running}
+                self.ending = [one for one in self.ending if one[0].container and one[0].container.is_running]
             self.kubelet_runs = True
             return ""
         if words == ("systemctl", "stop", "kubelet"):

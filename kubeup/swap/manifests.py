@@ -22,6 +22,7 @@ from kubeup.node import containers
 from kubeup.node.crictl import crictl_argv, last_words
 from kubeup.paths import Paths
 from kubeup.swap import kubelet_view
+from kubeup.swap.patience import find_patience
 from kubeup.swap.store import COMPONENTS, Pod, Swap
 from kubeup.yaml_files import is_same_yaml
 
@@ -30,6 +31,8 @@ DROP_S = 25.0
 every 20 s."""
 GONE_S = 60.0
 """How long a pod may take to end after its container has."""
+STUCK_S = 10.0
+"""After how long a kubelet counts as one that will never clean up after a pod whose containers have ended, if it cannot be asked either."""
 FINISH_S = 8.0
 """How long the kubelet may take to finish with a pod that has ended. Its count may include pods of others that never end."""
 UNTOLD_S = 3.0
@@ -127,11 +130,12 @@ def take_out_stopped(run: Run, names: Sequence[str]) -> None:
     ids = [one.id for one in _find_living(run, names) or ()]
     if ids:
         run.host.run(crictl_argv(run.config.node.cri_socket, "stop", "--timeout", f"{STOP_S}", *ids), timeout_s=60)
-    missing, _ = watch(run.host, lambda: _say_living(run, names), timeout_s=GONE_S, poll_s=POLL_S)
+    limit_s = GONE_S * find_patience(run.host)
+    missing, _ = watch(run.host, lambda: _say_living(run, names), timeout_s=limit_s, poll_s=POLL_S)
     if missing:
         raise HostError(
             f"the static pods {', '.join(names)} do not end",
-            cause=f"their containers were told to stop {GONE_S:.0f} s ago, and {missing}",
+            cause=f"their containers were told to stop {limit_s:.0f} s ago, and {missing}",
             remedy="see which they are: crictl ps; then end them: crictl stop ID; and start the kubelet: "
             f"{services.spoken_of(run.host).say('start', 'kubelet')}",
             code="pod-does-not-end",
@@ -192,7 +196,8 @@ def _wait_until_dropped(run: Run, names: Sequence[str], fresh: list[bool]) -> No
         held = [name for name in names if name in seen]
         return f"the kubelet still runs {', '.join(held)}" if held else ""
 
-    _watch(run, look, goal=f"{', '.join(names)} to stop", timeout_s=DROP_S, on_start=lambda: fresh.append(True))
+    limit_s = DROP_S * find_patience(run.host)
+    _watch(run, look, goal=f"{', '.join(names)} to stop", timeout_s=limit_s, on_start=lambda: fresh.append(True))
 
 
 def _end_containers(run: Run, names: Sequence[str]) -> None:
@@ -210,23 +215,47 @@ def _wait_until_gone(run: Run, uids: Iterable[str], *, names: Sequence[str], fre
     """Until the pods' containers and cgroups are gone, and the kubelet has finished with the pods; a fresh kubelet has nothing to finish.
     Raises HostError (pod-does-not-end)."""
     left = set(uids)
+    times = find_patience(run.host)
+    ended_at: Optional[float] = None
 
     def look() -> str:
+        nonlocal ended_at
         left.intersection_update([uid for uid in left if kubelet_view.has_cgroup(run.host, uid)])
-        return "the kubelet cleans up" if left and not fresh else _say_living(run, names)
+        living = _say_living(run, names)
+        if living or fresh or not left:
+            return living
+        ended_at = run.host.monotonic() if ended_at is None else ended_at
+        if run.host.monotonic() - ended_at > STUCK_S * times and _restart_stuck(run, names):
+            fresh.append(True)
+            return ""
+        return "the kubelet cleans up"
 
     def note_start() -> None:
         fresh.append(True)
 
-    missing = _watch(run, look, goal=f"{', '.join(names)} to end", timeout_s=GONE_S, on_start=note_start)
+    missing = _watch(run, look, goal=f"{', '.join(names)} to end", timeout_s=GONE_S * times, on_start=note_start)
     if missing:
         raise HostError(
             f"the static pods {', '.join(names)} do not end",
-            cause=f"their manifests are out of {run.paths.manifests} for {GONE_S:.0f} s or more, and {missing}",
+            cause=f"their manifests are out of {run.paths.manifests} for {GONE_S * times:.0f} s or more, and {missing}",
             remedy=f"see why: {services.say_log(run.host, 'kubelet')}",
             code="pod-does-not-end",
         )
+    _wait_until_finished(run, names, fresh=fresh)
 
+
+def _restart_stuck(run: Run, names: Sequence[str]) -> bool:
+    """Start the kubelet anew if no API server has answered it since its start, as after a power cut in the middle of a swap: it unmounts
+    nothing before, so it never finishes with a pod (see take_out_stopped). Whether it was restarted."""
+    if can_ask_kubelet(run):
+        return False
+    run.report.note(
+        f"the kubelet does not finish with {', '.join(names)} while no API server answers it: restarting it"
+    )
+    return services.run(run.host, "restart", unit="kubelet").ok
+
+
+def _wait_until_finished(run: Run, names: Sequence[str], *, fresh: list[bool]) -> None:
     began = run.host.monotonic()
 
     def is_finished() -> str:
@@ -237,7 +266,13 @@ def _wait_until_gone(run: Run, uids: Iterable[str], *, names: Sequence[str], fre
             return "" if run.host.monotonic() - began > UNTOLD_S else "the kubelet does not tell"
         return f"the kubelet is still cleaning up after {ending} of them" if ending else ""
 
-    _watch(run, is_finished, goal=f"{', '.join(names)} to be forgotten", timeout_s=FINISH_S, on_start=note_start)
+    _watch(
+        run,
+        is_finished,
+        goal=f"{', '.join(names)} to be forgotten",
+        timeout_s=FINISH_S,
+        on_start=lambda: fresh.append(True),
+    )
 
 
 # ---- in

@@ -24,7 +24,7 @@ from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import say_round, watch
 from kubeup.node import containers, image_program, image_pulls, runtime
 from kubeup.node.crictl import UNITS, crictl_argv, data_folder, split_json, unit_of
-from kubeup.swap import manifests
+from kubeup.swap import manifests, patience
 from kubeup.trouble import Trouble
 from kubeup.yaml_files import commands_of_pod, containers_of_pod, flags_of, load_mapping
 
@@ -76,21 +76,12 @@ def wait_until_works(run: Run, name: str, *, text: str, known: Collection[str] =
     return start.container
 
 
-def find_patience(run: Run) -> float:
-    """How many times longer than usual a start may take, because this machine is busy: its load per processor, halved; 1 to 4."""
-    try:
-        load = float(run.host.read_text(Path("/proc/loadavg")).split()[0])
-    except (HostError, ValueError, IndexError):
-        return 1.0
-    return min(4.0, max(1.0, load / run.host.cpu_count() / 2))
-
-
 class _Start:
     """One start of a pod: what is looked at, and what is done about it meanwhile."""
 
     def __init__(self, run: Run, name: str, *, text: str, known: frozenset[str], timeout_s: float) -> None:
         self.run, self.name, self.text, self.known = run, name, text, known
-        self.deadline = timeout_s * find_patience(run)
+        self.deadline = timeout_s * patience.find_patience(run.host)
         self.container = ""
         self.trouble: Optional[Trouble] = None
         self.has_exited = False

@@ -203,3 +203,29 @@ def test_a_kubelet_that_was_started_meanwhile_has_nothing_to_finish() -> None:
     manifests.take_out(run, [NAME])
     assert not host.running(NAME) and host.kubelet_runs
     assert host.ticks - began < manifests.DROP_S
+
+
+def test_a_kubelet_that_no_api_server_has_answered_since_its_start_is_started_anew() -> None:
+    """As after a power cut in the middle of a swap. It never finishes with the pod, nor starts the next one of that name."""
+    host, run = machine(kubelet_answers=False, never_cleans_up=True)
+    manifests.take_out(run, [NAME])
+    assert "run systemctl restart kubelet" in host.changes and "restarting it" in said(run)
+    manifests.put_in(run, NAME, text=WANTED[NAME])
+    host.sleep(2)
+    assert host.running(NAME)
+
+
+def test_a_kubelet_that_can_be_asked_is_not_restarted() -> None:
+    host, run = machine(never_cleans_up=True)
+    with pytest.raises(HostError) as caught:
+        manifests.take_out(run, [NAME])
+    assert caught.value.code == "pod-does-not-end" and "run systemctl restart kubelet" not in host.changes
+
+
+def test_a_busy_machine_gets_more_time_to_end_a_pod() -> None:
+    host, run = machine(never_cleans_up=True)
+    host.files["/proc/loadavg"] = b"90.0 9 9 1/1 1"
+    began = host.ticks
+    with pytest.raises(HostError) as caught:
+        manifests.take_out(run, [NAME])
+    assert host.ticks - began > 3 * manifests.GONE_S and "240 s or more" in caught.value.cause

@@ -14,7 +14,7 @@ from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
 from kubeup.phases import static_pods_swap
-from kubeup.swap import proof
+from kubeup.swap import patience, proof
 from tests.fake_control_plane import (
     COMPONENTS,
     DATA,
@@ -569,7 +569,7 @@ def test_a_busy_machine_gets_more_time(stage: Stage, load: str, times: float) ->
     host.files["/proc/loadavg"] = f"{load} 1.0 1.0 1/100 1".encode()
     run = make_swap_run(host, {})
     run.host.cpu_count = lambda: 2  # type: ignore[method-assign]
-    assert proof.find_patience(run) == times
+    assert patience.find_patience(run.host) == times
 
 
 def test_what_the_kubelet_restarts_while_a_pod_is_taken_out_is_no_new_container(
