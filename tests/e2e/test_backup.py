@@ -147,16 +147,17 @@ def check_rehearsed(node: Node) -> None:
 # ---- a disk that fills in the middle
 
 
-def fill_meanwhile(node: Node, folder: str, words: str, *, after_s: float) -> Result:
-    """Run kb, and take all room in that folder when it has gone on for so long. Afterwards there is room again."""
-    ballast = f"{folder}/ballast"
-    fill = f"(sleep {after_s}; dd if=/dev/zero of={ballast} bs=64k status=none)"
-    line = f"{fill} & {KB} {words}; said=$?; wait; rm -f {ballast}; exit $said"
+def fill_meanwhile(node: Node, folder: str, words: str) -> Result:
+    """Run kb, and take all room in that folder as soon as it has written a little there. Afterwards there is room again."""
+    ballast, used, free = f"{folder}/ballast", f"df --output=used {folder}", f"df -B1 --output=avail {folder}"
+    begins = f"first=$({used} | tail -1); until [ $({used} | tail -1) -gt $((first + 512)) ]; do sleep 0.01; done"
+    fill = f"({begins}; fallocate -l $({free} | tail -1) {ballast}; dd if=/dev/zero bs=4k status=none >>{ballast})"
+    line = f"{fill} & filling=$!; {KB} {words}; said=$?; kill $filling; wait; rm -f {ballast}; exit $said"
     return node.run(["bash", "-c", f"set -o pipefail; {line}"], check=False, timeout=300)
 
 
-def refuses_full(node: Node, folder: str, words: str, *, after_s: float = 1.6) -> None:
-    answer = fill_meanwhile(node, folder, words, after_s=after_s)
+def refuses_full(node: Node, folder: str, words: str) -> None:
+    answer = fill_meanwhile(node, folder, words)
     print(words, answer.stderr, sep="\n")
     assert answer.code != 0 and "code:   disk-full" in answer.stderr, (words, answer.output)
 
@@ -188,7 +189,7 @@ def test_a_disk_that_fills_in_the_middle(node: Node) -> None:
     node.run(f"cp -a /var/lib/kb /root/kept; {mount}; cp -a /root/kept/. /var/lib/kb")
     before = node.run("ls -A /var/lib/kb").stdout
     refuses_full(node, "/var/lib/kb", "backup -o - | cat > /root/stream.tar")
-    refuses_full(node, "/var/lib/kb", f"backup verify {FILE}", after_s=1.0)
+    refuses_full(node, "/var/lib/kb", f"backup verify {FILE}")
     assert node.run("ls -A /var/lib/kb").stdout == before and list_left(node) == []
     node.run(f"{KB} backup verify {FILE}", timeout=120)
 
