@@ -185,10 +185,10 @@ class Etcd:
             raise EtcdRefused("maintenance status", ", ".join(member.client_urls) or "nobody", message=status.trouble)
         return self.at(status.endpoint)
 
-    def probe_member(self, member: Member) -> str:
+    def probe_member(self, member: Member, *, timeout_s: float = READ_S) -> str:
         """probe_read at the member itself. Never raises."""
         status = self.read_member(member)
-        return self.probe_read(status.endpoint) if status.endpoint else status.trouble
+        return self.probe_read(status.endpoint, timeout_s=timeout_s) if status.endpoint else status.trouble
 
     def probe_read(self, endpoint: str, *, timeout_s: float = READ_S) -> str:
         """Send the member at `endpoint` a linearizable read, as an API server does: it needs a quorum, and a learner refuses it.

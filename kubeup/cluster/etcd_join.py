@@ -19,6 +19,8 @@ SETTLE_S = 60
 """How long to retry while etcd refuses a new member although all members serve: it requires them to have been connected for
 five seconds, and the learner of another tool takes a while to be promoted."""
 POLL_S = 0.2
+SERVES_S = 5.0
+"""How long a member may take to answer before it counts as one that does not serve."""
 Rows = tuple[tuple[str, str], ...]
 """(name, peer URL) of all members, for --initial-cluster."""
 
@@ -170,7 +172,8 @@ def remove_and_add_learner(
 
 
 def _serves(client: Etcd, own: Member) -> bool:
-    return bool(own.client_urls) and not client.probe_member(own)
+    """One that only answers late serves, too: whoever does not is removed, and its data are."""
+    return bool(own.client_urls) and not client.probe_member(own, timeout_s=SERVES_S)
 
 
 def _require_quorum(client: Etcd, peer_url: str) -> tuple[Member, ...]:

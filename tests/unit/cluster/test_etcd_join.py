@@ -89,6 +89,20 @@ WHOLE = ["remove", "empty", "register", "add"]
 ROWS = (("cp1", "https://10.0.0.11:2380"), ("cp3", "https://10.0.0.13:2380"), ("cp2", OWN))
 
 
+def test_one_that_answers_late_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is busy. Removed, it would lose its data."""
+    host = Members(living={"10.0.0.11", "10.0.0.12", "10.0.0.13"})
+    http_ask = host.http_ask
+
+    def late(url: str, body: bytes, *, timeout_s: float = 10, **more: Any) -> HttpResponse:
+        if "10.0.0.12" in url and url.endswith("kv/range") and timeout_s < 2:
+            raise Unreachable(url, "timeout", text="timed out")
+        return http_ask(url, body, **more)
+
+    monkeypatch.setattr(host, "http_ask", late)
+    assert sorted(come_back(host)) == sorted(ROWS) and host.log == []
+
+
 def test_it_is_removed_then_emptied_then_announced_then_added() -> None:
     host = Members()
     assert come_back(host) == ROWS and host.log == WHOLE
