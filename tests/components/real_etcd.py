@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.cluster import etcd
-from kubeup.machine.http import Tls
+from kubeup.machine.http import HttpResponse, Tls
 from kubeup.machine.local_host import LocalHost
 from kubeup.releases import RELEASES
 
@@ -27,6 +27,22 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class PatientHost(LocalHost):
+    """A machine on which every second that kb waits at most lasts ten: for tests of what happens, not of how long it takes, on a machine
+    where something else has the processors."""
+
+    TIMES = 10
+
+    def monotonic(self) -> float:
+        return super().monotonic() / self.TIMES
+
+    def http_ask(self, url: str, body: bytes, *, timeout_s: float = 5, **more: Any) -> HttpResponse:
+        return super().http_ask(url, body, timeout_s=timeout_s * self.TIMES, **more)
+
+    def http_send(self, method: str, url: str, *, timeout_s: float = 5, **more: Any) -> HttpResponse:
+        return super().http_send(method, url, timeout_s=timeout_s * self.TIMES, **more)
 
 
 @dataclass
@@ -76,7 +92,7 @@ class One:
 
     def call(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         data = json.dumps(body).encode()
-        with urllib.request.urlopen(f"{self.client_url}/v3/{verb}", data, timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.client_url}/v3/{verb}", data, timeout=60) as answer:
             return dict(json.loads(answer.read()))
 
     def put(self, key: str, value: str) -> None:
@@ -102,13 +118,13 @@ class Cluster:
         for one in self.members:
             self.wait_for(one)
 
-    def client(self, *ones: One) -> etcd.Etcd:
-        return etcd.Etcd(LocalHost(), [one.client_url for one in ones or self.members], tls=Tls())
+    def client(self, *ones: One, host: Optional[LocalHost] = None) -> etcd.Etcd:
+        return etcd.Etcd(host or LocalHost(), [one.client_url for one in ones or self.members], tls=Tls())
 
     def row_of(self, one: One) -> etcd.Member:
         return next(row for row in self.client().list_members(is_sure=False) if row.name == one.name)
 
-    def wait_for(self, one: One, *, timeout_s: float = 30) -> None:
+    def wait_for(self, one: One, *, timeout_s: float = 120) -> None:
         """Wait until it answers a read that needs a quorum."""
         deadline = time.monotonic() + timeout_s
         while (trouble := self.client(one).probe_read(one.client_url)) and time.monotonic() < deadline:

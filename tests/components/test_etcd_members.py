@@ -12,7 +12,7 @@ from kubeup.cluster import etcd, etcd_join, etcd_stop, etcd_upkeep
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import etcd_data
-from tests.components.real_etcd import PROGRAM, Cluster
+from tests.components.real_etcd import PROGRAM, Cluster, PatientHost
 
 pytestmark = [
     pytest.mark.component,
@@ -109,7 +109,8 @@ def test_one_of_several_comes_back_empty_as_a_learner(three: Cluster) -> None:
     first.put("a", "1")
     before = three.row_of(lost)
     lost.stop(kill=True)
-    client, host = three.client(first, third), LocalHost()
+    host = PatientHost()
+    client = three.client(first, third, host=host)
     promised: list[Mapping[str, str]] = []
     emptied: list[str] = []
 
