@@ -495,10 +495,8 @@ class ControlPlane(FakeHost):
             return _CRICTL[verb](self, words[words.index(verb) + 1 :])
         if words[:3] == ("systemctl", "is-active", "kubelet"):
             return "active\n" if self.kubelet_runs else "inactive\n"
-        if words in (("systemctl", "start", "kubelet"), ("systemctl", "restart", "kubelet")):
-            if (
-                not self.kubelet_runs or words[1] == "restart"
-            ):  # a new one has never heard of pods that have ended meanwhile
+        if words[0] == "systemctl" and words[1] in ("start", "restart") and words[2:] == ("kubelet",):
+            if not self.kubelet_runs or words[1] == "restart":  # a new one knows no pods that have ended
                 self.pods = {name: pod for name, pod in self.pods.items() if pod.container and pod.container.is_running}
                 self.ending = [one for one in self.ending if one[0].container and one[0].container.is_running]
             self.kubelet_runs = True
