@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 from kubeup.errors import HostError
 from kubeup.machine.host import Host
@@ -44,7 +45,8 @@ def restore_snapshot(
 ) -> None:
     """Make `data_dir`, which must not exist, of the snapshot. words: more flags of `etcdutl snapshot restore`.
 
-    mounted: the image of etcd. The parent of data_dir has to exist. Raises HostError: no-etcdutl, snapshot-not-restored."""
+    mounted: the image of etcd. The parent of data_dir has to exist. Raises HostError: no-etcdutl, snapshot-not-restored,
+    disk-full."""
     if require_etcdutl(host, mounted) == "image":
         inside = ("/kb-snapshot.db", "/kb-restored")
         binds = (Bind(snapshot, inside[0]), Bind(data_dir.parent, inside[1], is_writable=True))
@@ -56,9 +58,21 @@ def restore_snapshot(
         answer = host.query(argv, timeout_s=_TIMEOUT_S)
         why_not = "" if answer.ok else last_words(answer.stderr or answer.stdout)
     if why_not:
-        raise HostError(
+        raise find_full_disk(why_not, data_dir.parent) or HostError(
             "etcdutl cannot restore the snapshot",
             cause=why_not,
             remedy="take the backup before it, or see what the tool says of it: etcdutl snapshot status FILE",
             code="snapshot-not-restored",
         )
+
+
+def find_full_disk(told: str, folder: Path) -> Optional[HostError]:
+    """The error (disk-full) if a program said that there is no space left: then the backup is not to blame. folder: where it writes."""
+    if "no space left on device" not in told.lower():
+        return None
+    return HostError(
+        f"there is no room left in {folder}",
+        cause=told.strip(),
+        remedy=f"make space there: df -h {folder}",
+        code="disk-full",
+    )

@@ -9,6 +9,7 @@ killed kb leaves ends by itself, and is removed by the next rehearsal. No peer o
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -214,10 +215,10 @@ def _boot(
             local, image, unit=unit, argv=argv, lasts_s=_LASTS_S, binds=binds, joins=joins
         )
         if why_not:
-            raise _failed(local, unit, cause=why_not, since=since)
+            raise _failed(local, unit, cause=why_not, since=since, folder=folder)
     process = image_program.find_process(local, ETCD)
     if not process:
-        raise _failed(local, ETCD, cause="etcd ended at once", since=since)
+        raise _failed(local, ETCD, cause="etcd ended at once", since=since, folder=folder)
     return namespaces.call_inside(
         process, lambda: _look(local, backup, pod=pod, folder=folder, token=token, since=since, tell=tell)
     )
@@ -241,29 +242,31 @@ def _look(
 ) -> Counted:
     """From inside the network of both: wait until they serve, and count."""
     client = Etcd(local, (rehearsal_pod.ETCD_URL,), tls=Tls())
-    _wait(local, ETCD, look=lambda: client.probe_read(rehearsal_pod.ETCD_URL), timeout_s=_ETCD_S, since=since)
+    wait = functools.partial(_wait, local, since=since, folder=folder)
+    wait(ETCD, look=lambda: client.probe_read(rehearsal_pod.ETCD_URL), timeout_s=_ETCD_S)
     caller = rehearsal_objects.Caller(local, folder / "certs" / "apiserver.crt", token=token)
     path = "/readyz?exclude=informer-sync" if pod.kms else "/readyz"
-    _wait(local, APISERVER, look=lambda: caller.probe(path), timeout_s=_APISERVER_S, since=since)
+    wait(APISERVER, look=lambda: caller.probe(path), timeout_s=_APISERVER_S)
     tell("reading every object")
     keys = rehearsal_objects.count_keys(client, backup.about.etcd_prefix)
     return rehearsal_objects.count_objects(caller, keys=keys, kms=pod.kms)
 
 
-def _wait(local: LocalHost, unit: str, *, look: Callable[[], str], timeout_s: float, since: str) -> None:
+def _wait(local: LocalHost, unit: str, *, look: Callable[[], str], timeout_s: float, since: str, folder: Path) -> None:
     def is_over(missing: str, elapsed: float) -> bool:
         return elapsed > 2 and not image_program.find_process(local, unit)
 
     missing, _ = waiting.watch(local, look, timeout_s=timeout_s, is_over=is_over, poll_s=0.2)
     if missing:
-        raise _failed(local, unit, cause=missing, since=since)
+        raise _failed(local, unit, cause=missing, since=since, folder=folder)
 
 
-def _failed(local: LocalHost, unit: str, *, cause: str, since: str) -> HostError:
+def _failed(local: LocalHost, unit: str, *, cause: str, since: str, folder: Path) -> HostError:
     name = "etcd" if unit == ETCD else "the API server"
     lines = image_program.read_log(local, unit, since=since)
     errors = list(filter(None, map(find_error, lines)))
-    return HostError(
+    full = next(filter(None, (etcdutl.find_full_disk(line, folder.parent) for line in errors)), None)
+    return full or HostError(
         f"{name} does not start with what is in the backup",
         cause=errors[-1] if errors else cause,
         remedy=f"see what it logged: journalctl -u {unit}",

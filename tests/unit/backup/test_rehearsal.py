@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.backup import archive, rehearsal
+from kubeup.backup import archive, etcdutl, rehearsal
 from kubeup.backup.archive import About, Backup, content_of
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
@@ -97,3 +97,19 @@ def test_what_a_killed_one_left_is_removed_first(tmp_path: Path) -> None:
         rehearse(host, SNAPSHOT)
     assert not host.exists(Path("/var/lib/kb/kb-rehearsal"))
     assert host.exists(Path("/var/lib/kb"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'E1130 07:53:29.318833    2451 run.go:72] "command failed" err="write /kb-certs/apiserver.crt: no space left on device"',
+        '{"level":"fatal","msg":"failed to save","error":"write /data/member/wal/1.wal: no space left on device"}',
+    ],
+)
+def test_a_disk_that_fills_in_the_middle_is_not_blamed_on_the_backup(tmp_path: Path, line: str) -> None:
+    host = Scarce(tmp_path)
+    host.answers["journalctl"] = lambda argv: CommandResult(argv, 0, f"Started\n{line}\n")
+    place = Path("/var/lib/kb/kb-rehearsal")
+    error = rehearsal._failed(host, rehearsal.APISERVER, cause="it ended", since="", folder=place)
+    assert error.code == "disk-full" and "df -h /var/lib/kb" in error.remedy and "no space left" in error.cause
+    assert etcdutl.find_full_disk("panic: wal: corrupt", place) is None
