@@ -17,6 +17,7 @@ from .lab.control_planes import IGNORE, KB, check_members, code_of, join_control
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
 from .lab.settings import find_release
+from .world import apt_repository
 from .world.web import check_cluster_serves
 
 MakeNode = Callable[..., Node]
@@ -176,6 +177,72 @@ def test_a_machine_with_nothing_on_it(
     new.wait_node_ready()
     check_cluster_serves(new)
     assert not [asked for asked in lab.list_outside() if not asked.endswith(". udp . 53")]
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_machine_whose_programs_are_packages(
+    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path
+) -> None:
+    """The new machine is bare; its programs come by apt, its images from a mirror."""
+    missing = [program for program in apt_repository.PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install dpkg-dev gnupg openssl")
+    old = make_control_plane(make_node, kb_pyz, k8s_version)
+    own_kubectl(old, "create configmap before --from-literal=a=1")
+    old.run(f"{KB} backup -o {BACKUP}", timeout=120)
+    data, address = old.disk_path(BACKUP).read_bytes(), old.address
+    lab.remove_node(old)
+    release = find_release(k8s_version)
+    repository = apt_repository.AptRepository(lab, release, tmp_path)
+    repository.build()
+    lab.registry.add_release(release)
+    mirror = f"http://{lab.registry.start().address}"
+
+    new = make_node("cp1", version=k8s_version, **BARE)
+    assert new.address == address
+    new.scp(kb_pyz, "/root/kb.pyz")
+    new.disk_path(BACKUP).write_bytes(data)
+    line = f"{KB} restore {BACKUP} --packages apt --mirror {mirror} {IGNORE}"
+    refused = new.run(line, check=False, timeout=300)
+    print(refused.output)
+    assert refused.code and not new.exists("/etc/kubernetes/pki") and not new.exists("/usr/bin/kubelet")
+    repository.start()
+    try:
+        repository.offer_to(new)
+        lab.clear_outside()
+        began = time.monotonic()
+        print(new.run(line, timeout=600).output)
+        print(f"restored on a bare machine by its packages in {time.monotonic() - began:.0f} s")
+        wait_kubectl(new, f"--server https://{new.address}:6443 get configmap before", timeout_s=30)
+        new.wait_node_ready()
+        check_cluster_serves(new)
+        assert "kubelet" in new.run("dpkg-query -W kubelet").stdout
+        assert not [asked for asked in lab.list_outside() if not asked.endswith(". udp . 53")]
+    finally:
+        repository.stop()
+
+
+@pytest.mark.k8s_versions("1.35", "1.36")
+def test_a_machine_that_has_another_name_now(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """The machine of the backup itself, with the same address: its node, its member of etcd and its certificates follow the new name."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    own_kubectl(node, "create configmap before --from-literal=a=1")
+    node.run(f"{KB} backup -o {BACKUP}", timeout=120)
+    node.run(f"echo renamed >/etc/hostname; hostname renamed; echo {node.address} renamed >>/etc/hosts")
+    print(node.run(f"{KB} restore {BACKUP} --force {IGNORE}", timeout=600).output)
+    wait_kubectl(node, f"--server https://{node.address}:6443 get configmap before", timeout_s=30)
+    node.wait_node_ready("renamed")
+    assert own_kubectl(node, "get nodes -o name").split() == ["node/renamed"]
+    check_members(node, ("renamed",))
+    wait_until(
+        lambda: (
+            "kube-apiserver-renamed" in (shown := own_kubectl(node, "-n kube-system get pods")) and "-cp1" not in shown
+        ),
+        what="the static pods of the new name alone",
+        timeout_s=120,
+    )
+    names = node.run("openssl x509 -in /etc/kubernetes/pki/apiserver.crt -noout -ext subjectAltName").stdout
+    assert "DNS:renamed" in names and "DNS:cp1" not in names, names
 
 
 @pytest.mark.k8s_versions("1.35")
