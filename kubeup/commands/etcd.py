@@ -59,6 +59,7 @@ def remove(call: Invocation) -> int:
     """Remove a member that is gone for good; refused if the remaining members would have no quorum, and while another control plane
     works on its etcd, whose member is away only for a moment."""
     launch = launcher.Launch(call)
+    launch.require_root()
     if len(call.words) != 1:
         raise UsageError(
             "kb etcd remove takes one member",
@@ -66,7 +67,6 @@ def remove(call: Invocation) -> int:
             remedy="name it by its name, number or address: kb etcd members shows them",
             code="usage",
         )
-    launch.require_root()
     instead = "member remove ID"
     with hold_turn(launch, instead=instead):
         client = find_client(call, launch.local, instead=instead)
