@@ -86,6 +86,23 @@ def check_listings(node: Node) -> None:
     assert {row["user"]: row["groups"] for row in rows}["kubernetes-admin"] == ["kubeadm:cluster-admins"]
 
 
+def check_torn(node: Node) -> None:
+    """A pair of which a renewal that was cut off has replaced one half: it is told, and the timer's next run makes it a pair again."""
+    pair = f"{PKI}/front-proxy-client"
+    is_pair = f'[ "$(openssl x509 -noout -pubkey -in {pair}.crt)" = "$(openssl pkey -pubout -in {pair}.key)" ]'
+    node.run(is_pair)
+    node.run(f"cp $(find /var/lib/kb/former-certs -name front-proxy-client.key | head -1) {pair}.key")
+    assert not node.run(is_pair, check=False).ok
+    shown = json.loads(node.run(f"{KB} certs check-expiration -o json", check=False).stdout)
+    assert ["do not belong together" in one and "front-proxy-client" in one for one in shown["warnings"]] == [True], (
+        shown
+    )
+    told = node.run(f"{KB} certs auto run", timeout=300)
+    node.run(is_pair)
+    assert "front-proxy-client" in told.output, told.output
+    assert json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)["warnings"] == []
+
+
 def check_kubelet_s(node: Node) -> None:
     """The kubelet makes its own serving certificate again, and nothing else restarts."""
     path = "/var/lib/kubelet/pki/kubelet.crt"
@@ -139,6 +156,7 @@ def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     check_controllers_work(node, "one")
 
     check_listings(node)
+    check_torn(node)
     check_kubelet_s(node)
 
     # again, while the kubelet delays the next start
