@@ -22,6 +22,7 @@ from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
+from kubeup.machine.waiting import watch
 from kubeup.node import etcd_file, kubeconfig
 from kubeup.swap import proof
 
@@ -291,19 +292,27 @@ def _ask_by_quorum(client: api.Api, node: str) -> Optional[str]:
     The server is given a time to answer in: by itself it goes on to try for a minute, and says nothing meanwhile.
     Source: apiserver/pkg/endpoints/filters/request_deadline.go"""
     path = f"{api.path_of('Node', node)}?timeout={QUORUM_READ_S}s"
-    doubt: Optional[str] = None
-    for number in range(TRIES):
-        if number:
-            client.host.sleep(1)
+    tries, doubt = 0, ""
+
+    def look() -> str:
+        nonlocal tries, doubt
+        tries += 1
         try:
-            answer = client.probe_health(path, timeout_s=QUORUM_READ_S + PROBE_S)
+            status = client.probe_health(path, timeout_s=QUORUM_READ_S + PROBE_S).status
         except KbError as error:
             doubt = str(error)
-            continue
-        if answer.status in (200, 404):  # that there is none was read, too
+            return doubt
+        if status in (200, 404):  # that there is none was read, too
             return ""
-        doubt = doubt if answer.status in (500, 503, 504) else f"GET {path} answers HTTP {answer.status}"
-    return doubt
+        if status not in (500, 503, 504):
+            doubt = f"GET {path} answers HTTP {status}"
+        return f"HTTP {status}"
+
+    longest_s = TRIES * (QUORUM_READ_S + PROBE_S + 1)
+    missing, _ = watch(
+        client.host, look, timeout_s=longest_s, is_over=lambda missing, elapsed: tries == TRIES, poll_s=1.0
+    )
+    return "" if not missing else doubt or None
 
 
 def _say_command(found: LastMember) -> str:

@@ -302,7 +302,7 @@ def keep_kubelet(run: Run) -> bool:
     """Start the kubelet again if somebody has stopped it; returns whether that was necessary. Without it no static pod starts."""
     if services.is_active(run.host, "kubelet"):
         return False
-    run.report.note("the kubelet is not running in the middle of the swap: starting it")
+    run.report.note("the kubelet is not running: starting it")
     started = services.run(run.host, "start", unit="kubelet")
     if not started.ok:
         run.report.note(f"the kubelet does not start: {last_words(started.stderr)}")

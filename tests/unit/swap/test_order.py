@@ -305,7 +305,7 @@ def test_a_kubelet_that_is_stopped_meanwhile_is_started_again(stage: Stage, at: 
 
     host.at_change = stop
     run = swap(host, *COMPONENTS)
-    assert "the kubelet is not running in the middle of the swap: starting it" in said(run)
+    assert "the kubelet is not running: starting it" in said(run)
     expect_settled(host, ALL, status="done")
 
 
