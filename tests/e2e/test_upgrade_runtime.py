@@ -114,7 +114,7 @@ def test_what_can_fail_leaves_the_node_as_it_was(old: tuple[Node, Node], k8s_ver
     w1.run("kill -KILL $(cat /run/kb-upgrade.pid)", check=False)
     started.wait(timeout=60)
     refused = w1.run("python3 kb.pyz upgrade node --yes", check=False)
-    assert "upgrade-cut-off" in refused.output and "kb upgrade runtime" in refused.output, refused.output
+    assert "upgrade-cut-off" in refused.output and "upgrade runtime --undo" in refused.output, refused.output
     w1.run(f"{UPGRADE} --no-drain --yes", timeout=600)
     expect(cp1, w1, "2.1")
     cp1.wait_pods_ready("default", "app=drained")
