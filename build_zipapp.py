@@ -451,11 +451,11 @@ WITHOUT_BYTECODE = tuple(
             "upgrade",
         ),
         "drift": ("",),
-        "cluster": ("etcd_snapshot", "etcd_upkeep", "eviction"),
+        "cluster": ("etcd_snapshot", "etcd_upkeep", "eviction", "upgrade_turn"),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "support_bundle"),
         "kubeadm": ("upgrade",),
         "node": ("content_trials", "expired_certs", "file_trials", "image_program", "pod_trials", "tried_pod"),
-        "phases": ("recovered_",),
+        "phases": ("recovered_", "upgrade_runtime"),
         "swap": ("etcd_return", "kubelet_view", "last_member", "manifests", "order", "proof", "recovery.", "turn"),
         "upgrade": (
             "available",
