@@ -370,7 +370,8 @@ def remove_unwanted_flags(ctx: KubeadmUpgrade) -> Outputs:
 
 def _keep_file(ctx: KubeadmUpgrade, path: Path, kept: Path) -> None:  # noqa: PLR0917
     _make_private(ctx, kept.parent)
-    ctx.host.write_file(kept, ctx.host.read_bytes(path), mode=0o600)
+    found = ctx.host.stat(ctx.host.real_path(path))
+    ctx.host.write_file(kept, ctx.host.read_bytes(path), mode=found.mode & 0o777 if found else 0o600)
 
 
 # ---- the tables

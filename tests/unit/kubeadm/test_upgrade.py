@@ -188,6 +188,7 @@ def test_the_kubelet_s_configuration_is_kept_in_kubeadm_s_folder(tmp_path: Path)
     assert run.host.read_text(kept) == "old: true\n"
     modes = [run.host.stat(path).mode & 0o777 for path in (TMP, kept.parent)]  # type: ignore[union-attr]
     assert modes == [0o700, 0o700]
+    assert run.host.stat(kept).mode & 0o777 == 0o644, "as the file itself"  # type: ignore[union-attr]
     assert "clusterDNS" in run.host.read_text(KUBELET / "config.yaml")
     assert run.host.read_text(KUBELET / "kubeadm-flags.env") == 'KUBELET_KUBEADM_ARGS="--node-ip=10.0.0.11"\n'
     assert "containerRuntimeEndpoint" in run.host.read_text(KUBELET / "instance-config.yaml")
