@@ -25,8 +25,11 @@ with lazily:
     from kubeup.upgrade import changed_component
 
 PROXY_LABEL = "k8s-app=kube-proxy"
-FAILS_S = 30.0
-"""How long a pod of the new configuration may fail before it is taken back: a restart of a container counts at once."""
+FAILS_S = 25.0
+"""How long after the first failure of a pod the others may still come up: an image may be pulled again, an API server be away."""
+LASTS_S = 8.0
+"""For how long all pods then have to run."""
+NEVER = float("inf")
 ROLLOUT_S = 1800.0
 _FAILING = ("CrashLoopBackOff", "Error", "RunContainerError", "CreateContainerConfigError", "CreateContainerError")
 
@@ -103,18 +106,29 @@ def _rollout(name: str, *, place: str, label: str, former: Optional[Manifest] = 
 
 
 def _wait(run: ReconfigureRun, *, place: str, label: str) -> None:
-    """Raises ClusterError (addon-not-rolled-out)."""
-    name, since, told = place.rpartition("/")[2], run.host.monotonic(), ""
+    """Until all pods run, and have done so for a while: one that ends again is counted as available for a moment. Raises ClusterError
+    (addon-not-rolled-out)."""
+    name = place.rpartition("/")[2]
+    moved, told, well_since, failing_since = run.host.monotonic(), "", NEVER, NEVER
+
+    def look() -> str:
+        nonlocal well_since, failing_since
+        missing, now = upgrade_addons.describe_rollout(run, place=place, label=label), run.host.monotonic()
+        if missing:
+            well_since = NEVER
+            failing_since = min(failing_since, now) if any(word in missing for word in _FAILING) else failing_since
+            return missing
+        well_since = min(well_since, now)
+        return "" if now - well_since >= LASTS_S else f"its pods run, for {now - well_since:.0f} s of {LASTS_S:.0f} s"
 
     def is_over(missing: str, elapsed: float) -> bool:
-        nonlocal told, since
+        nonlocal told, moved
+        now = run.host.monotonic()
         if missing != told:
-            told, since = missing, run.host.monotonic()
+            told, moved = missing, now
         run.report.waiting(f"{name}: {elapsed:.0f} s; {missing}")
-        fails = any(word in missing for word in _FAILING)
-        return run.host.monotonic() - since > (FAILS_S if fails else upgrade_addons.STALLED_S)
+        return now - failing_since > FAILS_S or now - moved > upgrade_addons.STALLED_S
 
-    look = functools.partial(upgrade_addons.describe_rollout, run, place=place, label=label)
     missing, _ = watch(run.host, look, timeout_s=ROLLOUT_S, is_over=is_over, poll_s=1.0)
     if missing:
         raise ClusterError(

@@ -153,8 +153,8 @@ def check_kubelet(node: Node) -> None:
     assert "maxPods: 123" in read_config(node, "kubelet-config", "kubelet")
     now = Before(node)
     kubelets = read_config(node, "kubelet-config", "kubelet")
-    bad = reconfigure(node, "kubelet --set featureGates.NoSuchGate=true", check=False)
-    assert code_of(bad) == "kubelet-not-changed" and "NoSuchGate" in bad.output
+    bad = reconfigure(node, "kubelet --set cpuManagerPolicy=static", check=False)
+    assert code_of(bad) == "kubelet-not-changed" and "unable to determine reserved CPU" in bad.output
     now.check()
     assert read_config(node, "kubelet-config", "kubelet") == kubelets
     node.wait_node_ready()
