@@ -467,6 +467,7 @@ WITHOUT_BYTECODE = tuple(
             "objection",
             "planning",
             "policy",
+            "proxies",
             "survey",
             "target",
             "three_way",

@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, load_balancer, reconfigure_addons, reconfigure_config, reconfigure_kubelet, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, load_balancer, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # A step shared with init and join.
@@ -71,6 +71,7 @@ RECONFIGURE = story(
         act("swap",                   "Swap the static pods that differ, and watch them; go back if one does not work", reconfigure_config.SWAP),
         step("upload-config/kubeadm", "Store the changed configuration in the cluster, and keep the former one",        reconfigure_config.plan_stored, live="cluster"),
     ),
+    step("proxy",         "Restart the container runtime and the kubelet with other HTTP proxies, and watch them",          reconfigure_proxy.plan_services, live="node"),
     act("kubelet-config", "Restart the kubelet with its changed configuration, and watch it; go back if it does not work", reconfigure_kubelet.KUBELET),
     control_planes_only(
         step("upload-config/kubelet", "Store the kubelets' changed configuration",                                         reconfigure_kubelet.plan_stored, live="cluster"),

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from kubeup import releases
+from kubeup import redact, releases
+from kubeup.addresses import host_of
 from kubeup.commands import launcher, reconfigure_wish, static_pods, upgrade
 from kubeup.commands.launcher import Launch
 from kubeup.errors import ClusterError, HostError, UsageError
@@ -26,7 +27,7 @@ with lazily:
     from kubeup.node import kubelet
     from kubeup.phases import cert_names, reconfigure_config, reconfigure_kubelet
     from kubeup.swap import store, try_record
-    from kubeup.upgrade import changed_component, changed_config, node_config, target
+    from kubeup.upgrade import changed_component, changed_config, node_config, proxies, target
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from kubeup.engine.step import Phase
     from kubeup.upgrade.changed_config import Wish
 
-SWAP = "swap"
+SWAP, PROXY = "swap", "proxy"
 """The phase that swaps the static pods."""
 STORED = "ConfigMap kube-system/kubeadm-config"
 
@@ -59,7 +60,7 @@ def _reconfigure(call: Invocation) -> int:
     launch.require_root()
     wish, found = reconfigure_wish.read_wish(launch)
     with launch.locked(Paths()) as node_state:
-        if not wish.is_empty and store.load_cut_off(launch.local, Paths()) is None:
+        if not wish.is_empty and wish.part != PROXY and store.load_cut_off(launch.local, Paths()) is None:
             _refuse_worker(launch)
         continue_swap(launch, node_state, wish=wish)
         if try_record.load_pending(launch.local, Paths()) is not None:  # what is stored follows when it is confirmed
@@ -67,7 +68,7 @@ def _reconfigure(call: Invocation) -> int:
         ground = look(launch, wish, found=found)
         ctx = with_try(call, make_run(launch, node_state, ground=ground), ground=ground)
         shown = [] if launch.is_dry and call.output == "text" else list(_render_differences(ctx))
-        shown = [*_render_documents(ctx, ground), *shown]
+        shown = [{**one, "diff": redact.redact(one["diff"])} for one in (*_render_documents(ctx, ground), *shown)]
         if call.output == "text":
             for one in shown:
                 call.print(one["diff"])
@@ -92,13 +93,19 @@ _OF_PARTS: Mapping[str, tuple[str, ...]] = {
     "kubelet": ("kubelet-config", "upload-config/kubelet"),
     "kube-proxy": ("addon/kube-proxy",),
     "coredns": ("addon/coredns",),
+    PROXY: (SWAP, "proxy"),
 }
 
 
 def _choose_phases(call: Invocation, ctx: reconfigure_config.ReconfigureRun) -> tuple[Phase, ...]:
     """The phases that have to do with what is asked for."""
     names = {*_ALWAYS, *(_OF_PODS if ctx.wish.is_of_pods else ())}
-    parts = {*ctx.components, *(["coredns"] if ctx.dns else []), *(["kubelet"] if ctx.wish.is_empty else [])}
+    parts = {
+        *ctx.components,
+        *([PROXY] if ctx.proxies is not None else []),
+        *(["coredns"] if ctx.dns else []),
+        *(["kubelet"] if ctx.wish.is_empty else []),
+    }
     for part in {*parts, *(["kube-proxy", "coredns"] if ctx.changes_images else [])}:
         names.update(_OF_PARTS[part])
     if ctx.try_s:
@@ -285,7 +292,11 @@ def make_run(launch: Launch, node_state: State, *, ground: Ground) -> reconfigur
         dns=ground.dns,
         changes_images=_changes_images(wish, former, config),
     )
-    if not (wish.is_of_pods and config.is_control_plane):
+    if wish.part == PROXY:
+        wanted = _choose_proxies(ctx, wish, present=former.proxy_env)
+        config = dataclasses.replace(config, proxy_env=wanted)
+        ctx = dataclasses.replace(ctx, config=config, proxies=wanted)
+    if not ((wish.is_of_pods or wish.part == PROXY) and config.is_control_plane):
         return ctx
     asked = target.Asked(_asked_options(wish, former, config), prefers_new=True, older=older)
     targets = target.plan_targets(launch.local, paths, former=former, config=config, asked=asked)
@@ -304,15 +315,36 @@ def make_run(launch: Launch, node_state: State, *, ground: Ground) -> reconfigur
 def _make_config(launch: Launch, ground: Ground, text: str) -> NodeConfig:  # noqa: PLR0917
     """This node's configuration if this were the stored ClusterConfiguration, in the version that runs."""
     here, flags = ground.here, launch.call.flags
-    return node_config.make_node_config(
+    paths = here.patient.paths
+    config = node_config.make_node_config(
         launch.local,
-        here.patient.paths,
+        paths,
         own=here.patient.config,
         stored=dataclasses.replace(here.stored, cluster_text=text),
         join=here.join,
         version=here.version,
         patches=str(Path(flags["patches"]).absolute()) if "patches" in flags else "",
     )
+    drop_in = paths.systemd / "kubelet.service.d" / proxies.DROP_IN
+    told = proxies.parse_drop_in(launch.local.read_text(drop_in)) if launch.local.exists(drop_in) else {}
+    # those of this shell are not asked for
+    own = node_config.read_manifest_proxies(launch.local, paths)
+    return dataclasses.replace(config, proxy_env=own if config.is_control_plane else told)
+
+
+def _choose_proxies(
+    ctx: reconfigure_config.ReconfigureRun, wish: Wish, *, present: Mapping[str, str]
+) -> dict[str, str]:
+    """The proxies after the change, with what is reached without them. A worker knows its own address alone. Raises UsageError (bad-setting)."""
+    config, addresses = ctx.config, [ctx.config.local_api_endpoint.advertise_address]
+    if config.is_control_plane:
+        nodes = ctx.api.list(kubeapi.path_of("Node"))
+        rows = [row for one in nodes for row in (one.get("status") or {}).get("addresses") or ()]
+        addresses += sorted(str(row["address"]) for row in rows if row.get("type") == "InternalIP")
+    if config.cluster.control_plane_endpoint:
+        addresses.append(host_of(config.cluster.control_plane_endpoint))
+    sets = [(arg.name, arg.value) for arg in wish.sets]
+    return proxies.complete(proxies.change(present, sets=sets, unsets=wish.unsets), config.cluster, addresses=addresses)
 
 
 def _with_components(config: NodeConfig, ground: Ground) -> NodeConfig:
@@ -336,7 +368,7 @@ def _asked_options(wish: Wish, former: NodeConfig, config: NodeConfig) -> dict[s
     asked: dict[str, set[str]] = {
         word: set(names) for word, names in changed_config.changed_args(former.cluster, config.cluster).items()
     }
-    if wish.part:
+    if wish.part in changed_config.PARTS:
         asked.setdefault(wish.part, set()).update(wish.names)
     for word in changed_config.PARTS if wish.cluster else ():
         asked.setdefault(word, set()).update(changed_config.named_args(wish.cluster, word))
@@ -357,9 +389,11 @@ def _choose_names(
 
 def _tell_unset(call: Invocation, wish: Wish, *, former: NodeConfig, targets: Sequence[target.Target]) -> None:
     """Say of what is to go, and is not of the stored configuration, what becomes of it."""
-    component = changed_config.component_of(former.cluster, wish.part) if wish.part else None
+    if wish.part not in changed_config.PARTS:
+        return
+    component = changed_config.component_of(former.cluster, wish.part)
     stored = {arg.name for arg in component.extra_args} if component else set()
-    pod = changed_config.PARTS[wish.part].pod if wish.part else ""
+    pod = changed_config.PARTS[wish.part].pod
     manifest = next((one.wanted for one in targets if one.name == pod), "")
     for name in wish.unsets:
         if f"--{name}=" in manifest:

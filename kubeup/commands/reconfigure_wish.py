@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CLUSTER = "ClusterConfiguration"
 DNS = "coredns"
+PROXY = "proxy"
 DNS_SETTINGS = ("corefile", "replicas")
 
 
@@ -36,7 +37,7 @@ def read_wish(launch: Launch) -> tuple[Wish, problems.Problems]:
         if call.words or sets or unsets:
             raise _usage(call, "--config says all that is to change", "kb reconfigure --config FILE")
         return _read_file(launch)
-    known = (*changed_config.PARTS, *changed_component.KINDS, DNS)
+    known = (*changed_config.PARTS, *changed_component.KINDS, DNS, PROXY)
     if len(call.words) != 1 or call.words[0] not in known:
         near = problems.suggest(call.words[0], known) if len(call.words) == 1 else f"one of {', '.join(known)}"
         raise _usage(call, f"it takes one component: {near}", "kb reconfigure apiserver --set NAME=VALUE")
@@ -51,8 +52,10 @@ def _usage(call: Invocation, cause: str, remedy: str) -> UsageError:  # noqa: PL
 
 
 def say_command(call: Invocation) -> str:
-    """The command line, to run it again."""
+    """The command line, to run it again; without the values of proxies, which may have passwords in them."""
     words = ["kb", *call.command.name.split(), *call.words]
+    if PROXY in call.words:
+        return " ".join(map(shlex.quote, words))
     for name in ("set", "unset"):
         words += [part for text in call.flags.get(name) or () for part in (f"--{name}", text)]
     if "config" in call.flags:

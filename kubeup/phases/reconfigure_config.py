@@ -52,13 +52,15 @@ class ReconfigureRun(UpgradeRun, cert_names.NamesRun):
     its manifest since the oldest one that is known.
 
     components: kubelet or kube-proxy -> its configuration, if that is what is asked for. dns: what of CoreDNS is: its Corefile, and the number
-    of its replicas. changes_images: whether the images of the addons may be others."""
+    of its replicas. changes_images: whether the images of the addons may be others. proxies: the HTTP proxies that this node is to have, if
+    that is what is asked for."""
 
     wish: changed_config.Wish
     changes: Mapping[str, Sequence[target.Changed]]
     components: Mapping[str, Configured] = field(default_factory=dict)
     dns: Mapping[str, str] = field(default_factory=dict)
     changes_images: bool = False
+    proxies: Optional[Mapping[str, str]] = None
 
 
 # ---- preflight
@@ -135,6 +137,11 @@ def check_end(ctx: ReconfigureRun) -> Outputs:
         return None  # the others follow what is stored, which is when it is confirmed
     left = [f"on control plane {name}: kb reconfigure node" for name in find_left(ctx)]
     left += [f"on node {name}: kb reconfigure node" for name in find_left_kubelets(ctx)]
+    if ctx.proxies is not None:
+        names = sorted(str(one["metadata"]["name"]) for one in ctx.api.list(api.path_of("Node")))
+        left += [
+            f"on node {name}: {ctx.command}, with the same flags" for name in names if name != ctx.config.node.name
+        ]
     return Results(remaining=left)
 
 

@@ -136,12 +136,16 @@ def _read_patches(host: Host, paths: Paths) -> str:
 def _read_proxy_env(host: Host, paths: Paths) -> dict[str, str]:
     """The proxies of this node's API server, and those of kb's own environment, which count more: whoever upgrades from a shell without
     them has not decided against them."""
+    return {**read_manifest_proxies(host, paths), **choose.read_proxy_env(host)}
+
+
+def read_manifest_proxies(host: Host, paths: Paths) -> dict[str, str]:
+    """The proxies of this node's API server; {} on a worker."""
     path = paths.manifest("kube-apiserver")
     pod: Mapping[str, Any] = load_mapping(host.read_text(path), str(path)) if host.exists(path) else {}
     own, *_ = [*containers_of_pod(pod), {}]
-    told = {
+    return {
         str(one["name"]): str(one["value"])
         for one in own.get("env") or ()
         if str(one.get("name", "")).lower().endswith("_proxy") and one.get("value")
     }
-    return {**told, **choose.read_proxy_env(host)}

@@ -190,7 +190,7 @@ def test_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: st
         took.append(time.monotonic() - began)
         assert FLAG in argv_of(node, "kube-apiserver")
         for later in nodes[index + 1 :]:
-            assert f"on control plane {later.name}: kb reconfigure node" in done.output
+            assert f"on control plane {later.name}: {RECONFIGURE} node" in done.output
         assert index < 2 or "still to be done" not in done.output
     print(
         f"one flag on three control planes: {sum(took):.1f} s ({', '.join(f'{one:.1f}' for one in took)})", flush=True
@@ -203,7 +203,7 @@ def test_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: st
         assert not [word for word in argv_of(node, "kube-apiserver") if "max-requests-inflight" in word]
 
     done = reconfigure(nodes[0], "kubelet --set maxPods=123")
-    assert f"on node {nodes[1].name}: kb reconfigure node" in done.output
+    assert f"on node {nodes[1].name}: {RECONFIGURE} node" in done.output
     for node in nodes[1:]:
         reconfigure(node, "node")
         assert read_configz(node)["maxPods"] == 123

@@ -98,7 +98,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     made.kubelets = []  # type: ignore[attr-defined]
     made.bad = ""  # type: ignore[attr-defined]
 
-    def start(run: Any, *, version: str, since: object, needs_ready: bool) -> float:
+    def start(run: Any, *, version: str, since: object, needs_ready: bool = True) -> float:
         text = run.host.read_text(run.paths.kubelet_config)
         made.kubelets.append(load_yaml(text))  # type: ignore[attr-defined]
         if made.bad and made.bad in text:  # type: ignore[attr-defined]
@@ -387,6 +387,56 @@ def test_a_node_takes_the_kubelets_stored_configuration(stage: Any) -> None:
     assert load_yaml(host.files[CONFIG_YAML].decode())["maxPods"] == 200
     assert not host.events
     assert "nothing to do" in done(host, "node").err
+
+
+# ---- proxies
+
+PROXY = "http://user:geheim99x@proxy.example.com:3128"
+DROP_IN = "/etc/systemd/system/kubelet.service.d/20-kb-proxy.conf"
+
+
+def add_node(host: Node, name: str, address: str) -> None:
+    status = {"addresses": [{"type": "InternalIP", "address": address}]}
+    host.cluster.objects[f"/api/v1/nodes/{name}"] = {"metadata": {"name": name}, "status": status}
+
+
+def test_proxies_of_pods_and_services(stage: Any) -> None:
+    host = make_node()
+    host.accepts = frozenset(("systemctl daemon-reload", "systemctl restart containerd"))
+    add_node(host, "cp1", "10.0.0.11")
+    add_node(host, "w1", "10.0.0.21")
+    ended = done(host, "proxy", "--set", f"HTTPS_PROXY={PROXY}", "--yes")
+    pod = load_yaml(host.files[f"{MANIFESTS}/kube-scheduler.yaml"].decode())
+    env = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
+    assert env["HTTPS_PROXY"] == PROXY
+    assert {"10.96.0.0/12", "10.244.0.0/16", "10.0.0.11", "10.0.0.21", ".svc"} <= set(env["NO_PROXY"].split(","))
+    for unit in ("kubelet", "containerd"):
+        text = host.files[f"/etc/systemd/system/{unit}.service.d/20-kb-proxy.conf"].decode()
+        assert f'Environment="HTTPS_PROXY={PROXY}"' in text
+    assert host.modes[DROP_IN] == 0o600
+    assert "run systemctl restart containerd" in host.changes
+    assert len(stage.kubelets) == 1
+    assert "on node w1: kb reconfigure proxy, with the same flags" in ended.out
+    said = (
+        ended.out
+        + ended.err
+        + "".join(
+            data.decode()
+            for path, data in host.files.items()
+            if path.startswith("/var/lib/kb/") and "swap/" not in path
+        )
+    )
+    assert "geheim99x" not in said
+    assert stored(host) == STORED
+
+    assert "nothing to do" in done(host, "proxy", "--set", f"HTTPS_PROXY={PROXY}", "--yes").err
+    done(host, "proxy", "--unset", "HTTPS_PROXY", "--yes")
+    assert load_yaml(host.files[f"{MANIFESTS}/kube-scheduler.yaml"].decode()) == load_yaml(TEXTS["kube-scheduler"])
+    assert "HTTPS_PROXY" not in host.files[DROP_IN].decode()
+
+
+def test_what_is_no_proxy(stage: Stage) -> None:
+    refused(make_node(), "proxy", "--set", "HTTPS_PROXY=proxy:3128", code="bad-setting")
 
 
 # ---- cut off
