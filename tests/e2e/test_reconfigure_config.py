@@ -31,7 +31,9 @@ def read_config(node: Node, name: str = "kubeadm-config", key: str = "ClusterCon
 
 
 def argv_of(node: Node, component: str) -> tuple[str, ...]:
-    return read_running(node)[component].argv
+    """The arguments of the container that runs; () while there is none."""
+    found = read_running(node).get(component)
+    return found.argv if found is not None else ()
 
 
 def read_configz(node: Node) -> dict[str, Any]:
