@@ -61,12 +61,18 @@ class Part:
         return self.trouble is None and not self.unproven
 
 
-def gate(api: Api, etcd_client: Optional[etcd.Etcd] = None) -> list[Part]:
-    """All parts of the cluster: whether the next node may be changed. Without `etcd_client`, etcd is left out.
+def gate(
+    api: Api,
+    etcd_client: Optional[etcd.Etcd] = None,
+    *,
+    renewed: Optional[Mapping[str, tuple[str, float]]] = None,
+) -> list[Part]:
+    """All parts of the cluster: whether the next node may be changed. Without `etcd_client`, etcd is left out. renewed: a result of
+    read_node_renewals of some seconds ago, which saves the wait for kubelets that have renewed their leases since.
 
     Raises Unreachable if the API server of `api` does not serve, ApiRefused if it rejects the identity.
     """
-    before, renewed = _read_renewals(api), _read_node_renewals(api)
+    before, renewed = _read_renewals(api), renewed or read_node_renewals(api)
     servers = probe_api_servers(api)
     members = probe_etcd(etcd_client) if etcd_client is not None else []
     leaders, admission = probe_leaders(api, before), probe_admission(api)
@@ -144,7 +150,7 @@ def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional
     )
 
 
-def _read_node_renewals(api: Api) -> dict[str, tuple[str, float]]:
+def read_node_renewals(api: Api) -> dict[str, tuple[str, float]]:
     """Node -> (renewTime, leaseDurationSeconds) of its kubelet's lease."""
     found = {}
     for lease in api.list(NODE_LEASES):
@@ -160,13 +166,13 @@ def probe_node_leases(
     api: Api, parts: Sequence[Part], *, before: Optional[Mapping[str, tuple[str, float]]] = None
 ) -> list[Part]:
     """`parts`, in which nodes that are well so far are in trouble if their kubelet does not renew its lease while kb watches: a node
-    stays Ready for 40 s after its machine is gone. before: an earlier result of _read_node_renewals, which saves most of the wait."""
-    earlier = dict(before if before is not None else _read_node_renewals(api))
+    stays Ready for 40 s after its machine is gone. before: an earlier result of read_node_renewals, which saves most of the wait."""
+    earlier = dict(before if before is not None else read_node_renewals(api))
     ready = [part.name for part in parts if part.kind == "node" and part.is_well and part.name in earlier]
     latest = dict(earlier)
 
     def have_all_moved() -> bool:
-        latest.update(_read_node_renewals(api))
+        latest.update(read_node_renewals(api))
         return all(latest[name] != earlier[name] for name in ready)
 
     pause = 1 if len(earlier) <= MANY else NODE_LEASE_MOVES_S

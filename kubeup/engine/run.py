@@ -196,6 +196,8 @@ class Found:
     """The files that control planes share, decrypted by preflight but not written yet."""
     programs_are_planned: bool = False
     """This is a dry run on a machine that still lacks the programs that the checks would call."""
+    renewals: Optional[Mapping[str, tuple[str, float]]] = None
+    """When each kubelet had renewed its lease as this node's API server came back: node -> (renewTime, leaseDurationSeconds)."""
     lagging: Optional[Sequence[str]] = None
     """The API servers whose certificates do not have the new endpoint's name yet."""
 

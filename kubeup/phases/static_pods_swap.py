@@ -464,6 +464,8 @@ def _find_surroundings(run: Run, *, before_stop: str = "", after_start: str = ""
         except KbError as error:
             lapse_min = drain_marks.LAPSE_S / 60
             run.report.warn(f"the load balancers spare this API server for up to {lapse_min:.0f} minutes more: {error}")
+        with contextlib.suppress(KbError):  # for the gate, which has its own look if this one fails
+            run.found.renewals = health.read_node_renewals(proof.own_api(run))
         try:
             if after_start:
                 _run_users(run, after_start, flag="--after-start")
@@ -525,7 +527,9 @@ def read_health(ctx: SwapRun, *, patience_s: float) -> list[health.Part]:
     parts: list[health.Part] = []
 
     def look() -> str:
-        parts[:] = health.gate(ctx.api, client)
+        # of the kubelets, each has renewed its lease in the ten seconds for which the swap has watched its pods
+        parts[:] = health.gate(ctx.api, client, renewed=ctx.found.renewals)
+        ctx.found.renewals = None
         return "; ".join(part.trouble.what for part in health.find_blockers(parts) if part.trouble is not None)
 
     def is_over(missing: str, elapsed: float) -> bool:

@@ -174,6 +174,13 @@ def test_leases_that_move_are_not_waited_for_and_those_of_nodes_in_trouble_do_no
     assert [part.is_well for part in parts] == [True, False] and cluster.ticks == 0
 
 
+def test_the_gate_does_not_wait_for_kubelets_that_have_renewed_since_an_earlier_look() -> None:
+    cluster = make_cluster()
+    began, earlier = cluster.ticks, {name: ("before that", 40.0) for name in ("cp1", "cp2")}
+    assert [part for part in health.gate(api_of(cluster), renewed=earlier) if part.trouble] == []
+    assert cluster.ticks - began < 5
+
+
 def test_a_node_without_a_lease_and_one_that_renews_rarely_are_not_proven() -> None:
     cluster = make_cluster(node("cp1"), node("w3"))
     cluster.answers_of[f"{SERVER}{NODE_LEASES}"] = (200, {"items": []})
