@@ -122,7 +122,7 @@ def with_try(
     if not lasts_s:
         return ctx
     cause = ""
-    if ctx.components or ctx.dns or not ctx.wish.is_of_pods:
+    if ctx.components or ctx.dns or ctx.changes_images or not ctx.wish.is_of_pods:
         cause = "what is tried are static pods; kubelet, kube-proxy and CoreDNS go back by themselves only where they do not come up"
     elif ctx.adds or ctx.drops:
         cause = "the names in a certificate do not go back with the static pods"

@@ -176,7 +176,7 @@ def test_leases_that_move_are_not_waited_for_and_those_of_nodes_in_trouble_do_no
 
 def test_the_gate_does_not_wait_for_kubelets_that_have_renewed_since_an_earlier_look() -> None:
     cluster = make_cluster()
-    began, earlier = cluster.ticks, {name: ("before that", 40.0) for name in ("cp1", "cp2")}
+    began, earlier = cluster.ticks, dict.fromkeys(("cp1", "cp2"), ("before that", 40.0))
     assert [part for part in health.gate(api_of(cluster), renewed=earlier) if part.trouble] == []
     assert cluster.ticks - began < 5
 
