@@ -70,6 +70,7 @@ def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     check_hand_edit(node)
     check_file(node)
     check_kubelet(node)
+    check_proxies(node)
     assert stored <= read_stored(node)
 
 
@@ -162,6 +163,23 @@ def check_kubelet(node: Node) -> None:
     node.wait_node_ready()
     reconfigure(node, "kubelet --unset maxPods --unset evictionHard.memory.available")
     before.check()
+
+
+def check_proxies(node: Node) -> None:
+    """Of the static pods, and of both services; and none of them any more."""
+    first = read_manifests(node)
+    began = time.monotonic()
+    reconfigure(node, "proxy --set HTTPS_PROXY=http://10.77.0.1:9")
+    print(f"proxies: {time.monotonic() - began:.1f} s", flush=True)
+    assert all("HTTPS_PROXY" in text for name, text in read_manifests(node).items() if name != "etcd")
+    for unit in ("kubelet", "containerd"):
+        environ = node.run(f"tr '\\0' '\\n' </proc/$(systemctl show -p MainPID --value {unit})/environ").stdout
+        assert "HTTPS_PROXY=http://10.77.0.1:9" in environ and node.address in environ, unit
+    node.wait_node_ready()
+    reconfigure(node, "proxy --unset https_proxy")
+    assert read_manifests(node) == first
+    for unit in ("kubelet", "containerd"):
+        assert "_PROXY" not in node.run(f"cat /proc/$(systemctl show -p MainPID --value {unit})/environ").stdout, unit
 
 
 # ---- killed in the middle
