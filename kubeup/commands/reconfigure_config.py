@@ -25,7 +25,7 @@ with lazily:
     from kubeup.doctor import node_files
     from kubeup.engine import run, step
     from kubeup.node import kubelet
-    from kubeup.phases import cert_names, reconfigure_config, reconfigure_kubelet
+    from kubeup.phases import cert_names, reconfigure_config, reconfigure_kubelet, reconfigure_proxy
     from kubeup.swap import store, try_record
     from kubeup.upgrade import changed_component, changed_config, node_config, proxies, target
 
@@ -296,6 +296,7 @@ def make_run(launch: Launch, node_state: State, *, ground: Ground) -> reconfigur
         wanted = _choose_proxies(ctx, wish, present=former.proxy_env)
         config = dataclasses.replace(config, proxy_env=wanted)
         ctx = dataclasses.replace(ctx, config=config, proxies=wanted)
+        reconfigure_proxy.render_files(ctx, wanted)  # refused before the swap, not after it
     if not ((wish.is_of_pods or wish.part == PROXY) and config.is_control_plane):
         return ctx
     asked = target.Asked(_asked_options(wish, former, config), prefers_new=True, older=older)

@@ -27,7 +27,7 @@ class ProxiedServices:
     """The runtime and the kubelet: they read their environment when they start, and need not be stopped before it changes."""
 
     runtime: str
-    name = "kubelet"
+    name = "services with proxies"
     places: tuple[Path, ...] = ()
 
     def is_running(self, run: ReconfigureRun) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import pytest
 
-from .lab.control_planes import KB, code_of
+from .lab.control_planes import IGNORE, KB, code_of, print_join
 from .lab.node import Node, wait_until
 from .lab.shell import Result
 from .lab.static_pods import COMPONENTS, list_left, manifest, read_manifests, read_running, read_stored
@@ -196,6 +196,32 @@ def test_killed_in_the_middle(make_node: MakeNode, kb_pyz: Path, k8s_version: st
     reconfigure(node, f"apiserver --set {FLAG[2:]}")
     assert FLAG in argv_of(node, "kube-apiserver") and "max-requests-inflight" in read_config(node)
     assert list_left(node) == []
+
+
+# ---- a worker
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_worker(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """It changes nothing of the cluster, and follows what is stored."""
+    cp1 = make_control_plane(make_node, kb_pyz, k8s_version)
+    w1 = make_node("w1", version=k8s_version)
+    w1.scp(kb_pyz, "/root/kb.pyz")
+    w1.run(f"{KB} {print_join(cp1)} {IGNORE}", timeout=600)
+    for words in ("apiserver --set v=4", "kubelet --set maxPods=123"):
+        refused = reconfigure(w1, words, check=False)
+        assert code_of(refused) == "not-a-control-plane" and "reconfigure node" in refused.output
+    done = reconfigure(cp1, "kubelet --set maxPods=123")
+    assert f"on node w1: {RECONFIGURE} node" in done.output
+    assert "nothing to do" not in reconfigure(w1, "node").output
+    seen = json.loads(cp1.kubectl("get --raw /api/v1/nodes/w1/proxy/configz"))["kubeletconfig"]
+    assert seen["maxPods"] == 123
+    assert "nothing to do" in reconfigure(w1, "node").output
+    assert "still to be done" not in reconfigure(cp1, "kubelet --set maxPods=123").output
+    reconfigure(w1, "proxy --set HTTP_PROXY=http://10.77.0.1:9")
+    assert "HTTP_PROXY=http://10.77.0.1:9" in w1.run("systemctl show -p Environment containerd").stdout
+    reconfigure(w1, "proxy --unset HTTP_PROXY")
+    assert "PROXY" not in w1.run("systemctl show -p Environment containerd").stdout
 
 
 # ---- three

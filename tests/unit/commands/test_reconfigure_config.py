@@ -435,6 +435,12 @@ def test_proxies_of_pods_and_services(stage: Any) -> None:
     assert "HTTPS_PROXY" not in host.files[DROP_IN].decode()
 
 
+def test_without_systemd_nothing_is_swapped(stage: Stage) -> None:
+    host = make_node()
+    host.dirs.remove("/run/systemd/system")
+    refused(host, "proxy", "--set", f"HTTPS_PROXY={PROXY}", "--yes", code="no-systemd")
+
+
 def test_what_is_no_proxy(stage: Stage) -> None:
     refused(make_node(), "proxy", "--set", "HTTPS_PROXY=proxy:3128", code="bad-setting")
 
