@@ -15,7 +15,8 @@ from kubeup.config.documents import parse_documents
 from kubeup.config.problems import Problems, shorten, suggest
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
-from kubeup.trouble import Trouble, advise
+from kubeup.trouble import Trouble
+from kubeup.upgrade import changed_config
 from kubeup.yaml_files import YAMLError, dump_yaml, load_mapping, load_yaml
 
 Document = Mapping[str, Any]
@@ -150,14 +151,7 @@ def check(before: Document, after: Document, *, kind: Kind, minor: int) -> None:
         for name, (why, way) in kind.fixed.items()
         if before.get(name) != after.get(name)
     ]
-    if fixed:
-        raise UsageError(
-            fixed[0].what,
-            cause=f"{fixed[0].cause}; nothing was changed",
-            remedy=fixed[0].remedy,
-            code="not-changeable",
-            details=[advise(one) for one in fixed[1:]],
-        )
+    changed_config.refuse(fixed)
     known = {(one.path, one.message) for one in _find_problems(before, kind=kind, minor=minor).items}
     found = _find_problems(after, kind=kind, minor=minor)
     found.items = [one for one in found.items if (one.path, one.message) not in known]

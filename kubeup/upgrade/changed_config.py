@@ -246,7 +246,11 @@ _FIXED_ARGS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 
 def refuse_fixed(before: types.ClusterConfiguration, after: types.ClusterConfiguration) -> None:
     """Raises UsageError (not-changeable), with everything that a running cluster cannot follow."""
-    found = list(find_fixed(before, after))
+    refuse(list(find_fixed(before, after)))
+
+
+def refuse(found: Sequence[Trouble]) -> None:
+    """Raises UsageError (not-changeable), unless there is nothing to say."""
     if found:
         raise UsageError(
             found[0].what,
