@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Optional
 
 
@@ -41,3 +42,11 @@ def port_of(endpoint: str, default: int = 0) -> int:
     """The port of a valid endpoint, or the default if it has none."""
     parts = split_host_port(endpoint)
     return parts[1] or default if parts else default
+
+
+def replace_address(text: str, old: str, *, new: str) -> str:
+    """The text with an IP address in place of another one, wherever that stands alone: not in a longer address, nor in a name."""
+    if not old or old == new:
+        return text
+    tail = r"(?![\w:])" if ":" in old else r"(?!\.?\w)"
+    return re.sub(rf"(?<![\w.:]){re.escape(old)}{tail}", new, text)

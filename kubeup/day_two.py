@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, load_balancer, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, load_balancer, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # A step shared with init and join.
@@ -79,6 +79,19 @@ RECONFIGURE = story(
         step("addon/coredns",         "The same with CoreDNS, its Corefile, and the number of its pods",                   reconfigure_addons.plan_coredns, live="cluster"),
         act("gate",                   "Check the whole cluster, and list the nodes that are left",                         reconfigure_config.GATE),
     ),
+)
+
+# kb readdress OLD NEW: the address of a control plane has changed. There, everything that names it follows; on the other nodes the same
+# command has them call the new one. What is replaced is kept.
+READDRESS = story(
+    act("preflight", "Check that the new address is there, certificates can be issued, and etcd's other members agree", readdress.CHECKS),
+    act("files",     "Issue certificates, write kubeconfigs and static pods with the new address, and start them",      readdress.MOVE),
+    control_planes_only(
+        step("upload-config/kubeadm", "Store the new address in the cluster's configuration, where it was the endpoint", readdress.plan_stored, live="cluster"),
+        step("cluster-info",          "Publish the new address for joining nodes, where it was the endpoint",            readdress.plan_cluster_info, live="cluster"),
+        step("kube-proxy",            "Point kube-proxy at the new address, where it was the endpoint, and restart it",  readdress.plan_kube_proxy, live="cluster"),
+    ),
+    act("ready",     "Watch that the node becomes Ready at its address, and list what is left to do elsewhere",         readdress.READY),
 )
 
 # kb upgrade apply VERSION: this control plane, and what the cluster stores, go to another version. Whatever differs of the static pods is
@@ -176,6 +189,7 @@ STORIES: Mapping[str, Story] = {
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
     "reconfigure": RECONFIGURE,
     "reconfigure-back": RECONFIGURE_BACK,
+    "readdress": READDRESS,
     "upgrade-apply": UPGRADE_APPLY,
     "upgrade-node": UPGRADE_NODE,
     "upgrade-rollback": UPGRADE_ROLLBACK,

@@ -23,6 +23,7 @@ _TABLES = {
     "RECONFIGURE_ENDPOINT": "## kb reconfigure endpoint",
     "RECONFIGURE_STATIC_PODS": "## kb reconfigure static-pods",
     "RECONFIGURE_BACK": "## kb reconfigure back",
+    "READDRESS": "## kb readdress",
     "CERTS_AUTO": "## kb certs auto on",
     "UPGRADE_APPLY": "## kb upgrade apply",
     "UPGRADE_NODE": "## kb upgrade node",

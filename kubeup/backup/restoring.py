@@ -7,13 +7,12 @@ by hand (an encryption configuration, an audit policy) is there again. Decides o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kubeup import releases
-from kubeup.addresses import join_host_port
+from kubeup.addresses import join_host_port, replace_address
 from kubeup.backup import node_content
 from kubeup.backup.archive import FILES, OBJECTS, SNAPSHOT, About, Backup, Entry, file_name
 from kubeup.cluster import objects
@@ -173,7 +172,7 @@ def _read_cluster(backup: Backup, *, place: Place) -> dict[str, Any]:
     found["kubernetesVersion"], found["certificatesDir"] = about.kubernetes, about.pki
     endpoint = str(found.get("controlPlaneEndpoint") or "")
     if about.address and place.address != about.address:
-        found["controlPlaneEndpoint"] = _replace_address(endpoint, former_place(about), new=place)
+        found["controlPlaneEndpoint"] = replace_address(endpoint, about.address, new=place.address)
     return found
 
 
@@ -258,14 +257,7 @@ def _replace_in(value: Any, *, old: Place, new: Place) -> Any:
         return {key: _replace_in(item, old=old, new=new) for key, item in value.items()}
     if isinstance(value, list):
         return [_replace_in(item, old=old, new=new) for item in value]
-    return _replace_address(value, old, new=new) if isinstance(value, str) else value
-
-
-def _replace_address(text: str, old: Place, *, new: Place) -> str:
-    if not old.address or old.address == new.address:
-        return text
-    tail = r"(?![\w:])" if ":" in old.address else r"(?!\.?\w)"
-    return re.sub(rf"(?<![\w.:]){re.escape(old.address)}{tail}", new.address, text)
+    return replace_address(value, old.address, new=new.address) if isinstance(value, str) else value
 
 
 # ---- the files

@@ -249,6 +249,10 @@ class Etcd:
         """Promote a learner to a voting member. Raises EtcdRefused while it has not caught up."""
         self._change("cluster/member/promote", {"ID": member.member_id})
 
+    def update(self, member: Member, *, peer_urls: Sequence[str]) -> None:
+        """Have the list name a member by other peer URLs. Raises EtcdRefused, Unreachable."""
+        self._change("cluster/member/update", {"ID": member.member_id, "peerURLs": list(peer_urls)})
+
     def remove(self, member: Member) -> None:
         """Remove a member. etcd refuses until its members have been connected for some seconds, so right after a join the request
         is retried for up to SETTLE_S. Raises EtcdRefused, Unreachable."""

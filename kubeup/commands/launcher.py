@@ -63,6 +63,7 @@ NEED_ROOT: Mapping[str, str] = {
     "reconfigure confirm": _CHANGES_FILES,
     "reconfigure back": _CHANGES_FILES,
     "reconfigure wait": _CHANGES_FILES,
+    "readdress": _CHANGES_FILES,
     "upgrade apply": _CHANGES_FILES,
     "upgrade node": _CHANGES_FILES,
     "upgrade rollback": _CHANGES_FILES,

@@ -53,6 +53,11 @@ def former_path(run: Run, name: str) -> Path:
     return _beside(run.paths, name, kind="former")
 
 
+def former_of(paths: Paths, name: str) -> Path:
+    """Where the manifest of a component is while it is out."""
+    return _beside(paths, name, kind="former")
+
+
 def next_path(run: Run, name: str) -> Path:
     return _beside(run.paths, name, kind="next")
 
