@@ -193,6 +193,7 @@ _OWN = frozenset(
         "load-balancer.json",
         "mirror",
         "pod-network.json",
+        "readdress",
         "records",
         "restore",
         "staging",

@@ -161,7 +161,7 @@ def _check_server(ctx: ReaddressRun) -> None:
         cause="its certificate is not signed by the cluster's CA"
         if shown
         else "the port is closed or silent; nothing was changed",
-        remedy=f"on that control plane first: {ctx.say_again()}; then here again",
+        remedy=f"on that control plane first: {ctx.say_again()}; then here",
         code="server-unreachable",
     )
 
@@ -212,7 +212,7 @@ def tell_members(ctx: ReaddressRun, client: etcd.Etcd, *, members: Sequence[etcd
             "etcd does not list this node's member",
             cause=f"none is called {ctx.config.node.name}, or has the address {ctx.old}: "
             + "; ".join(one.describe() for one in members),
-            remedy="join this node again: kb reset --force, then kb join --control-plane",
+            remedy="make this node a member anew: kb reset --force, then kb join --control-plane",
             code="etcd-member-unknown",
         )
     urls = tuple(replace_address(url, ctx.old, new=ctx.new) for url in own.peer_urls) or (wanted,)

@@ -81,6 +81,8 @@ TAKEN_BACK = {
         "phases/reset.py:_restart_runtime",
         "phases/reset.py:take_back_files",
         "phases/recovered_certs.py:restart_node",
+        "phases/readdress.py:_move_pods",
+        "phases/readdress.py:move",
         "phases/restart_pods.py:Restart",
         "phases/restore.py:move_aside",
         "phases/serve_mirror.py:follow_authority",
