@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeup.addresses import replace_address
 from kubeup.backup import restoring
 from kubeup.backup.archive import About, Backup, Member, content_of, file_name, render_archive
 from kubeup.backup.restoring import Place
@@ -92,11 +93,10 @@ def test_on_the_same_machine_a_pod_stays_but_for_lost_members() -> None:
 def test_an_address_is_replaced_wherever_it_stands(old: Any, new: Any) -> None:
     has = f"[{old}]" if old.version == 6 else str(old)
     wants = f"[{new}]" if new.version == 6 else str(new)
-    replace = restoring._replace_address
-    text = replace(f"https://{has}:2379,{old}", Place("a", str(old)), new=Place("b", str(new)))
+    text = replace_address(f"https://{has}:2379,{old}", str(old), new=str(new))
     if old.version == new.version:
         assert text == f"https://{wants}:2379,{new}"
-    assert replace(f"{old}7", Place("a", str(old)), new=Place("b", str(new))) == f"{old}7"
+    assert replace_address(f"{old}7", str(old), new=str(new)) == f"{old}7"
 
 
 def test_the_files_of_another_machine_and_of_the_same() -> None:
