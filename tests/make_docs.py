@@ -30,6 +30,7 @@ _TABLES = {
     "UPGRADE_ROLLBACK": "## kb upgrade rollback",
     "CERTS_ADD_SAN": "## kb certs add-san",
     "BACKUP_SCHEDULE": "## kb backup schedule",
+    "DRIFT_SCHEDULE": "## kb drift schedule",
     "RESTORE": "## kb restore",
     "RESET": "## kb reset",
 }
