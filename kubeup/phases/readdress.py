@@ -212,7 +212,7 @@ def tell_members(ctx: ReaddressRun, client: etcd.Etcd, *, members: Sequence[etcd
             "etcd does not list this node's member",
             cause=f"none is called {ctx.config.node.name}, or has the address {ctx.old}: "
             + "; ".join(one.describe() for one in members),
-            remedy="make this node a member anew: kb reset --force, then kb join --control-plane",
+            remedy="make this node a member anew: kb reset --force, then the words of: kb token create --print-join-command",
             code="etcd-member-unknown",
         )
     urls = tuple(replace_address(url, ctx.old, new=ctx.new) for url in own.peer_urls) or (wanted,)
