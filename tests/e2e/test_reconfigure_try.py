@@ -123,8 +123,8 @@ def test_a_reboot_in_between(make_node: MakeNode, kb_pyz: Path, k8s_version: str
     began = time.monotonic()
     node.stop(timeout_s=180)
     node.start()
-    took = wait_back(node, former, timeout_s=500)
-    assert time.monotonic() - began > 140 and took > 100, "it did not wait for what was left"
+    wait_back(node, former, timeout_s=500)
+    assert time.monotonic() - began > 140, "it did not wait for what was left"
 
 
 def test_kb_is_killed(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
