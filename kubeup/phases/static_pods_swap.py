@@ -34,7 +34,7 @@ with lazily:
     from kubeup.engine import records
     from kubeup.network import drain, drain_marks
     from kubeup.node import crictl, etcd_data, image_pulls, pod_trials, runtime, tried_pod
-    from kubeup.swap import manifests, order, proof, store, turn
+    from kubeup.swap import manifests, order, patience, proof, store, turn
     from kubeup.upgrade import target
 
 COMMAND = "kb reconfigure static-pods"
@@ -522,7 +522,8 @@ def foretell_swap(ctx: SwapRun) -> Outputs:
 
 def read_health(ctx: SwapRun, *, patience_s: float) -> list[health.Part]:
     """All parts of the cluster, once none is in trouble, or at the end of one's patience. What was away with an API server takes a moment
-    to come back: a controller-manager that could not renew its lease exits and starts again."""
+    to come back: a controller-manager that could not renew its lease exits and starts again. patience_s: on a machine that is not busy."""
+    longest_s = patience_s * patience.find_patience(ctx.host)
     client = proof.own_etcd(ctx) if "etcd" in _installed(ctx) else None
     parts: list[health.Part] = []
 
@@ -533,10 +534,10 @@ def read_health(ctx: SwapRun, *, patience_s: float) -> list[health.Part]:
         return "; ".join(part.trouble.what for part in health.find_blockers(parts) if part.trouble is not None)
 
     def is_over(missing: str, elapsed: float) -> bool:
-        ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=patience_s))
+        ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=longest_s))
         return False
 
-    watch(ctx.host, look, timeout_s=patience_s, is_over=is_over, poll_s=2.0)
+    watch(ctx.host, look, timeout_s=longest_s, is_over=is_over, poll_s=2.0)
     return parts
 
 

@@ -230,7 +230,7 @@ def _wait_until_gone(run: Run, uids: Iterable[str], *, names: Sequence[str], fre
         if living or fresh or not left:
             return living
         ended_at = run.host.monotonic() if ended_at is None else ended_at
-        if run.host.monotonic() - ended_at > STUCK_S * times and _restart_stuck(run, names):
+        if run.host.monotonic() - ended_at > STUCK_S and _restart_stuck(run, names):
             fresh.append(True)
             return ""
         return "the kubelet cleans up"

@@ -379,6 +379,23 @@ def test_a_cluster_gets_a_minute_to_be_well(stage: Stage) -> None:
     assert 30 < host.ticks - began < 35
 
 
+def test_a_cluster_on_a_busy_machine_gets_more_time_to_become_well(stage: Stage) -> None:
+    """A scheduler that could not renew its lease for minutes starts again only after minutes."""
+    host = make_control_plane()
+    host.files["/proc/loadavg"] = b"90.0 9 9 1/1 1"
+    stage.parts = [part("kube-scheduler", trouble=True)]
+    sleep = host.sleep
+
+    def heal(seconds: float) -> None:
+        sleep(seconds)
+        if host.ticks > 150:
+            stage.parts = []
+
+    host.sleep = heal  # type: ignore[method-assign]
+    check_cluster(make_swap_run(host, ALL))
+    assert host.ticks > 150
+
+
 def test_a_cluster_that_does_not_become_well_is_told_with_all_its_troubles(stage: Stage) -> None:
     host = make_control_plane()
     stage.parts = [part("cp2", trouble=True), part("cp3", trouble=True)]
