@@ -160,7 +160,8 @@ def test_a_change_by_hand(pair: tuple[Node, Node], minor: str) -> None:
 def test_a_plan_that_is_kept(pair: tuple[Node, Node], minor: str) -> None:
     cp1, _ = pair
     wanted = find_release(NEXT[minor]).version
-    cp1.run(f"python3 kb.pyz upgrade plan {wanted} --out /root/plan.json")
+    made = cp1.run(f"python3 kb.pyz upgrade plan {wanted} --out /root/plan.json", check=False)
+    assert made.code in (0, 3), made.output  # 3: an API of an earlier test still counts
     assert cp1.run("stat -c %a /root/plan.json").stdout.strip() == "600"
     kept = json.loads(cp1.read("/root/plan.json"))
     assert kept["seen"] == look(cp1, wanted)["seen"]
