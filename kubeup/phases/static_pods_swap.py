@@ -344,7 +344,7 @@ def swap_pods(ctx: SwapRun) -> Outputs:
     if not swap.pods:
         ctx.report.note("the static pods run with these manifests already")
         return None
-    around = _find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
+    around = find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
     with _turn(run, is_new=cut_off is None):
         swap = cut_off or _begin(ctx, run, swap=swap)
         work = order.Order(run, swap, around, lambda: record_files(run, map(run.paths.manifest, swap.names)))
@@ -370,7 +370,7 @@ def restart_server(ctx: Run) -> None:
     _pull_images(run, wanted)
     with _turn(run, is_new=True):
         swap = _begin(ctx, run, swap=wanted)
-        _tell_end(ctx, order.Order(run, swap, _find_surroundings(run)).carry_out())
+        _tell_end(ctx, order.Order(run, swap, find_surroundings(run)).carry_out())
 
 
 def _find_holder(ctx: SwapRun) -> Optional[turn.Held]:
@@ -449,7 +449,7 @@ def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
     return swap
 
 
-def _find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "") -> order.Surroundings:
+def find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "") -> order.Surroundings:
     def leave() -> None:
         if before_stop:
             _run_users(run, before_stop, flag="--before-stop")

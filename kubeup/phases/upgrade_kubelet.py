@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,8 +33,8 @@ with lazily:
     from kubeup.cluster import api, eviction, probes, upgrade_turn
     from kubeup.diagnosis import kubelet_trouble, log_lines
     from kubeup.engine import records
-    from kubeup.node import kubeconfig
-    from kubeup.swap import kubelet_view, store
+    from kubeup.node import containers, kubeconfig
+    from kubeup.swap import kubelet_view, order, proof, store
     from kubeup.upgrade import kept
 
 STEP = "kubelet"
@@ -170,7 +170,8 @@ class Change:
         try:
             if drains:
                 drain(self.run)
-            took_s = self._replace()
+            with spared(self.run, leaves_minor=upgrade_programs.leaves_minor(self.run, self.wanted)):
+                took_s = self._replace()
         except BaseException:
             with contextlib.suppress(KbError):  # its own failure must stay the one that is shown
                 eviction.uncordon(client, node)
@@ -214,6 +215,24 @@ class Change:
             code="kubelet-not-upgraded",
             details=error.details,
         ) from error
+
+
+@contextlib.contextmanager
+def spared(run: UpgradeRun, *, leaves_minor: bool) -> Iterator[None]:
+    """A control plane's API server is out of the load balancers meanwhile, and etcd's leadership away: a kubelet of another minor reckons
+    the UIDs of static pods anew, since its pods have other fields, and so starts all of them again (applyDefaults of
+    pkg/kubelet/config/common.go)."""
+    if not (run.config.is_control_plane and leaves_minor):
+        yield
+        return
+    around = static_pods_swap.find_surroundings(run, before_stop=run.before_stop, after_start=run.after_start)
+    around.leave()
+    if run.host.exists(run.paths.manifest("etcd")):
+        order.lead_away(run)
+    try:
+        yield
+    finally:
+        around.rejoin()
 
 
 def drain(run: UpgradeRun) -> None:
@@ -367,6 +386,7 @@ def start_and_watch(run: Run, *, version: str, since: datetime.datetime, needs_r
         poll_s=POLL_S,
     )
     _watch_on(run)
+    _wait_for_static_pods(run)
     return took_s
 
 
@@ -409,6 +429,30 @@ def _find_missing_pods(run: Run) -> str:
         return "it does not say which static pods it runs"
     missing = sorted(wanted - set(seen))
     return f"it has not read {', '.join(missing)}" if missing else ""
+
+
+def _wait_for_static_pods(run: Run) -> None:
+    """Wait until each static pod that the kubelet runs is the one that it has read, and works. Raises ClusterError (not-healthy)."""
+    names = [name for name in store.COMPONENTS if run.host.exists(run.paths.manifest(name))]
+    if not names or not run.config.is_control_plane:
+        return
+
+    def look() -> str:
+        read = kubelet_view.read_static_pods(run.host, run.paths, node_name=run.config.node.name) or {}
+        listed = containers.list_containers(run.host, run.config.node.cri_socket)
+        running = {(one.name, one.pod_uid) for one in listed if one.state == "running"}
+        stale = [name for name in names if name in read and (name, read[name]) not in running]
+        if stale:
+            return f"it starts {', '.join(stale)} again"
+        return next((f"{name}: {told}" for name in names if (told := proof.ask(run, name))), "")
+
+    def tell(missing: str, elapsed: float) -> bool:
+        run.report.waiting(say_round("static pods", missing, elapsed=elapsed, timeout_s=START_S))
+        return False
+
+    missing, elapsed = watch(run.host, look, timeout_s=START_S, is_over=tell, poll_s=1.0)
+    if missing:
+        raise _not_healthy(run, f"{missing} after {elapsed:.0f} s")
 
 
 def _watch_on(run: Run) -> None:

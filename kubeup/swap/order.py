@@ -165,7 +165,7 @@ class Order:
             return None
         self.around.leave()
         if "etcd" in names:
-            self._lead_away()
+            lead_away(self.run)
         began = self.run.host.monotonic()
         if SERVER in names:
             manifests.take_out(self.run, [SERVER])
@@ -206,19 +206,6 @@ class Order:
         data_dir = Path(self.swap.data_dir)
         if self.swap.data_dir and not etcd_data.has_copy(self.run.host, data_dir):
             etcd_data.copy_data(self.run.host, data_dir)
-
-    def _lead_away(self) -> None:
-        """Have another member lead etcd before this one stops, so that the others need no election (H5)."""
-        client = proof.own_etcd(self.run)
-        try:
-            members = client.list_members(is_sure=False)
-            own = proof.find_own_member(self.run, members)
-            leader = etcd_stop.lead_away(client, members, own=own) if own is not None else None
-        except KbError as error:
-            self.run.report.detail(f"etcd's leadership stays: {error}")
-            return
-        if leader is not None:
-            self.run.report.detail(f"etcd's leadership moved to {leader.name}")
 
     # ---- back
 
@@ -298,6 +285,20 @@ class Order:
                 )
                 continue
             proof.wait_until_works(self.run, pod.name, text=pod.former, known=known, timeout_s=timeout_s)
+
+
+def lead_away(run: Run) -> None:
+    """Have another member lead etcd before this one stops, so that the others need no election (H5)."""
+    client = proof.own_etcd(run)
+    try:
+        members = client.list_members(is_sure=False)
+        own = proof.find_own_member(run, members)
+        leader = etcd_stop.lead_away(client, members, own=own) if own is not None else None
+    except KbError as error:
+        run.report.detail(f"etcd's leadership stays: {error}")
+        return
+    if leader is not None:
+        run.report.detail(f"etcd's leadership moved to {leader.name}")
 
 
 def _say_unproven(one: proof.Leading) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Optional
 
 import pytest
@@ -18,10 +19,12 @@ from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import Argv, CommandResult, shown_argv
 from kubeup.machine.http import HttpResponse, Unreachable
-from kubeup.phases import upgrade_kubelet, upgrade_programs
+from kubeup.node import containers
+from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.releases import RELEASES
 from kubeup.report import Report
+from kubeup.swap import kubelet_view, order, proof
 from kubeup.upgrade import kept
 from tests.fake_drain import BUDGET, NODE, DrainedNode, api_of, make_pod, refuse
 from tests.fake_node import PATHS, make_config
@@ -342,6 +345,58 @@ def test_packages_that_a_killed_run_left_unheld_are_held_by_the_next() -> None:
     host.answers["apt-mark hold"] = lambda words: CommandResult(words, 0)
     upgrade_kubelet.change_kubelet(make_run(host, source="apt"))
     assert "apt-mark hold kubelet kubectl" in host.steps
+
+
+def as_control_plane(host: Worker) -> UpgradeRun:
+    run = begin(host)
+    for name in ("etcd", "kube-apiserver"):
+        host.files[str(PATHS.manifest(name))] = b"kind: Pod\n"
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, join=None))
+
+
+@pytest.mark.parametrize(
+    ("is_server", "leaves_minor", "is_spared"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_an_api_server_that_the_new_kubelet_starts_again_is_out_of_the_balancers_meanwhile(
+    is_server: bool, leaves_minor: bool, is_spared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For another minor, the kubelet reckons the UIDs of static pods anew."""
+    told: list[str] = []
+    around = order.Surroundings(lambda: False, lambda: told.append("leave"), lambda: told.append("rejoin"))
+    monkeypatch.setattr(static_pods_swap, "find_surroundings", lambda run, **more: around)
+    monkeypatch.setattr(order, "lead_away", lambda run: told.append("lead away"))
+    host = make_worker()
+    run = as_control_plane(host) if is_server else begin(host)
+    with pytest.raises(HostError), upgrade_kubelet.spared(run, leaves_minor=leaves_minor):
+        told.append("work")
+        raise HostError("x", cause="x", remedy="x", code="not-healthy")
+    assert told == (["leave", "lead away", "work", "rejoin"] if is_spared else ["work"])
+
+
+def test_static_pods_have_to_be_those_that_the_new_kubelet_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = as_control_plane(make_worker())
+    began = run.host.monotonic()
+
+    def is_over(after_s: float) -> bool:
+        return run.host.monotonic() - began > after_s
+
+    def list_running(host: Any, socket: str) -> list[Any]:
+        rows = {"etcd": "new", "kube-apiserver": "new" if is_over(5) else "old"}
+        return [SimpleNamespace(name=name, pod_uid=uid, state="running") for name, uid in rows.items()]
+
+    monkeypatch.setattr(
+        kubelet_view, "read_static_pods", lambda *args, **more: {"etcd": "new", "kube-apiserver": "new"}
+    )
+    monkeypatch.setattr(containers, "list_containers", list_running)
+    monkeypatch.setattr(
+        proof, "ask", lambda run, name: "" if is_over(9) or name == "etcd" else "/readyz answers HTTP 500"
+    )
+    upgrade_kubelet._wait_for_static_pods(run)
+    assert is_over(9) and not is_over(12)
+    monkeypatch.setattr(proof, "ask", lambda run, name: "/readyz answers HTTP 500")
+    with pytest.raises(ClusterError) as caught:
+        upgrade_kubelet._wait_for_static_pods(run)
+    assert "etcd: /readyz answers HTTP 500" in caught.value.cause
 
 
 def test_while_the_kubelet_is_replaced_the_node_says_so() -> None:
