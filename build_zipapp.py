@@ -433,7 +433,9 @@ class _WithoutTexts(ast.NodeTransformer):
 WITHOUT_BYTECODE = tuple(
     f"kubeup/{folder}/{name}"
     for folder, names in {
+        "airgap": ("bundle_write", "mirror_sync"),
         "backup": ("",),
+        "cli": ("completion",),
         "commands": (
             "adopt",
             "backup",
@@ -455,7 +457,18 @@ WITHOUT_BYTECODE = tuple(
         "cluster": ("etcd_snapshot", "etcd_upkeep", "eviction", "node_events", "upgrade_turn"),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "support_bundle"),
         "kubeadm": ("upgrade",),
-        "node": ("content_trials", "expired_certs", "file_trials", "image_program", "pod_trials", "tried_pod"),
+        "node": (
+            "content_trials",
+            "expired_certs",
+            "file_trials",
+            "former_certs",
+            "image_program",
+            "pod_trials",
+            "program_trials",
+            "renewal",
+            "torn_pairs",
+            "tried_pod",
+        ),
         "phases": ("recovered_", "upgrade_runtime"),
         "swap": ("etcd_return", "kubelet_view", "last_member", "manifests", "order", "proof", "recovery.", "turn"),
         "upgrade": (
