@@ -66,10 +66,8 @@ def test_the_only_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: 
     check_address(node, "cp1", NEW)
     (member,) = read_members(node)
     assert NEW in json.dumps(member) and old not in json.dumps(member)
-    left = node.run(
-        f"grep -rlF {old} /etc/kubernetes /var/lib/kubelet --include=*.yaml --include=*.conf --include=*.env",
-        check=False,
-    )
+    files = "/etc/kubernetes/*.conf /etc/kubernetes/manifests/*.yaml /var/lib/kubelet/*.yaml /var/lib/kubelet/*.env"
+    left = node.run(f"grep -lF {old} {files}", check=False)
     assert left.stdout == "", left.stdout
     for name in ("kube-public/cluster-info", "kube-system/kube-proxy", "kube-system/kubeadm-config"):
         space, _, one = name.partition("/")
