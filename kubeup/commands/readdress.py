@@ -35,9 +35,9 @@ def readdress(call: Invocation) -> int:
     """Have this node's files, and what the cluster stores, name the new address; or go on with that."""
     if call.flags.get("list"):
         return launcher.list_phases(call)
-    old, new = _parse(call)
     launch = Launch(call)
     launch.require_root()
+    old, new = _parse(call)
     with launch.locked(Paths()) as node_state:
         ctx = _make_run(launch, old, new=new)
         launcher.require_same_node(node_state, ctx.config, paths=ctx.paths)
