@@ -83,6 +83,7 @@ TAKEN_BACK = {
         "phases/recovered_certs.py:restart_node",
         "phases/readdress.py:_move_pods",
         "phases/readdress.py:move",
+        "phases/reconfigure_proxy.py:ProxiedServices",
         "phases/restart_pods.py:Restart",
         "phases/restore.py:move_aside",
         "phases/serve_mirror.py:follow_authority",
