@@ -48,6 +48,7 @@ LEFT_OUT = (
     "/etc/kubernetes/tmp",  # kubeadm's copies of etcd's data from before upgrades
     "/var/lib/kb/kb-rehearsal",  # what a rehearsal that was killed has left
     "/var/lib/kb/downloads",
+    "/var/lib/kb/drift",  # what was found where something was put back
     "/var/lib/kb/lock",
     "/var/lib/kb/mirror",  # images, from a bundle that is kept elsewhere
     "/var/lib/kb/readdress",  # files of a former address

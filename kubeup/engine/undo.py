@@ -189,6 +189,7 @@ _OWN = frozenset(
         "adopted-join.yaml",
         "backups",
         "downloads",
+        "drift",
         "former-certs",
         "load-balancer.json",
         "mirror",

@@ -158,3 +158,22 @@ def test_nothing_is_told_where_kubeadm_upgraded_another(make_node: MakeNode, kb_
     third.run(f"{KB} drift --accept --all")
     second.run(f"{KB} drift --fix --all --yes", timeout=300)
     assert [names_on(node) for node in nodes] == [[], [], []]
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_nothing_is_told_of_what_kb_reconfigured(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Each kind of change, and one on trial that is taken back."""
+    cp1 = make_node("cp1", version=k8s_version)
+    init(cp1, kb_pyz)
+    cp1.wait_pods_ready("kube-system")
+    for words in (
+        "scheduler --set v=3",
+        "kubelet --set maxPods=150",
+        "kube-proxy --set conntrack.tcpEstablishedTimeout=1h0m0s",
+        "coredns --set replicas=1",
+        "scheduler --set v=5 --try 10m",
+    ):
+        cp1.run(f"{KB} reconfigure {words} --yes", timeout=600)
+        assert names_on(cp1) == [], words
+    cp1.run(f"{KB} reconfigure back", timeout=300)
+    assert names_on(cp1) == []

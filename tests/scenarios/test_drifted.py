@@ -14,7 +14,7 @@ from kubeup.engine.records import record_programs
 from kubeup.paths import Paths
 from tests.fake_join import SYSTEM, Machine, Site
 
-from .scenario import run_adopt, run_control_plane_join, run_join, run_kb
+from .scenario import run_adopt, run_control_plane_join, run_join, run_kb, take_back
 
 PATHS = Paths()
 KUBELET_CONFIG = str(PATHS.kubelet_config)
@@ -317,6 +317,8 @@ def test_what_was_found_is_kept_when_it_is_put_back(site: Site) -> None:
     assert run_kb(first, "drift", "--fix", "--all").status == 0
     (kept,) = first.at(PATHS.state_dir / "drift").rglob("etc-sysctl.d-90-kb.conf")
     assert "net.ipv4.ip_forward = 0" in kept.read_text() and kept.stat().st_mode & 0o777 == 0o600
+    take_back(first)
+    assert not first.has("/var/lib/kb")
 
 
 @pytest.mark.parametrize("name", CASES)
