@@ -147,7 +147,7 @@ def show(launch: Launch, ground: Ground, *, looked: Looked, otherwise: str = "")
     """otherwise: what is said if there is no drift."""
     call, node = launch.call, ground.run.config.node.name
     if call.output != "text":
-        rows = [dataclasses.asdict(one) for one in looked.drift]
+        rows = [_describe(one) for one in looked.drift]
         names = list(dict.fromkeys(one.name for one in looked.accepted))
         call.print_value({"node": node, "drift": rows, "accepted": names, "notLooked": list(looked.missed)})
         return
@@ -167,6 +167,11 @@ def show(launch: Launch, ground: Ground, *, looked: Looked, otherwise: str = "")
     if first:
         call.tell(f"put it back: kb drift --fix {first}, or all that can be: kb drift --fix --all")
     call.tell(f"say that it is meant, and is not to be told again: kb drift --accept {names[0]}")
+
+
+def _describe(one: Drift) -> dict[str, Any]:
+    names = ("name", "where", "field", "recorded", "wanted", "found", "since", "by", "remedy")
+    return {**{name: getattr(one, name) for name in names}, "fixable": one.is_fixable, "ofCluster": one.is_of_cluster}
 
 
 def render(found: Sequence[Drift]) -> str:

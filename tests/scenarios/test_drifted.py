@@ -254,7 +254,7 @@ def test_a_change_is_told_with_what_was_recorded_and_what_is_wanted(site: Site) 
         "cluster.local",
         "other.local",
     )
-    assert row["where"] == KUBELET_CONFIG and row["since"].endswith("Z") and row["is_fixable"]
+    assert row["where"] == KUBELET_CONFIG and row["since"].endswith("Z") and row["fixable"]
     told = run_kb(first, "drift")
     assert told.status == 1 and "1 drifted on node cp1: kubelet/config.yaml" in told.out
 
