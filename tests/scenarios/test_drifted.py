@@ -10,7 +10,8 @@ from typing import Any, Callable
 
 import pytest
 
-from kubeup.engine.records import record_programs
+from kubeup.engine.records import load_records, record_programs
+from kubeup.network import load_balancer
 from kubeup.paths import Paths
 from tests.fake_join import SYSTEM, Machine, Site
 
@@ -175,6 +176,19 @@ def test_a_kubelet_that_another_tool_replaced_is_told(site: Site) -> None:
     assert names_on(first) == []
     first.put(path, "another", mode=0o755)
     assert names_on(first) == ["package/kubelet"]
+
+
+def test_the_keeper_of_the_load_balancer_may_follow_the_api_servers(site: Site) -> None:
+    first, path = site.machine("cp1"), load_balancer.config_path(PATHS)
+    settings = load_balancer.Settings("api.example.org:7443", 10300, "unix:///run/containerd/containerd.sock")
+    first.put(str(path), load_balancer.render_config(settings, ["10.0.0.11:6443"]))
+    kept = load_records(first, PATHS.records)
+    kept.put("init/load-balancer/local", {str(path): {"content": first.text(str(path))}})
+    kept.save()
+    first.put(str(path), load_balancer.render_config(settings, ["10.0.0.11:6443", "10.0.0.12:6443"]))
+    assert names_on(first) == []
+    edit(first, str(path), "timeout connect 1s", "timeout connect 9s")
+    assert names_on(first) == ["file/etc/kubernetes/kb-load-balancer/haproxy.cfg"]
 
 
 # ---- what somebody changed
