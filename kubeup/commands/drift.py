@@ -22,6 +22,7 @@ with lazily:
     from kubeup.engine import records, run
     from kubeup.machine import dry_run
     from kubeup.phases import static_pods_swap
+    from kubeup.swap import store
     from kubeup.upgrade import node_config
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def _check_words(call: Invocation) -> None:
 
 def find_ground(launch: Launch, node_state: State) -> tuple[Ground, tuple[str, ...]]:
     """This node, and what its cluster stores; why the cluster is not looked at, in words. Raises HostError: not-a-node, swap-cut-off."""
-    launch.refuse_cut_off(Paths())
+    cut_off = store.load_cut_off(launch.local, Paths())
+    if cut_off is not None:  # a change on trial may be looked at; pods that are half swapped would all be told
+        raise launcher.swap_cut_off(cut_off)
     local = dry_run.DryRunHost(launch.local, waits=True)
     patient = node_files.read_patient(local, Paths())
     require_node(patient)
