@@ -81,6 +81,26 @@ def test_two_minors_in_a_row(make_node: MakeNode, kb_pyz: Path) -> None:
     assert f"kube-proxy:{version}" in images
 
 
+@pytest.mark.k8s_versions("1.33")
+def test_etcd_goes_from_3_5_to_3_6(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """First etcd alone goes to the patch that 3.6 may follow, in the words of the plan's remedy; then everything to 1.34."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    stored = read_stored(node)
+    edit_config(node, "s/^      local:$/      local:\\n        imageTag: 3.5.32-0/")
+    before = read_manifests(node)
+    upgrade(node, f"{APPLY} {find_release(k8s_version).version}")
+    assert "etcd:3.5.32-0" in read_manifests(node)["etcd"]
+    assert {name for name, text in read_manifests(node).items() if before[name] != text} == {"etcd"}
+    edit_config(node, "/imageTag: 3.5.32-0/d")
+    version = offer(node, "1.34")
+    start_health_log(node)
+    took_s = upgrade(node, f"{APPLY} {version}")
+    print(f"{version}: {took_s:.1f} s, away for {read_outages(node)}", flush=True)
+    check_version(node, version)
+    assert "etcd:3.6." in read_manifests(node)["etcd"]
+    assert stored <= read_stored(node)
+
+
 def test_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     nodes = make_three(make_node, kb_pyz, k8s_version)
     stored = read_stored(nodes[0])

@@ -50,6 +50,7 @@ class Minor:
 
 
 MINORS = {
+    "1.33": Minor(etcd=("3.5.24-0", "3.5.32-0"), coredns="v1.12.0", pause="3.10", containerd="1.6"),
     "1.34": Minor(etcd=("3.6.4-0", "3.6.5-0", "3.6.6-0"), coredns="v1.12.1", pause="3.10.1", containerd="1.6"),
     "1.35": Minor(etcd=("3.6.6-0",), coredns="v1.13.1", pause="3.10.1", containerd="1.6"),
     "1.36": Minor(etcd=("3.6.8-0",), coredns="v1.14.2", pause="3.10.2", containerd="2.1"),
