@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
+from typing import Optional
 
 from kubeup.addresses import host_of
 from kubeup.cluster import api as kubeapi
@@ -27,9 +28,11 @@ def read_documents(host: Host, access: Access, *, timeouts: Timeouts) -> Cluster
     access = with_reachable_server(host, access)
     api = kubeapi.Api(host, access.identity, retry_s=timeouts.kubernetes_api_call_s)
     try:
-        try_mark.refuse_elsewhere(api, node="")
-        cluster_text = _read_key(api, "kubeadm-config", key="ClusterConfiguration")
-        kubelet_text = _read_key(api, "kubelet-config", key="kubelet")
+        kubeadm_config = api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", namespace=objects.SYSTEM))
+        try_mark.refuse_marked(kubeadm_config, now=host.now(), node="")
+        cluster_text = _key_of(kubeadm_config, "kubeadm-config", key="ClusterConfiguration")
+        kubelet_config = api.get(kubeapi.path_of("ConfigMap", "kubelet-config", namespace=objects.SYSTEM))
+        kubelet_text = _key_of(kubelet_config, "kubelet-config", key="kubelet")
         network, balancer = objects.read_pod_network(api), objects.read_load_balancer(api)
         found = ClusterDocuments(cluster_text, kubelet_text, network, balancer)
         if not balancer.is_local:
@@ -82,8 +85,8 @@ def _token_refused(access: Access) -> ClusterError:
     )
 
 
-def _read_key(api: kubeapi.Api, name: str, *, key: str) -> str:
-    text = objects.read_config_key(api, name, key=key)
+def _key_of(config_map: Optional[kubeapi.Object], name: str, *, key: str) -> str:
+    text = str(((config_map or {}).get("data") or {}).get(key) or "")
     if not text:
         raise ClusterError(
             f"the cluster has no ConfigMap kube-system/{name} with a key {key}",

@@ -53,12 +53,16 @@ def remove(api: Api, node: str) -> None:
 def refuse_elsewhere(api: Api, *, node: str) -> None:
     """Raises ClusterError (try-elsewhere) if a control plane other than `node` tries a change; ApiRefused but for 403, Unreachable."""
     try:
-        mark = parse_mark(api.get(_PATH))
+        refuse_marked(api.get(_PATH), now=api.host.now(), node=node)
     except ApiRefused as error:
         if error.http_status != 403:
             raise
-        return
-    if mark is None or mark.node == node or api.host.now() > mark.ends + LAPSE:
+
+
+def refuse_marked(config_map: Optional[dict[str, Any]], *, now: datetime.datetime, node: str) -> None:
+    """The same for who has read ConfigMap kubeadm-config."""
+    mark = parse_mark(config_map)
+    if mark is None or mark.node == node or now > mark.ends + LAPSE:
         return
     raise ClusterError(
         f"control plane {mark.node} is trying a change",

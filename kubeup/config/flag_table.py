@@ -150,8 +150,8 @@ FLAGS: tuple[Flag, ...] = (
          of=("restore",), added_to=(*INIT, *JOIN), sets=("KbConfiguration.airGapped",)),
     Flag("soak", "Time to watch the control plane before calling it ready, 0 to skip (default 10s)", metavar="DURATION",
          added_to=(*INIT, *JOIN), sets=("KbConfiguration.soak",)),
-    Flag("fix", "Fix containerd's configuration where it is wrong (with a backup), and restart it", takes="flag",
-         of=("restore",), added_to=(*INIT, *JOIN), sets=("KbConfiguration.runtime.fix",)),
+    Flag("fix", "Put right what is wrong: containerd's configuration (with a backup), or what is named", takes="flag",
+         of=("restore", "drift"), added_to=(*INIT, *JOIN), sets=("KbConfiguration.runtime.fix",)),
     # Single phases
     Flag("apiserver-extra-args", "Additional flags of the API server, as a=b,c=d", metavar="ARGS", of=("init phase",),
          sets=("ClusterConfiguration.apiServer.extraArgs",)),
@@ -208,7 +208,6 @@ FLAGS: tuple[Flag, ...] = (
          of=("etcd recover",)),
     Flag("known", "How far another member is: the entry that it ends at, or the folder of its data", takes="list",
          metavar="MEMBER=INDEX|FOLDER", of=("etcd recover",)),
-    Flag("fix", "Put back what is named", takes="flag", of=("drift",)),
     Flag("accept", "Say that what is named is meant, and is not to be told again", takes="flag", of=("drift",)),
     Flag("all", "Everything that drifted, of --fix or --accept", takes="flag", of=("drift",)),
     Flag("yes", "Do not ask for consent to an outage", takes="flag", short="y",

@@ -46,17 +46,30 @@ def wait_for_control_plane(ctx: Run) -> Outputs:
 
 
 def wait_for_controllers(ctx: Run) -> Outputs:
-    """Wait for the API server to serve the admin, then for the controller-manager and the scheduler. Meanwhile create the service
-    accounts that the controllers need.
+    """Wait for the controller-manager and the scheduler, and for the API server to serve the admin.
 
     Raises ClusterError (not-healthy).
     """
-    if _find_super_admin(ctx) == ctx.api.identity:
-        ctx.api.become(_read_identity(ctx, ctx.paths.admin_conf))
-    _wait_for_components(ctx, ("kube-apiserver",))
+    _wait_for_admin(ctx)
+    _wait_for_components(ctx, ("kube-controller-manager", "kube-scheduler"))
+    return None
+
+
+def wait_for_first_controllers(ctx: Run) -> Outputs:
+    """The same on a new cluster. While the controllers start, create the service accounts that they need.
+
+    Raises ClusterError (not-healthy).
+    """
+    _wait_for_admin(ctx)
     objects.create_controllers_accounts(ctx.api)
     _wait_for_components(ctx, ("kube-controller-manager", "kube-scheduler"))
     return None
+
+
+def _wait_for_admin(ctx: Run) -> None:
+    if _find_super_admin(ctx) == ctx.api.identity:
+        ctx.api.become(_read_identity(ctx, ctx.paths.admin_conf))
+    _wait_for_components(ctx, ("kube-apiserver",))
 
 
 def _find_super_admin(ctx: Run) -> Optional[api.Identity]:
@@ -141,4 +154,4 @@ def control_plane_is_healthy(ctx: Run) -> bool:
 
 
 APISERVER = Act(do=wait_for_control_plane, probe=apiserver_is_healthy, live="cluster")
-CONTROLLERS = Act(do=wait_for_controllers, probe=control_plane_is_healthy, live="cluster")
+CONTROLLERS = Act(do=wait_for_first_controllers, probe=control_plane_is_healthy, live="cluster")
