@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup.commands import backup, launcher
+from kubeup.commands import backup, launcher, timers
 from kubeup.commands.launcher import Launch
 from kubeup.engine.step import Phase
 from kubeup.errors import HostError, KbError, UsageError
@@ -79,12 +79,7 @@ def _no_timers(wanted: schedule.Schedule) -> HostError:
     is_folder = wanted.to.startswith("/")
     parts = [when, sys.executable, str(program), "backup", "-o", f"{wanted.to}/{name}" if is_folder else "-", *words]
     line = " ".join(parts) + ("" if is_folder else f" | PROGRAM, one that sends its input to {wanted.to}/{name}")
-    return HostError(
-        "no timer can run here",
-        cause="systemd does not run this machine",
-        remedy=f"have cron do it, by a line in root's crontab: {line}",
-        code="no-systemd",
-    )
+    return timers.no_timers(line)
 
 
 # ---- on, off, status

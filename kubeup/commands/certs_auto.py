@@ -6,11 +6,10 @@ What the timer did is in its journal, and in an Event of this node. kubeadm has 
 from __future__ import annotations
 
 import contextlib
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubeup.commands import certs, launcher
+from kubeup.commands import certs, launcher, timers
 from kubeup.commands.launcher import Launch
 from kubeup.engine.step import Phase
 from kubeup.errors import HostError, KbError, UsageError
@@ -20,7 +19,6 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.doctor import node_files
-    from kubeup.machine import own_copy
     from kubeup.phases import auto_renewal
     from kubeup.upgrade import kept
 
@@ -28,21 +26,13 @@ if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.doctor.node_files import Patient
 
-_VERBS = ("on", "off", "status", "run")
 _LOCK_PATIENCE_S = 900.0
 """How long another kb may work on this node before the timer's run gives up."""
 
 
 def certs_auto(call: Invocation) -> int:
     """Run `kb certs auto on|off|status`, or `run` for the timer."""
-    verb = call.words[0] if len(call.words) == 1 else ""
-    if verb not in _VERBS:
-        raise UsageError(
-            f"kb certs auto {' '.join(call.words)}".rstrip(),
-            cause="it takes one word: on, off, status or run",
-            remedy="see how it stands: kb certs auto status",
-            code="usage",
-        )
+    verb = timers.read_verb(call)
     launch = Launch(call)
     if verb != "status":
         launch.require_root()
@@ -56,18 +46,8 @@ def certs_auto(call: Invocation) -> int:
             )
         return _run_now(launch)
     if not auto_renewal.has_timers(launch.local):
-        raise _no_timers()
+        raise timers.no_timers(timers.say_own_line("17 3 * * *", "certs auto run"))
     return _show(launch) if verb == "status" else _switch(launch, is_on=verb == "on")
-
-
-def _no_timers() -> HostError:
-    program = own_copy.find_running_pyz() or "kb.py"
-    return HostError(
-        "no timer can run here",
-        cause="systemd does not run this machine",
-        remedy=f"have cron do it, by a line in root's crontab: 17 3 * * * {sys.executable} {program} certs auto run",
-        code="no-systemd",
-    )
 
 
 # ---- on, off, status

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from kubeup.commands import drift, launcher
+from kubeup.commands import drift, launcher, timers
 from kubeup.commands.launcher import Launch
 from kubeup.engine.step import Phase
-from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
     from kubeup.doctor import node_files
-    from kubeup.machine import own_copy
     from kubeup.phases import auto_renewal, drift_timer
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
 
-_VERBS = ("on", "off", "status", "run")
 _NAMED = 10
 """How many names an Event has."""
 
 
 def drift_schedule(call: Invocation) -> int:
     """Run `kb drift schedule on|off|status`, or `run` for the timer."""
-    verb = call.words[0] if len(call.words) == 1 else ""
-    if verb not in _VERBS:
-        raise UsageError(
-            f"kb drift schedule {' '.join(call.words)}".rstrip(),
-            cause="it takes one word: on, off, status or run",
-            remedy="see how it stands: kb drift schedule status",
-            code="usage",
-        )
+    verb = timers.read_verb(call)
     launch = Launch(call)
     launch.require_root()
     if verb == "run":
         return _run_now(launch)
     if not auto_renewal.has_timers(launch.local):
-        raise _no_timers()
+        raise timers.no_timers(timers.say_own_line("17 4 * * *", "drift schedule run"))
     if verb == "status":
         is_on = launch.local.exists(Paths().systemd / drift_timer.TIMER)
         if call.output != "text":
@@ -49,16 +38,6 @@ def drift_schedule(call: Invocation) -> int:
             call.print(f"the daily look for drift is {'on' if is_on else 'off'}")
         return 0
     return _switch(launch, is_on=verb == "on")
-
-
-def _no_timers() -> HostError:
-    program = own_copy.find_running_pyz() or "kb.py"
-    return HostError(
-        "no timer can run here",
-        cause="systemd does not run this machine",
-        remedy=f"have cron do it, by a line in root's crontab: 17 4 * * * {sys.executable} {program} drift schedule run",
-        code="no-systemd",
-    )
 
 
 def _switch(launch: Launch, *, is_on: bool) -> int:
