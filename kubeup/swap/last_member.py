@@ -35,6 +35,8 @@ QUORUM_READ_S = 5
 """After how long an API server gives up a read from its etcd, and says so: longer than members take to elect a leader."""
 TRIES = 3
 """How often in a row such a read has to fail before an API server counts as one without a quorum."""
+DOUBT_S = 45.0
+"""For how long an API server is asked again that leaves in doubt whether it has a quorum."""
 _AWAY = ("route", "unreachable", "host is down")
 
 
@@ -254,7 +256,20 @@ def find_living_server(run: Run) -> Optional[Answering]:
     """The API server that this node's kubeconfigs lead to, if it is ready and reads from etcd by a quorum, or if that is in doubt; None if
     none answers so. The addresses in a member list that is old lead nowhere; a load balancer leads to the members of today.
 
-    /readyz alone proves nothing: its check of etcd can be left out, and this machine's own API server may answer through the balancer."""
+    /readyz alone proves nothing: its check of etcd can be left out, and this machine's own API server may answer through the balancer.
+    One without a quorum is ended by its kubelet now and then, which cuts connections: what is in doubt is asked again for a while."""
+    found: Optional[Answering] = None
+
+    def look() -> str:
+        nonlocal found
+        found = _look_for_living_server(run)
+        return found.doubt if found is not None else ""
+
+    watch(run.host, look, timeout_s=DOUBT_S, poll_s=2.0)
+    return found
+
+
+def _look_for_living_server(run: Run) -> Optional[Answering]:
     own = kubeconfig.local_url(run.config)
     doubtful: dict[str, Answering] = {}
     without_quorum = set()
