@@ -120,6 +120,7 @@ INIT = story(
     step("addon/kube-proxy", "Install kube-proxy, which makes Services reachable", addons.plan_kube_proxy),
     #    Everything so far needed only the API server; from here on the controllers have to be running.
     act("wait-control-plane/controllers", "Wait until the controller-manager and the scheduler are healthy", wait_control_plane.CONTROLLERS),
+    #    This restarts the kubelet, so it comes where it delays nothing: the node waits for its podCIDR anyway (docs/adr/0009).
     step("kubelet-finalize/enable-client-cert-rotation", "Let the kubelet renew its own certificate", kubelet_start.plan_client_cert_rotation),
     step("load-balancer/keeper",          "Follow API servers as they come and go, and let joining nodes do so too", load_balancer.plan_shared_keeper, live="cluster"),
     step("pod-network",                   "Give pods a network: addresses on this node, routes to the others", node_network.plan_pod_network, live="cluster"),

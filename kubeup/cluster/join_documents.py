@@ -86,7 +86,7 @@ def _token_refused(access: Access) -> ClusterError:
 
 
 def _key_of(config_map: Optional[kubeapi.Object], name: str, *, key: str) -> str:
-    text = str(((config_map or {}).get("data") or {}).get(key) or "")
+    text = objects.value_of(config_map, key)
     if not text:
         raise ClusterError(
             f"the cluster has no ConfigMap kube-system/{name} with a key {key}",

@@ -199,8 +199,12 @@ def has_objects(api: Api, objects: Iterable[Object]) -> bool:
 
 def read_config_key(api: Api, name: str, *, key: str) -> str:
     """The value of a key of a ConfigMap in kube-system; "" if it is missing."""
-    found = api.get(path_of("ConfigMap", name, namespace=SYSTEM)) or {}
-    return str((found.get("data") or {}).get(key) or "")
+    return value_of(api.get(path_of("ConfigMap", name, namespace=SYSTEM)), key)
+
+
+def value_of(config_map: Optional[Object], key: str) -> str:
+    """The value of a key of a ConfigMap that was read; "" if it, or the ConfigMap, is missing."""
+    return str(((config_map or {}).get("data") or {}).get(key) or "")
 
 
 def read_pod_network(api: Api) -> PodNetwork:

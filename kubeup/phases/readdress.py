@@ -366,8 +366,8 @@ def plan_stored(run: ReaddressRun) -> Plan:
 
 def plan_cluster_info(run: ReaddressRun) -> Plan:
     """The server that joining nodes are told to call."""
-    found = run.api.get(api.path_of("ConfigMap", "cluster-info", namespace=objects.PUBLIC)) or {}
-    text = str((found.get("data") or {}).get("kubeconfig") or "")
+    found = run.api.get(api.path_of("ConfigMap", "cluster-info", namespace=objects.PUBLIC))
+    text = objects.value_of(found, "kubeconfig")
     if not run.is_own or _moved(run, text) == text:
         return Plan()
     return Plan(_patched("cluster-info", objects.PUBLIC, {"kubeconfig": _moved(run, text)}))
@@ -375,8 +375,7 @@ def plan_cluster_info(run: ReaddressRun) -> Plan:
 
 def plan_kube_proxy(run: ReaddressRun) -> Plan:
     """The server that kube-proxy of every node calls; its pods start again."""
-    found = run.api.get(api.path_of("ConfigMap", "kube-proxy", namespace=objects.SYSTEM)) or {}
-    text = str((found.get("data") or {}).get("kubeconfig.conf") or "")
+    text = objects.read_config_key(run.api, "kube-proxy", key="kubeconfig.conf")
     restarted = RestartedPods("pods of kube-proxy", api.path_of("DaemonSet", "kube-proxy", namespace=objects.SYSTEM))
     if not run.is_own or not text:
         return Plan()

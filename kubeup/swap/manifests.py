@@ -50,7 +50,7 @@ LOOK_EVERY_S = 2.0
 
 
 def former_path(run: Run, name: str) -> Path:
-    return _beside(run.paths, name, kind="former")
+    return former_of(run.paths, name)
 
 
 def former_of(paths: Paths, name: str) -> Path:
