@@ -213,7 +213,8 @@ class Launch:
         if name != _RUNTIME and self.local.is_dir(paths.upgrade_runtime):
             self._refuse_cut_off_runtime(paths)
         cut_off = store.load_cut_off(self.local, paths)
-        if cut_off is None or name not in CONTINUE_SWAPS:
+        may_go_on = cut_off is not None or bool(self.call.flags.get("try"))  # the same trial again: its preflight tells
+        if not (may_go_on and name in CONTINUE_SWAPS):
             self.refuse_tried(paths)
         if name in CONTINUE_SWAPS:
             return

@@ -62,9 +62,9 @@ def _reconfigure(call: Invocation) -> int:
     with launch.locked(Paths()) as node_state:
         if not wish.is_empty and wish.part != PROXY and store.load_cut_off(launch.local, Paths()) is None:
             _refuse_worker(launch)
-        continue_swap(launch, node_state, wish=wish)
-        if try_record.load_pending(launch.local, Paths()) is not None:  # what is stored follows when it is confirmed
-            return 0
+        is_continued = continue_swap(launch, node_state, wish=wish)
+        if is_continued and try_record.load_pending(launch.local, Paths()) is not None:
+            return 0  # what is stored follows when it is confirmed
         ground = look(launch, wish, found=found)
         ctx = with_try(call, make_run(launch, node_state, ground=ground), ground=ground)
         shown = [] if launch.is_dry and call.output == "text" else list(_render_differences(ctx))
@@ -140,13 +140,14 @@ def with_try(
 # ---- a swap that was cut off
 
 
-def continue_swap(launch: Launch, node_state: State, *, wish: Wish) -> None:
-    """End the swap of the same command that was cut off, with what lies on the disk: until then this node's API server may be out.
+def continue_swap(launch: Launch, node_state: State, *, wish: Wish) -> bool:
+    """End the swap of the same command that was cut off, with what lies on the disk: until then this node's API server may be out. Returns
+    whether there was one.
 
     Raises HostError (swap-cut-off) if another command began it, and KbError from the swap."""
     cut_off = store.load_cut_off(launch.local, Paths())
     if cut_off is None:
-        return
+        return False
     call = launch.call
     phase = next(one for one in call.command.phases if one.name == SWAP)
     entry = node_state.phases.get(f"{call.command.workflow}/{SWAP}")
@@ -160,6 +161,7 @@ def continue_swap(launch: Launch, node_state: State, *, wish: Wish) -> None:
     base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
     ctx = _as_run(call, base, wish=wish, texts=texts)
     launch.work(ctx, node_state, phases=(phase,))
+    return True
 
 
 # ---- this node, as it is and as it is to be

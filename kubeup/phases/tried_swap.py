@@ -75,7 +75,10 @@ STAYS: Mapping[str, Mapping[str, str]] = {
 
 def check_tried(ctx: SwapRun) -> Outputs:
     """The checks of any swap, and before them whether going back would undo the change. Raises HostError: try-unsafe, no-systemd, and those of
-    check_swap."""
+    check_swap; ClusterError (try-pending) if another change is being tried here."""
+    one = try_record.load_pending(ctx.host, ctx.paths)
+    if one is not None and store.load_cut_off(ctx.host, ctx.paths) is None and not _is_same(ctx, one):
+        raise pending(one)
     if ctx.try_s:
         if services.find(ctx.host) is not services.SYSTEMD:
             raise HostError(
@@ -86,6 +89,12 @@ def check_tried(ctx: SwapRun) -> Outputs:
             )
         refuse_lasting(static_pods_swap.plan_swap(ctx).pods)
     return static_pods_swap.check_swap(ctx)
+
+
+def _is_same(ctx: SwapRun, one: try_record.Try) -> bool:
+    """Whether this is the trial that waits already: it may have ended with an error because the cluster was not well, and is given again."""
+    is_waiting = bool(ctx.try_s) and one.status == try_record.WAITING and ctx.tried_config == one.config
+    return is_waiting and not static_pods_swap.plan_swap(ctx).pods
 
 
 def _name_manager(host: Host) -> str:
@@ -150,6 +159,8 @@ def swap_tried(ctx: SwapRun) -> Outputs:
         done = static_pods_swap.swap_pods(ctx)
         if one is not None and ctx.is_undo:
             end(run, status=try_record.BACK)
+        elif one is not None:
+            _tell_end(ctx, one)
         return done
     if one is None or cut_off is None:
         one = _begin(ctx, run, swap=swap)
@@ -162,10 +173,14 @@ def swap_tried(ctx: SwapRun) -> Outputs:
     one = try_record.set_end(run.host, dataclasses.replace(one, status=try_record.WAITING), in_s=one.lasts_s)
     try_record.save(run.host, run.paths, one=one)
     _mark(run, one)
+    _tell_end(ctx, one)
+    return done
+
+
+def _tell_end(ctx: Run, one: try_record.Try) -> None:
     ctx.report.note(
         f"this node goes back by itself at {one.ends} unless you run: {CONFIRM}; to go back at once: {BACK}"
     )
-    return done
 
 
 def _begin(ctx: SwapRun, run: SwapRun, *, swap: store.Swap) -> try_record.Try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kubeup.cluster import health
 from kubeup.commands import reconfigure_try
 from kubeup.errors import HostError
 from kubeup.machine import own_copy
@@ -18,6 +19,7 @@ from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import tried_swap
 from kubeup.swap import store, try_record
+from kubeup.trouble import Trouble
 from tests.fake_control_plane import (
     FORMER,
     MANIFESTS,
@@ -220,6 +222,26 @@ def test_the_same_again_is_nothing_to_try(host: ControlPlane) -> None:
     done(host, "reconfigure", "static-pods", *files(*ONE))
     begin(host)
     assert RECORD not in host.files and UNIT not in host.files
+
+
+def not_well() -> list[health.Part]:
+    trouble = Trouble("the scheduler's lease is not renewed", "it ended", "read its log")
+    return [health.Part("kube-scheduler", "kube-scheduler", trouble)]
+
+
+def test_the_same_command_goes_on_where_only_the_gate_failed(host: ControlPlane, stage: Stage) -> None:
+    stage.parts = not_well()
+    words = ("reconfigure", "static-pods", *files(*ONE), "--try", "5m")
+    failed = kb(host, *words)
+    assert "code:   cluster-not-well\n" in failed.err and "continue with the same command" in failed.err
+    tried = record(host)
+    assert tried["status"] == "waiting"
+    assert "code:   cluster-not-well\n" in kb(host, *words).err  # it is looked at again, not the trial refused
+    stage.parts, events = [], list(host.events)
+    told = done(host, *words)
+    assert record(host) == tried and host.events == events, "the time goes on, and nothing was swapped"
+    assert f"goes back by itself at {tried['ends']}" in told.err and "kb reconfigure confirm" in told.err
+    done(host, "reconfigure", "confirm")
 
 
 def test_what_somebody_changed_meanwhile_goes_back_too_and_is_kept(host: ControlPlane) -> None:
@@ -546,6 +568,20 @@ def test_a_reconfiguration_that_is_not_confirmed_was_never_stored(node: case.Nod
     assert flags_of(node) == [] and case.stored(node) == before
     done(node, *SET)
     assert flags_of(node) == ["--kube-api-qps=47"] and case.stored(node) != before
+
+
+def test_a_reconfiguration_where_only_the_gate_failed_goes_on(node: case.Node, config_stage: Stage) -> None:
+    before = case.stored(node)
+    config_stage.parts = not_well()
+    assert "code:   cluster-not-well\n" in kb(node, *SET, "--try", "5m").err
+    config_stage.parts = []
+    for words in (("scheduler", "--set", "kube-api-qps=48"), ("controller-manager", "--set", "v=4")):
+        refused(node, "reconfigure", *words, "--try", "5m", "--yes", code="try-pending")
+    refused(node, *SET, code="try-pending")
+    assert "goes back by itself" in done(node, *SET, "--try", "5m").err
+    assert case.stored(node) == before and flags_of(node) == ["--kube-api-qps=47"]
+    done(node, "reconfigure", "confirm")
+    assert case.stored(node) != before
 
 
 def test_a_reconfiguration_that_was_cut_off_goes_on_as_a_trial(node: case.Node) -> None:
