@@ -72,9 +72,19 @@ def _reconfigure(call: Invocation) -> int:
         if call.output == "text":
             for one in shown:
                 call.print(one["diff"])
-        result = launch.work(ctx, node_state, phases=_choose_phases(call, ctx))
+        result = _work(launch, node_state, ctx=ctx)
     _print(launch, result, ctx=ctx, shown=shown)
     return 0
+
+
+def _work(launch: Launch, node_state: State, *, ctx: reconfigure_config.ReconfigureRun) -> RunResult:
+    call = launch.call
+    try:
+        return launch.work(ctx, node_state, phases=_choose_phases(call, ctx))
+    except HostError as error:
+        if error.code == "static-pod-refused":
+            error.remedy = reconfigure_wish.say_next(call, error, wish=ctx.wish, node=ctx.config.node.name)
+        raise
 
 
 def _refuse_worker(launch: Launch) -> None:

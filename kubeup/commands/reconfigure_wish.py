@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,17 @@ with lazily:
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
+    from kubeup.errors import KbError
     from kubeup.upgrade.changed_config import Wish
 
 CLUSTER = "ClusterConfiguration"
 DNS = "coredns"
 PROXY = "proxy"
 DNS_SETTINGS = ("corefile", "replicas")
+_NEAR = re.compile(r'did you mean "(?:--)?([^"]+)"\?')
+_UNKNOWN = re.compile(r"(?:unknown flag: --|flag provided but not defined: -|unrecognized feature gate: )([^\s;=]+)")
+_WRONG_VALUE = r"^invalid .*-{}\b"
+"""What the programs say of a name that they do not have, and of a value that they do not take."""
 
 
 def read_wish(launch: Launch) -> tuple[Wish, problems.Problems]:
@@ -51,16 +57,41 @@ def _usage(call: Invocation, cause: str, remedy: str) -> UsageError:  # noqa: PL
     return UsageError(say_command(call), cause=cause, remedy=remedy, code="usage")
 
 
-def say_command(call: Invocation) -> str:
-    """The command line, to run it again; without the values of proxies, which may have passwords in them."""
+def say_command(call: Invocation, *, instead: tuple[str, str] = ("", "")) -> str:
+    """The command line, to run it again; without the values of proxies, which may have passwords in them. instead: (a word in the
+    settings, another one in its place)."""
     words = ["kb", *call.command.name.split(), *call.words]
     if PROXY in call.words:
         return " ".join(map(shlex.quote, words))
     for name in ("set", "unset"):
-        words += [part for text in call.flags.get(name) or () for part in (f"--{name}", text)]
+        texts = (text.replace(*instead) if instead[0] else text for text in call.flags.get(name) or ())
+        words += [part for text in texts for part in (f"--{name}", text)]
     if "config" in call.flags:
         words += ["--config", str(call.flags["config"])]
     return " ".join(map(shlex.quote, words))
+
+
+def say_next(call: Invocation, error: KbError, *, wish: Wish, node: str) -> str:
+    """What to do where the new static pods were refused before anything stopped, with the command that comes next. error: of code
+    static-pod-refused."""
+    near, unknown = _NEAR.match(error.remedy), _UNKNOWN.search(error.cause)
+    if "config" in call.flags:
+        advice = f"{near[0]} Correct it in" if near else error.remedy.replace("in the manifest", "in").rstrip()
+        place = f" {call.flags['config']}" if advice.endswith(" in") else ""
+        return f"{advice}{place}; then: {say_command(call)}"
+    if wish.part not in changed_config.PARTS:
+        return f"{error.remedy}; then: {say_command(call)}"
+    if unknown and near:
+        return f"{near[0]} Then: {say_command(call, instead=(unknown[1], near[1]))}"
+    if unknown:
+        pod = changed_config.PARTS[wish.part].pod
+        return f"see which ones it has: kubectl -n kube-system exec {pod}-{node} -- {pod} --help"
+    wrong = next(
+        (arg.name for arg in wish.sets if re.search(_WRONG_VALUE.format(re.escape(arg.name)), error.cause)), ""
+    )
+    if wrong:
+        return f"give it another value: kb reconfigure {wish.part} --set {wrong}=VALUE"
+    return f"{error.remedy.replace(' in the manifest', '')}; then: {say_command(call)}"
 
 
 def _read_file(launch: Launch) -> tuple[Wish, problems.Problems]:

@@ -16,12 +16,13 @@ from kubeup.errors import ClusterError
 from kubeup.machine.http import HttpResponse
 from kubeup.machine.local_host import LocalHost
 from kubeup.phases import upgrade_kubelet
+from kubeup.trouble import Trouble
 from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_cluster import FakeCluster
 from tests.fake_control_plane import COMPONENTS, MANIFESTS, SERVER, ControlPlane, Gone, make_control_plane
 from tests.fuzz.node import Ended, call
 from tests.unit.golden import golden_text
-from tests.unit.swap.swap_case import Stage, set_stage
+from tests.unit.swap.swap_case import Stage, set_stage, trial
 
 CONFIG = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config"
 KUBELETS = "/api/v1/namespaces/kube-system/configmaps/kubelet-config"
@@ -279,6 +280,45 @@ def test_as_json(stage: Stage) -> None:
 )
 def test_what_is_refused(stage: Stage, words: tuple[str, ...], code: str) -> None:
     refused(make_node(), *words, "--yes", code=code)
+
+
+_FLAG = "correct or remove it in the manifest"
+
+
+@pytest.mark.parametrize(
+    ("setting", "cause", "advice", "remedy"),
+    [
+        ("max-request-inflight=5", "unknown flag: --max-request-inflight", 'did you mean "--max-requests-inflight"?',
+         'did you mean "--max-requests-inflight"? Then: kb reconfigure apiserver --set max-requests-inflight=5'),
+        ("feature-gates=NodeSwop=true", "unrecognized feature gate: NodeSwop", 'did you mean "NodeSwap"?',
+         'did you mean "NodeSwap"? Then: kb reconfigure apiserver --set feature-gates=NodeSwap=true'),
+        ("no-such=1", "unknown flag: --no-such", _FLAG,
+         "see which ones it has: kubectl -n kube-system exec kube-apiserver-cp1 -- kube-apiserver --help"),
+        ("feature-gates=No=true", "unrecognized feature gate: No", "remove it from --feature-gates: this version does not have it",
+         "see which ones it has: kubectl -n kube-system exec kube-apiserver-cp1 -- kube-apiserver --help"),
+        ("v=x", 'invalid argument "x" for "-v, --v" flag: strconv.ParseInt: parsing "x": invalid syntax', _FLAG,
+         "give it another value: kb reconfigure apiserver --set v=VALUE"),
+        ("audit-policy-file=/x", "/x is not there", "put it there, or correct the flag",
+         "put it there, or correct the flag; then: kb reconfigure apiserver --set audit-policy-file=/x"),
+    ],
+)  # fmt: skip
+def test_the_remedy_of_a_refused_pod_is_the_next_command(
+    stage: Stage, setting: str, cause: str, advice: str, remedy: str
+) -> None:
+    stage.trials["kube-apiserver"] = [trial("flags", Trouble("kube-apiserver does not accept it", cause, advice))]
+    ended = refused(make_node(), "apiserver", "--set", setting, "--yes", code="static-pod-refused")
+    assert f"remedy: {remedy}\n" in ended.err, ended.err
+
+
+def test_the_remedy_of_a_refused_file_names_it(stage: Stage) -> None:
+    host = make_node()
+    text = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nscheduler: {extraArgs: [{name: vv, value: '1'}]}\n"
+    host.files["/root/c.yaml"] = text.encode()
+    stage.trials["kube-scheduler"] = [
+        trial("flags", Trouble("it does not accept its flags", "unknown flag: --vv", _FLAG))
+    ]
+    ended = refused(host, "--config", "/root/c.yaml", code="static-pod-refused")
+    assert "remedy: correct or remove it in /root/c.yaml; then: kb reconfigure --config /root/c.yaml\n" in ended.err
 
 
 def test_subnets_in_a_file_are_refused_by_name(stage: Stage) -> None:
