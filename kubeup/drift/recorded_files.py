@@ -6,7 +6,7 @@ written it meanwhile, for another version. Kubeconfigs are judged by what they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -82,7 +82,7 @@ def _look_at(ground: Ground, path: Path) -> Iterator[Drift]:
         return
     differences, wanted = compared[-1], {}
     if any(one.field for one in differences):
-        wanted = _find_wanted(ground, path)
+        wanted = _find_wanted(ground, path, fields=[one.field for one in differences])
         differences = drop_wanted(differences, wanted)
     has_text = find_text(ground, path) is not None
     for one in differences:
@@ -177,17 +177,19 @@ def _fingerprints(pem: str) -> dict[str, str]:
 # ---- what the cluster's configuration wants by now
 
 
-def _find_wanted(ground: Ground, path: Path) -> dict[str, str]:
-    """The wanted file by its fields, where the cluster's configuration says what is wanted; {} where it does not, or cannot be asked."""
+def _find_wanted(ground: Ground, path: Path, *, fields: Iterable[str]) -> dict[str, str]:
+    """The wanted file by its fields, "" for those of `fields` that it is not to have; {} where the cluster's configuration does not say what
+    is wanted, or cannot be asked."""
     if not ground.has_stored:
         return {}
+    absent = dict.fromkeys(fields, "")
     try:
         if path.parent == ground.run.paths.manifests and path.stem in store.COMPONENTS:
-            return flatten(render_manifest(ground, path.stem))
+            return {**absent, **flatten(render_manifest(ground, path.stem))}
         text = _kubelet_files(ground).get(path, "") if path.parent == ground.run.paths.kubelet else ""
         if path == ground.run.paths.kubelet_flags_env:  # the others are as somebody gave them to this node
             return {f"--{name}": value for name, value in _own_flags(text).items()}
-        return flatten(load_yaml(text)) if text else {}
+        return {**absent, **flatten(load_yaml(text))} if text else {}
     except (KbError, YAMLError, ValueError):
         return {}
 

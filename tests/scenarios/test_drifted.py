@@ -13,6 +13,7 @@ import pytest
 from kubeup.engine.records import load_records, record_programs
 from kubeup.network import load_balancer
 from kubeup.paths import Paths
+from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_join import SYSTEM, Machine, Site
 
 from .scenario import run_adopt, run_control_plane_join, run_join, run_kb, take_back
@@ -138,6 +139,31 @@ def test_what_kubeadm_wrote_for_another_version_is_no_drift(site: Site) -> None:
         "kubeadm",
     )
     assert names_on(first) == []
+
+
+def test_what_another_version_lacks_is_no_drift(site: Site) -> None:
+    """From 1.36 on the controller-manager has no volume for FlexVolume plugins."""
+    first = site.machine("cp1")
+    path = str(PATHS.manifest("kube-controller-manager"))
+    pod = load_yaml(first.text(path).replace("v1.35.6", "v1.36.1"))
+    for items in (pod["spec"]["volumes"], pod["spec"]["containers"][0]["volumeMounts"]):
+        items[:] = [one for one in items if one["name"] != "flexvolume-dir"]
+    first.put(path, dump_yaml(pod), mode=0o600)
+    fields = {row["field"] for row in look(first)[1] if row["name"] == "manifest/kube-controller-manager"}
+    assert "spec.volumes[flexvolume-dir].hostPath.path" in fields
+    new = site.cluster.objects[f"{SYSTEM}/configmaps/kubeadm-config"]["data"]["ClusterConfiguration"].replace(
+        "v1.35.6", "v1.36.1"
+    )
+    change_object(
+        site, "configmaps/kubeadm-config", lambda obj: obj["data"].update(ClusterConfiguration=new), "kubeadm"
+    )
+    assert "manifest/kube-controller-manager" not in names_on(first)
+
+    # what the version has, and somebody took away, is told
+    pod["spec"]["containers"][0]["command"].remove("--leader-elect=true")
+    first.put(path, dump_yaml(pod), mode=0o600)
+    (row,) = (row for row in look(first)[1] if row["name"] == "manifest/kube-controller-manager")
+    assert (row["field"].split()[-1], row["wanted"], row["found"]) == ("--leader-elect", "true", "")
 
 
 def test_nothing_is_told_where_another_control_plane_was_upgraded(site: Site) -> None:
