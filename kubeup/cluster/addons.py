@@ -20,7 +20,7 @@ from kubeup.frozen_values import frozen
 from kubeup.node import images, kubelet, patches
 from kubeup.node.kubeconfig import control_plane_url
 from kubeup.releases import RELEASES, Release
-from kubeup.yaml_files import dump_yaml, fill_template, load_all_yaml, load_yaml, read_resource
+from kubeup.yaml_files import containers_of_pod, dump_yaml, fill_template, load_all_yaml, load_yaml, read_resource
 
 DNS_LABEL = "k8s-app=kube-dns"
 KUBE_PROXY_KUBECONFIG = "/var/lib/kube-proxy/kubeconfig.conf"
@@ -32,6 +32,12 @@ def is_generated(config_map: Optional[Mapping[str, Any]]) -> bool:
     """Whether a component's configuration is what a tool generated: then its annotation is the hash of the data."""
     meta, data = ((config_map or {}).get(name) or {} for name in ("metadata", "data"))
     return (meta.get("annotations") or {}).get(HASH_ANNOTATION) == kubelet.component_config_hash(data)
+
+
+def container_of(owner: Optional[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The container of this name in the pods of a Deployment or DaemonSet; the first one if none is called so, {} if there is none."""
+    template = ((owner or {}).get("spec") or {}).get("template") or {}
+    return next(iter(containers_of_pod({"metadata": {"name": name}, "spec": template.get("spec")})), {})
 
 
 # ---- CoreDNS
@@ -74,14 +80,11 @@ def parse_running_dns(
         replicas=dns_spread.is_moving(found) or int((found.get("spec") or {}).get("replicas", new.replicas)),
         corefile=str(((config_map or {}).get("data") or {}).get("Corefile", "")),
         service_address=str(((service or {}).get("spec") or {}).get("clusterIP", "")),
-        tag=_tag_of(found),
+        tag=str(container_of(found, "coredns").get("image") or "")
+        .partition("@")[0]
+        .rpartition("/")[2]
+        .partition(":")[2],
     )
-
-
-def _tag_of(deployment: Mapping[str, Any]) -> str:
-    pod = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
-    image = str(next(iter(pod.get("containers") or [{}])).get("image") or "").partition("@")[0]
-    return image.rpartition("/")[2].partition(":")[2]
 
 
 def render_corefile(cluster: ClusterConfiguration, release: Release) -> str:

@@ -142,9 +142,8 @@ def _proxy_config(config: NodeConfig, found: Optional[Manifest], *, daemon_set: 
 
 
 def read_proxy_env(daemon_set: Manifest) -> dict[str, str]:
-    """The HTTP proxies that the pods of a DaemonSet have; {} if there is none."""
-    spec = ((daemon_set.get("spec") or {}).get("template") or {}).get("spec") or {}
-    container: Mapping[str, Any] = next(iter(spec.get("containers") or ()), {})
+    """The HTTP proxies that kube-proxy's pods have; {} if there is none."""
+    container = addons.container_of(daemon_set, "kube-proxy")
     return {one["name"]: one["value"] for one in container.get("env") or () if _is_proxy(one)}
 
 
@@ -164,7 +163,7 @@ def _judge_age(daemon_set: Optional[Manifest], run: UpgradeRun) -> list[str]:
     """A kube-proxy that has to wait must not be older than three minors meanwhile (Kubernetes' version skew policy)."""
     if daemon_set is None:
         return []
-    image = str(daemon_set["spec"]["template"]["spec"]["containers"][0].get("image", ""))
+    image = str(addons.container_of(daemon_set, "kube-proxy").get("image", ""))
     found, server = releases.version_of_image(image), releases.parse_version(_version(run))
     if found is None or server is None or found.minor >= server.minor - releases.KUBELET_SKEW:
         return []
@@ -308,11 +307,11 @@ def describe_rollout(run: UpgradeRun, *, place: str, label: str) -> str:
 
 def _describe_pods(run: UpgradeRun, owner: Manifest, *, label: str) -> str:
     """The pods of the new version that are not Ready, with the node and the reason."""
-    image = str(owner["spec"]["template"]["spec"]["containers"][0].get("image", ""))
+    wanted = _images_of(owner["spec"]["template"]["spec"])
     told = []
     for pod in run.api.list(api.path_of("Pod", namespace=SYSTEM), label=label):
         spec = pod.get("spec") or {}
-        is_new = any(one.get("image") == image for one in spec.get("containers") or ())
+        is_new = wanted.items() <= _images_of(spec).items()  # an admission webhook may have added containers
         if is_new and probes.node_condition(pod)[0] != "True":
             told.append(f"{pod['metadata']['name']} on {spec.get('nodeName') or 'no node'}: {_state_of(pod)}")
     lost = [
@@ -322,6 +321,11 @@ def _describe_pods(run: UpgradeRun, owner: Manifest, *, label: str) -> str:
     ]
     told += [f"node {name} is not Ready" for name in lost]
     return f" ({'; '.join(told)})" if told else ""
+
+
+def _images_of(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Container -> image, by a pod's spec."""
+    return {str(one.get("name")): str(one.get("image")) for one in spec.get("containers") or ()}
 
 
 def _state_of(pod: Manifest) -> str:

@@ -317,6 +317,39 @@ def test_an_image_of_somebody_s_is_replaced_and_told(tmp_path: Path) -> None:
 # ---- rollout
 
 
+SIDECAR = {"name": "agent", "image": "example.com/agent:v9", "env": [{"name": "NO_PROXY", "value": "agent"}]}
+
+
+def add_sidecar(obj: Object) -> None:
+    """A container of somebody's, before the addon's own."""
+    obj["spec"]["template"]["spec"]["containers"].insert(0, dict(SIDECAR))
+
+
+def test_a_sidecar_that_comes_first_is_not_taken_for_the_addon(tmp_path: Path) -> None:
+    run = make_run(tmp_path, servers=("cp1", "cp2"), proxy_env={"NO_PROXY": "10.0.0.0/8"})
+    fake(run).versions["10.0.0.12:6443"] = "v1.35.6"
+    for kind, name in (("DaemonSet", "kube-proxy"), ("Deployment", "coredns")):
+        edit(run, kind, name, add_sidecar)
+    assert upgrade_addons.plan_kube_proxy(run).warnings == ()
+    assert upgrade_addons.read_proxy_env(made(run, "DaemonSet")["kube-proxy"]) == {"NO_PROXY": "10.0.0.0/8"}
+    assert addons.read_running_dns(run).tag == RELEASES[35].coredns_tag
+
+    fake(run).versions["10.0.0.12:6443"] = "v1.36.0"
+    made(run, "DaemonSet")["kube-proxy"]["status"].update(updatedNumberScheduled=0)
+    pods = {"old": "v1.35.6", "new": "v1.36.0"}
+    for name, version in pods.items():
+        own = {"name": "kube-proxy", "image": f"registry.k8s.io/kube-proxy:{version}"}
+        pod = {
+            "metadata": {"name": name, "labels": {"k8s-app": "kube-proxy"}},
+            "spec": {"nodeName": "w1", "containers": [SIDECAR, own]},
+            "status": {},
+        }
+        put(run, f"/api/v1/namespaces/kube-system/pods/{name}", pod)
+    with pytest.raises(ClusterError) as caught:
+        do(upgrade_addons.plan_kube_proxy, run)
+    assert "(new on w1: it is starting)" in caught.value.cause
+
+
 def test_it_waits_for_the_rollout_and_says_what_does_not_come_up(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     image = "registry.k8s.io/kube-proxy:v1.36.0"
