@@ -34,9 +34,10 @@ with lazily:
     from kubeup.diagnosis import kubelet_trouble, log_lines
     from kubeup.engine import records
     from kubeup.node import containers, kubeconfig
-    from kubeup.swap import kubelet_view, order, proof, store
+    from kubeup.swap import kubelet_view, order, proof, store, turn
     from kubeup.upgrade import kept
 
+PHASE = "kubelet-config"
 STEP = "kubelet"
 START_S = 90.0
 """How long a kubelet may take until its node is Ready with the new version: five to fifteen seconds as a rule."""
@@ -67,6 +68,7 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
     wanted = upgrade_programs.wanted_version(run)
     change = Change(run, plan_files(run), wanted, needs_ready=not run.force or is_ready(run))
     if change.is_done():
+        end_spared(run)
         hold_packages(run)
         eviction.uncordon(run.api, run.config.node.name)
         upgrade_turn.give_back(run.api, run.config.node.name)
@@ -221,18 +223,27 @@ class Change:
 def spared(run: UpgradeRun, *, leaves_minor: bool) -> Iterator[None]:
     """A control plane's API server is out of the load balancers meanwhile, and etcd's leadership away: a kubelet of another minor reckons
     the UIDs of static pods anew, since its pods have other fields, and so starts all of them again (applyDefaults of
-    pkg/kubelet/config/common.go)."""
+    pkg/kubelet/config/common.go). No other control plane swaps meanwhile: etcd is among them. Raises ClusterError (swap-elsewhere)."""
     if not (run.config.is_control_plane and leaves_minor):
         yield
         return
     around = static_pods_swap.find_surroundings(run, before_stop=run.before_stop, after_start=run.after_start)
-    around.leave()
-    if run.host.exists(run.paths.manifest("etcd")):
-        order.lead_away(run)
-    try:
-        yield
-    finally:
+    with turn.hold([run], work="swapping"):
+        around.leave()
+        try:
+            if run.host.exists(run.paths.manifest("etcd")):
+                order.lead_away(run)
+            yield
+        finally:
+            around.rejoin()
+
+
+def end_spared(run: UpgradeRun) -> None:
+    """Take back what a run told the load balancers, and other control planes, that was cut off once all else was done."""
+    if run.config.is_control_plane and PHASE in run.selection.cut_off:
+        around = static_pods_swap.find_surroundings(run, before_stop=run.before_stop, after_start=run.after_start)
         around.rejoin()
+        around.let_others()
 
 
 def drain(run: UpgradeRun) -> None:

@@ -29,7 +29,6 @@ with lazily:
     from kubeup.swap import proof, store
     from kubeup.upgrade import kept, survey
 
-KUBELET_PHASE = "kubelet-config"
 _TAG = re.compile(r":v?(\d+)\.(\d+)[^/:@]*(?:@\S+)?$")
 
 
@@ -123,7 +122,7 @@ def check_return(ctx: UpgradeRun) -> Outputs:
     upgrade_programs.tell_pods(ctx, goes_to=upgrade_kubelet.find_former(ctx))
     if not pods:
         return None
-    if KUBELET_PHASE in ctx.selection.cut_off and not services.may_run(ctx.host, "kubelet"):
+    if upgrade_kubelet.PHASE in ctx.selection.cut_off and not services.may_run(ctx.host, "kubelet"):
         ctx.report.note("the way back was cut off while the kubelet was stopped: it is started again first")
         return None  # the run that was cut off had tried the manifests
     return static_pods_swap.check_swap(ctx)
@@ -208,6 +207,7 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
     left = _find_left(run, former)
     try:
         if left is not None or _is_back(run, former):
+            upgrade_kubelet.end_spared(run)
             eviction.uncordon(run.api, node)
             upgrade_turn.give_back(run.api, node)
             return left

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import io
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,17 +17,17 @@ import pytest
 
 from kubeup.cluster import eviction, upgrade_turn
 from kubeup.config.types import Join, KbConfiguration, Packages
-from kubeup.engine.run import Caller
+from kubeup.engine.run import Caller, Selection
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import Argv, CommandResult, shown_argv
 from kubeup.machine.http import HttpResponse, Unreachable
 from kubeup.node import containers
-from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs
+from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs, upgrade_rollback
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from kubeup.swap import kubelet_view, order, proof
+from kubeup.swap import kubelet_view, order, proof, turn
 from kubeup.upgrade import kept
 from tests.fake_drain import BUDGET, NODE, DrainedNode, api_of, make_pod, refuse
 from tests.fake_node import PATHS, make_config
@@ -354,6 +357,24 @@ def as_control_plane(host: Worker) -> UpgradeRun:
     return dataclasses.replace(run, config=dataclasses.replace(run.config, join=None))
 
 
+def watch_surroundings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is told to load balancers and other control planes, in its order."""
+    told: list[str] = []
+    leave, rejoin, let = (functools.partial(told.append, word) for word in ("leave", "rejoin", "let others"))
+    around = order.Surroundings(lambda: False, leave, rejoin, let)
+    monkeypatch.setattr(static_pods_swap, "find_surroundings", lambda run, **more: around)
+    monkeypatch.setattr(order, "lead_away", lambda run: told.append("lead away"))
+
+    @contextlib.contextmanager
+    def hold(runs: Any, *, work: str) -> Iterator[Callable[[], None]]:
+        told.append("hold")
+        yield lambda: None
+        told.append("give back")
+
+    monkeypatch.setattr(turn, "hold", hold)
+    return told
+
+
 @pytest.mark.parametrize(
     ("is_server", "leaves_minor", "is_spared"), [(True, True, True), (True, False, False), (False, True, False)]
 )
@@ -361,16 +382,45 @@ def test_an_api_server_that_the_new_kubelet_starts_again_is_out_of_the_balancers
     is_server: bool, leaves_minor: bool, is_spared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For another minor, the kubelet reckons the UIDs of static pods anew."""
-    told: list[str] = []
-    around = order.Surroundings(lambda: False, lambda: told.append("leave"), lambda: told.append("rejoin"))
-    monkeypatch.setattr(static_pods_swap, "find_surroundings", lambda run, **more: around)
-    monkeypatch.setattr(order, "lead_away", lambda run: told.append("lead away"))
+    told = watch_surroundings(monkeypatch)
     host = make_worker()
     run = as_control_plane(host) if is_server else begin(host)
-    with pytest.raises(HostError), upgrade_kubelet.spared(run, leaves_minor=leaves_minor):
+    with upgrade_kubelet.spared(run, leaves_minor=leaves_minor):
         told.append("work")
+    assert told == (["hold", "leave", "lead away", "work", "rejoin", "give back"] if is_spared else ["work"])
+    with pytest.raises(HostError), upgrade_kubelet.spared(run, leaves_minor=leaves_minor):
         raise HostError("x", cause="x", remedy="x", code="not-healthy")
-    assert told == (["leave", "lead away", "work", "rejoin"] if is_spared else ["work"])
+    assert not is_spared or told[-1] == "rejoin"
+
+
+def test_two_control_planes_do_not_start_their_static_pods_again_at_once() -> None:
+    """The kubelet of another minor restarts etcd too: that needs the turn of a swap."""
+    host = make_worker()
+    run = as_control_plane(host)
+    other = dataclasses.replace(run.config, node=dataclasses.replace(run.config.node, name="cp2"))
+    assert turn.take(dataclasses.replace(run, config=other)) is None
+    with pytest.raises(ClusterError) as caught, upgrade_kubelet.spared(run, leaves_minor=True):
+        raise AssertionError
+    assert caught.value.code == "swap-elsewhere" and "cp2" in caught.value.what
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_what_a_run_that_was_cut_off_told_the_load_balancers_is_taken_back_once_the_kubelet_is_as_wanted(
+    is_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed once everything was in its place, and before the API server was put back into the load balancers."""
+    told = watch_surroundings(monkeypatch)
+    monkeypatch.setattr(upgrade_kubelet.Change, "is_done", lambda self: True)
+    monkeypatch.setattr(upgrade_rollback, "_is_back", lambda run, former: True)
+    host = make_worker()
+    run = as_control_plane(host)
+    kept.keep(run.host, PATHS, files=upgrade_programs.list_kept_files(run))
+    host.files[KUBELET] = NEW.encode()
+    work = upgrade_rollback.return_kubelet if is_back else upgrade_kubelet.change_kubelet
+    work(run)
+    assert told == []
+    work(dataclasses.replace(run, selection=Selection(cut_off=frozenset({"kubelet-config"}))))
+    assert told == ["rejoin", "let others"]
 
 
 def test_static_pods_have_to_be_those_that_the_new_kubelet_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
