@@ -66,6 +66,23 @@ def restore_snapshot(
         )
 
 
+def find_v2_content(host: Host, mounted: MountedImage, *, data_dir: Path) -> str:
+    """What `etcdutl check v2store` objects to in a member's data; "" if nothing, or if there is no etcdutl that has this check (3.5 alone
+    has it). mounted: the image of the etcd that runs. Source: etcdutl/etcdutl/check_command.go of 3.5"""
+    place = find_place(host, mounted)
+    words = [PROGRAM, "check", "v2store"]
+    if place == "image":
+        binds = (Bind(data_dir, "/kb-data"),)
+        done = run_program(host, mounted, argv=[*words, "--data-dir=/kb-data"], timeout_s=_TIMEOUT_S, binds=binds)
+        told = f"{done.stdout}\n{done.stderr}" if done.code and not done.why_not else ""
+    elif place == "path":
+        answer = host.query([*words, f"--data-dir={data_dir}"], timeout_s=_TIMEOUT_S)
+        told = "" if answer.ok else f"{answer.stdout}\n{answer.stderr}"
+    else:
+        told = ""
+    return next((line.partition("Error: ")[2] or line for line in told.splitlines() if "custom content" in line), "")
+
+
 def find_full_disk(told: str, folder: Path) -> Optional[HostError]:
     """The error (disk-full) if a program said that there is no space left: then the backup is not to blame. folder: where it writes."""
     if "no space left on device" not in told.lower():

@@ -18,11 +18,12 @@ from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.phases.wait_node import node_path
 from kubeup.releases import parse_version
 from kubeup.trouble import Trouble, advise
+from kubeup.yaml_files import load_mapping
 
 with lazily:
     from kubeup.cluster import api, health, objects, probes
     from kubeup.swap import store
-    from kubeup.upgrade import changed_config, policy, survey
+    from kubeup.upgrade import changed_config, policy, survey, v2_content
     from kubeup.upgrade import target as targets
 
 PATIENCE_S = 10.0
@@ -34,7 +35,7 @@ SHOWN = 3
 
 
 def check_upgrade(ctx: UpgradeRun) -> Outputs:
-    """Raises HostError: hand-edits, disk-pressure, and those of check_swap; ClusterError: upgrade-blocked, cluster-not-well, control-plane-first,
+    """Raises HostError: hand-edits, disk-pressure, etcd-v2-content, and those of check_swap; ClusterError: upgrade-blocked, cluster-not-well, control-plane-first,
     etcd-stop-unsafe, try-elsewhere; ImagePullError; UsageError (not-confirmed)."""
     static_pods_swap.refuse_tried_elsewhere(ctx)
     if not ctx.config.is_control_plane:
@@ -48,6 +49,7 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
     _judge_health(ctx, parts)
     if _goes_on(ctx) and not static_pods_swap.plan_swap(ctx).pods and not store.load_cut_off(ctx.host, ctx.paths):
         return None  # the kubelet may be what was cut off while it was stopped; it is started again below
+    _refuse_v2_content(ctx)
     try:
         return static_pods_swap.check_swap(ctx)
     except HostError as error:
@@ -55,6 +57,16 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
         if not remedy:
             raise
         raise HostError(error.what, cause=error.cause, remedy=remedy, code=error.code, details=error.details) from error
+
+
+def _refuse_v2_content(ctx: UpgradeRun) -> None:
+    """Raises HostError (etcd-v2-content)."""
+    for pod in (one for one in static_pods_swap.plan_swap(ctx).pods if one.name == "etcd"):
+        now, wanted = (load_mapping(text, pod.name) for text in (pod.former, pod.wanted))
+        socket = ctx.config.node.cri_socket
+        error = v2_content.find(ctx.host, socket, now=now, wanted=wanted, data_dir=ctx.paths.etcd_data)
+        if error is not None:
+            raise error
 
 
 def _find_stored_flag(ctx: UpgradeRun, error: HostError) -> str:

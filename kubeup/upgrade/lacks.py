@@ -23,6 +23,7 @@ from kubeup.node import image_program, image_pulls, kubelet, program_trials, tri
 from kubeup.paths import Paths
 from kubeup.releases import Release, Version
 from kubeup.trouble import Trouble
+from kubeup.upgrade import v2_content
 from kubeup.upgrade.objection import MANDATORY, SAID, Objection
 from kubeup.upgrade.survey import tag_of
 from kubeup.yaml_files import YAMLError, containers_of_pod, load_yaml
@@ -64,6 +65,11 @@ def judge_pods(look: Look, pods: Iterable[Pod]) -> Iterator[Objection]:
         tried = list(pool.map(lambda pod: _try_pod(look, pod, here=here), listed))
     for pod, found in zip(listed, tried):
         yield from _look_up(look, pod) if found is None else found
+    for pod in (one for one in listed if one.name == "etcd"):
+        data_dir = look.paths.etcd_data
+        error = v2_content.find(look.host, look.socket, now=pod.now, wanted=pod.wanted, data_dir=data_dir)
+        if error is not None:
+            yield Objection(error.code, Trouble(error.what, error.cause, error.remedy), MANDATORY, look.node)
 
 
 def _list_images(look: Look) -> frozenset[str]:

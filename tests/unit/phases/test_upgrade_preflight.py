@@ -12,13 +12,14 @@ from kubeup.cluster.health import Part
 from kubeup.config.types import APIServer, Arg, Join
 from kubeup.engine.plan import Difference
 from kubeup.engine.run import Selection
-from kubeup.errors import KbError
+from kubeup.errors import HostError, KbError
 from kubeup.machine.http import HttpResponse
 from kubeup.phases.upgrade_control_plane import plan_kubelet_server, swap_control_plane
 from kubeup.phases.upgrade_preflight import check_upgrade
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.releases import RELEASES
 from kubeup.trouble import Trouble
+from kubeup.upgrade import v2_content
 from kubeup.upgrade.target import Target
 from tests.fake_control_plane import COMPONENTS, FORMER, SERVER, ControlPlane, make_control_plane
 from tests.unit.swap.swap_case import Stage, make_swap_run, said, set_stage, trial
@@ -87,6 +88,21 @@ def test_what_others_changed_wants_a_word(stage: Stage) -> None:
         run = make_run(edits=(EDIT,), keep_edits=keeps)
         check_upgrade(run)
         assert f"--v is 4, not unset; {word}" in said(run)
+
+
+def test_keys_of_etcd_2_are_in_the_way(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def find(host: Any, socket: str, *, now: Any, wanted: Any, **more: Any) -> HostError:
+        asked.extend(str(pod["spec"]["containers"][0]["image"]) for pod in (now, wanted))
+        return HostError("keys of etcd 2", cause="it does not start", remedy="remove them", code="etcd-v2-content")
+
+    monkeypatch.setattr(v2_content, "find", find)
+    run = make_run()
+    text = FORMER["etcd"].replace("image: registry.k8s.io/etcd:", "image: registry.k8s.io/etcd:9-")
+    error = refused(dataclasses.replace(run, texts=(*(one for one in run.texts if one[0] != "etcd"), ("etcd", text))))
+    assert error.code == "etcd-v2-content"
+    assert len(asked) == 2 and asked[0] != asked[1]
 
 
 def test_versions_that_may_not_follow(stage: Stage) -> None:

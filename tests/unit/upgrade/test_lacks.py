@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from kubeup import releases
+from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
 from kubeup.node import image_program, image_pulls, program_trials
 from kubeup.node.tried_pod import Trial
 from kubeup.paths import Paths
 from kubeup.trouble import Trouble
-from kubeup.upgrade import lacks
+from kubeup.upgrade import lacks, v2_content
 from kubeup.upgrade.objection import Objection
 from tests.fake_host import FakeHost
 
@@ -174,3 +175,12 @@ def test_cgroup_v1() -> None:
     assert named(lacks.judge_kubelet(look)) == [("cgroup-v1", "n1 has cgroup v1")]
     look.host.files[CONFIG] = b"failCgroupV1: false\n"
     assert named(lacks.judge_kubelet(look)) == []
+
+
+def test_keys_of_etcd_2_are_in_the_way_of_etcd_3_6(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = HostError("keys of etcd 2", cause="it does not start", remedy="remove them", code="etcd-v2-content")
+    monkeypatch.setattr(v2_content, "find", lambda *args, **more: told)
+    now, wanted = pod("etcd", "r/etcd:3.5.32-0"), pod("etcd", "r/etcd:3.6.5-0")
+    assert named(lacks.judge_pods(make_look("v1.34.9"), [lacks.Pod("etcd", now, wanted)])) == [
+        ("etcd-v2-content", told.what)
+    ]
