@@ -486,6 +486,7 @@ WITHOUT_BYTECODE = tuple(
             "target",
             "three_way",
             "usage",
+            "v2_content",
         ),
     }.items()
     for name in names
