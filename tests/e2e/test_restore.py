@@ -6,17 +6,29 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
-from .lab import settings
+from .lab import settings, watcher
 from .lab.bundles import BARE, make_bundle
 from .lab.config import lab_config
-from .lab.control_planes import IGNORE, KB, check_members, code_of, join_control_plane, kubectl, wait_kubectl
+from .lab.control_planes import (
+    IGNORE,
+    KB,
+    KEY,
+    check_members,
+    code_of,
+    join_control_plane,
+    kubectl,
+    lead_endpoint,
+    start_cluster,
+    wait_kubectl,
+)
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
 from .lab.settings import find_release
+from .lab.static_pods import start_program
 from .world import apt_repository
 from .world.web import check_cluster_serves
 
@@ -112,6 +124,106 @@ def test_another_machine_and_control_planes_that_join_it(make_node: MakeNode, kb
     total = time.monotonic() - began
     print(f"the first in {took:.0f} s, all three in {total:.0f} s")
     check_members(first, ("new1", "new2", "new3"))
+    assert total < BAR_S
+
+
+DEPLOY = "deployment-controller"
+KEEPER = "/root/kube-controller-manager"
+
+
+def start_those_who_live_through_it(client: Node, admin: str) -> None:
+    """On a machine beside the cluster, called by its endpoint: a watcher, and the cluster's only controller of Deployments."""
+    client.write("/root/admin.conf", admin, mode=0o600)
+    client.scp(watcher.PROGRAM, "/root/watcher.py")
+    client.scp(client.release.folder / "kube-controller-manager", KEEPER)
+    start_program(client, "watcher", ["python3", "watcher.py", "/root/admin.conf", "/root/copy.json"])
+    argv = [
+        KEEPER,
+        "--kubeconfig=/root/admin.conf",
+        f"--controllers={DEPLOY}",
+        "--leader-elect=false",
+        "--secure-port=0",
+    ]
+    start_program(client, "keeper", argv)
+    wait_until(lambda: client.exists("/root/copy.json"), what="the watcher's first list", timeout_s=30)
+
+
+def read_copy(client: Node) -> Any:
+    return json.loads(client.read("/root/copy.json"))
+
+
+def is_rolled_out(node: Node, name: str, sets: int) -> bool:
+    """Whether the controller has seen the Deployment as it is, and made a ReplicaSet for each of its templates."""
+    made = json.loads(own_kubectl(node, f"get deployment {name} -o json"))
+    owned = own_kubectl(node, f"get replicasets -l app={name} -o name").split()
+    return made["status"].get("observedGeneration") == made["metadata"]["generation"] and len(owned) == sets
+
+
+def test_three_new_machines_and_who_lived_through_it(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """All machines of the cluster are lost. A watcher and a controller run on beside it: what they know of the time after the backup is
+    given up, and they work on what is restored without being started again."""
+    names = ("new1", "new2", "new3")
+    without = [{"name": "controllers", "value": f"*,bootstrapsigner,tokencleaner,-{DEPLOY}"}]
+    cluster = {**FEW, "controllerManager": {"extraArgs": without}}
+    old = start_cluster(make_node, kb_pyz, k8s_version, names=("cp1",), cluster=cluster)[0]
+    client = make_node("client", version=k8s_version)
+    start_those_who_live_through_it(client, old.read("/etc/kubernetes/admin.conf"))
+    pids = "systemctl show -p MainPID --value keeper watcher"
+    lived = client.run(pids).stdout
+    image = f"registry.k8s.io/pause:{old.release.facts.pause}"
+    for name in ("kept", "changed"):
+        own_kubectl(old, f"create deployment {name} --image={image} --replicas=0")
+        own_kubectl(old, f"create configmap {name} --from-literal=a=1")
+    wait_until(lambda: is_rolled_out(old, "kept", 1) and is_rolled_out(old, "changed", 1), what="both", timeout_s=60)
+    old.run(f"{KB} backup -o {BACKUP}", timeout=120)
+    data = old.disk_path(BACKUP).read_bytes()
+
+    # what the restore takes back: objects made, deleted and changed after the backup, which both have seen
+    own_kubectl(old, "create configmap after --from-literal=a=1")
+    own_kubectl(old, "delete configmap kept")
+    own_kubectl(old, "delete deployment kept")
+    own_kubectl(old, f"create deployment after --image={image} --replicas=0")
+    for number in range(3):
+        own_kubectl(old, f"set env deployment changed NUMBER={number}")
+    wait_until(lambda: is_rolled_out(old, "changed", 4) and is_rolled_out(old, "after", 1), what="all", timeout_s=60)
+    wait_until(
+        lambda: {"after", "kept"} & set(read_copy(client)["copy"]) == {"after"}, what="the watcher", timeout_s=30
+    )
+    seen = read_copy(client)["at"]
+    old.kill()
+
+    nodes = [make_node(name, version=k8s_version) for name in names]
+    first = nodes[0]
+    for node in nodes:
+        node.scp(kb_pyz, "/root/kb.pyz")
+    first.disk_path(BACKUP).write_bytes(data)
+    began = time.monotonic()
+    lead_endpoint(first, [*nodes, client])
+    print(first.run(f"{KB} restore {BACKUP} {IGNORE}", timeout=600).output)
+    took = time.monotonic() - began
+    first.run(f"{KB} init phase upload-certs --upload-certs --certificate-key {KEY}", timeout=120)
+    for node in nodes[1:]:
+        join_control_plane(node, first)
+    total = time.monotonic() - began
+    check_members(first, names)
+    print(f"restored: the first in {took:.0f} s, all three in {total:.0f} s")
+
+    stored = {row["metadata"]["name"]: row["metadata"]["uid"] for row in first.get("configmaps -n default")["items"]}
+    assert "kept" in stored and "after" not in stored
+    wait_until(lambda: read_copy(client)["copy"] == stored, what="the watcher to follow", timeout_s=90)
+    print(f"the watcher followed {time.monotonic() - began:.0f} s after the restore began: {read_copy(client)}")
+    assert read_copy(client)["back"] == 0 and read_copy(client)["at"] > seen + 900_000_000
+    own_kubectl(first, "create configmap after --from-literal=a=2")
+    wait_until(lambda: "after" in read_copy(client)["copy"], what="what is made after the restore", timeout_s=20)
+
+    # what it had seen last of `changed` was of a higher generation, and `after` and `kept` were other objects
+    own_kubectl(first, "set env deployment changed NUMBER=new")
+    own_kubectl(first, "set env deployment kept NUMBER=new")
+    own_kubectl(first, f"create deployment after --image={image} --replicas=0")
+    for name, sets in (("changed", 2), ("kept", 2), ("after", 1)):
+        wait_until(lambda: is_rolled_out(first, name, sets), what=f"{name} to be rolled out", timeout_s=90)  # noqa: B023
+    print(f"the controller followed {time.monotonic() - began:.0f} s after the restore began")
+    assert client.run(pids).stdout == lived, "neither was started again"
     assert total < BAR_S
 
 

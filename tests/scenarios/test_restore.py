@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.backup import etcdutl, node_content, restoring
+from kubeup.backup import archive, etcdutl, node_content, restoring
 from kubeup.backup.archive import About, Content, Member, content_of, render_archive
 from kubeup.errors import HostError
 from kubeup.node import certificates, image_program, pki
@@ -64,7 +64,7 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
     return made
 
 
-def make_backup(site: Site, *, members: tuple[str, ...] = ("cp1",)) -> bytes:
+def make_backup(site: Site, *, members: tuple[str, ...] = ("cp1",), kubernetes: str = "v1.35.6") -> bytes:
     """What kb backup writes on cp1, with a snapshot that only the test knows."""
     first = site.machine("cp1")
     contents: list[Content] = list(node_content.gather_files(first, PATHS).contents)
@@ -75,7 +75,7 @@ def make_backup(site: Site, *, members: tuple[str, ...] = ("cp1",)) -> bytes:
     contents.append(content_of("etcd/snapshot.db", b"snapshot"))
     rows = tuple(Member(f"{n}", name, (f"https://10.0.0.1{n}:2380",)) for n, name in enumerate(members, start=1))
     about = About(
-        made="2026-01-01T00:00:00Z", kb="0.1.0", node="cp1", kubernetes="v1.35.6", etcd="3.6.6", address="10.0.0.11",
+        made="2026-01-01T00:00:00Z", kb="0.1.0", node="cp1", kubernetes=kubernetes, etcd="3.6.6", address="10.0.0.11",
         endpoint="api.example.org:6443", members=rows,
     )  # fmt: skip
     return b"".join(render_archive(about, contents))
@@ -206,13 +206,19 @@ def test_a_kms_plugin_that_does_not_run_is_missed_before_anything_changes(
     assert run_kb(machine, "restore", "/root/b.tar").status == 0
 
 
-def test_what_is_refused_before_anything_changes(tmp_path: Path, founded: Site, tools: Tools) -> None:
+def test_what_is_refused_before_anything_changes(
+    tmp_path: Path, founded: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = make_backup(founded, members=("cp1", "cp2"))
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
     machine = new_machine(tmp_path, founded, name="new", address="10.0.0.31", data=data)
     put(machine, "/root/flipped.tar", bytes(flipped))
     put(machine, "/root/cut.tar", data[: len(data) // 2])
+    put(machine, "/root/newer.tar", make_backup(founded, kubernetes="v1.99.0"))
+    with monkeypatch.context() as newer_kb:
+        newer_kb.setattr(archive, "FORMAT", archive.FORMAT + 1)
+        put(machine, "/root/format.tar", make_backup(founded))
     before = {str(path) for path in machine.files()}
 
     def refused(code: str, *words: str) -> None:
@@ -222,8 +228,11 @@ def test_what_is_refused_before_anything_changes(tmp_path: Path, founded: Site, 
 
     refused("backup-damaged", "/root/flipped.tar")
     refused("backup-truncated", "/root/cut.tar")
+    refused("backup-too-new", "/root/format.tar")
+    refused("release-unsupported", "/root/newer.tar")
     refused("usage")
     refused("restore-older-version", "/root/b.tar", "--kubernetes-version=v1.34.9")
+    refused("restore-newer-version", "/root/b.tar", "--kubernetes-version=v1.36.3")
     tools.listening = ["cp2"]
     refused("etcd-member-reachable", "/root/b.tar")
     tools.listening, tools.has_etcdutl = [], False
