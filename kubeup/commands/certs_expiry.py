@@ -35,6 +35,8 @@ EXPIRING = 1
 _SELF_RENEWED_LEFT = 0.1
 """The part of its life that a certificate which the kubelet renews has left when it should have been renewed: that is due at 70 to 90 %
 (jitteryDuration in client-go/util/certificate/certificate_manager.go)."""
+_FORESIGHT_S = 2 * 365 * 86400
+"""How long before an authority has less life than what it signs that is said: another one takes a change of every client."""
 
 
 @dataclass
@@ -65,6 +67,8 @@ def check_expiration(call: Invocation) -> int:
         call.print(render(listing))
         for warning in find_warnings(listing):
             call.report.warn(warning)
+        for note in foresee(listing):
+            call.report.note(note)
         for line in due:
             call.tell(line)
         if within_s is not None and not due:
@@ -176,6 +180,20 @@ def find_warnings(listing: Listing) -> Iterator[str]:
     yield from dict.fromkeys(held.note for held in listing.kubelet if held.note)
 
 
+def foresee(listing: Listing) -> Iterator[str]:
+    """The authorities that will have less life than what they sign within two years, and from when on. Nothing is wrong yet."""
+    for item in listing.authorities:
+        if item.expires is None:
+            continue
+        spare_s = item.residual_s(listing.now) - listing.period_s
+        if 0 <= spare_s < _FORESIGHT_S:
+            since = item.expires - datetime.timedelta(seconds=listing.period_s)
+            yield (
+                f"the certificate authority {item.name} ends at {_moment(item.expires)}: what it signs after {_moment(since)} would outlive "
+                "it; plan to renew it for the same key before then"
+            )
+
+
 # ---- output
 
 _OUTPUT_DATE = "%Y-%m-%dT%H:%M:%SZ"
@@ -256,6 +274,7 @@ def describe(listing: Listing, *, due: Optional[Sequence[str]]) -> dict[str, Any
             for one in listing.served
         ],
         "warnings": list(find_warnings(listing)),
+        "notes": list(foresee(listing)),
     }
     return shown if due is None else {**shown, "expiring": list(due)}
 

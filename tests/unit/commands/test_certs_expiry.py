@@ -128,15 +128,33 @@ def test_what_is_no_span(text: str) -> None:
         certs_expiry.parse_span(text)
 
 
+def shorten_authority(machine: Machine, base: str, *, days: int) -> None:
+    key = private_keys.parse_key(machine.read_text(PKI / f"{base}.key"))
+    validity = certificates.plan_validity(machine.now(), days * 86400)
+    machine.write_file(
+        PKI / f"{base}.crt",
+        certificates.cert_to_pem(certificates.issue_ca_cert("kubernetes", key, validity=validity)),
+    )
+
+
+def test_an_authority_that_will_end_before_what_it_signs_is_said_years_ahead(machine: Machine, capsys: Any) -> None:
+    assert check(machine, capsys)["notes"] == []
+    shorten_authority(machine, "ca", days=3 * 365 + 30)
+    assert check(machine, capsys)["notes"] == []
+    shorten_authority(machine, "ca", days=3 * 365 - 30)
+    shown = check(machine, capsys, "--within", "30d")
+    (note,) = shown["notes"]
+    ends, since = (machine.now() + datetime.timedelta(days=365 * years - 30) for years in (3, 2))
+    assert f"ca ends at {ends:%Y-%m-%d}" in note and f"what it signs after {since:%Y-%m-%d}" in note, note
+    assert shown["expiring"] == [] and not any("authority" in line for line in shown["warnings"])
+    assert run(machine, "certs", "check-expiration") == 0
+    assert "would outlive it" in "".join(capsys.readouterr())
+
+
 def test_an_authority_that_ends_before_what_it_signs(machine: Machine, capsys: Any) -> None:
     assert not any("authority" in line for line in check(machine, capsys)["warnings"])
     for base in ("ca", "front-proxy-ca"):
-        key = private_keys.parse_key(machine.read_text(PKI / f"{base}.key"))
-        validity = certificates.plan_validity(machine.now(), 200 * 86400)
-        machine.write_file(
-            PKI / f"{base}.crt",
-            certificates.cert_to_pem(certificates.issue_ca_cert("kubernetes", key, validity=validity)),
-        )
+        shorten_authority(machine, base, days=200)
     machine.remove(PKI / "front-proxy-ca.key")
     first, second = (line for line in check(machine, capsys)["warnings"] if "authority" in line)
     assert "the certificate authority ca ends at" in first and "renew it for the same key" in first
