@@ -1,5 +1,6 @@
 """`kb restore`, `kb etcd recover` and `kb certs recover` are killed after what they change: the same command comes to a good end, and
-nothing is lost. With KB_E2E_EVERY_KILL=1 after every single change, which takes half an hour; else after a few of them."""
+nothing is lost. With KB_E2E_EVERY_KILL=1 after every single change, which takes half an hour; else after a few of them.
+KB_E2E_FIRST_ROUND=7 goes on with a sweep of restore's that was broken off after the round before."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ MakeNode = Callable[..., Node]
 FEW = {"encryptionAlgorithm": "ECDSA-P256", "dns": {"disabled": True}, "proxy": {"disabled": True}}
 """Nothing here is about keys, DNS and Services."""
 EVERY = os.environ.get("KB_E2E_EVERY_KILL", "") not in ("", "0")
+FIRST = int(os.environ.get("KB_E2E_FIRST_ROUND", "0"))
 COUNTED = 100
 
 
@@ -89,7 +91,7 @@ def test_a_restore(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
 
     spoil()
     few = only("restore.json", "move_file .*kb-", "kubernetes/pki/ca.key", "manifests/", "systemctl")
-    show(kill_at_every_change(node, argv, (), check=check, restore=spoil, wanted=few))
+    show(kill_at_every_change(node, argv, (), check=check, restore=spoil, wanted=few, first=FIRST))
 
 
 # ---- etcd recover

@@ -64,7 +64,7 @@ def kill_at_every_change(
     before the command. wanted: which of the changes, if not each.
 
     A round kills it once in each phase, after the first change of each, then after the second: the phases share their
-    restores. Returns the moments at which it was killed: the caller says which ones there must be, since a few depend on how
+    restores; `first` is the round to begin with, from 0, for a sweep that was broken off. Returns the moments at which it was killed: the caller says which ones there must be, since a few depend on how
     long a wait takes."""
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     made = run_watched(node, argv)
@@ -75,6 +75,7 @@ def kill_at_every_change(
     restore()
     moments = [list(filter(wanted, found)) for found in moments]
     killed: list[Moment] = []
+    rounds = list(itertools.zip_longest(*moments))
 
     def end_round(struck: list[Moment]) -> None:
         told = f"killed after {', then '.join(map(str, struck)) or 'nothing'}"
@@ -86,7 +87,8 @@ def kill_at_every_change(
         struck.clear()
         restore()
 
-    for row in itertools.islice(itertools.zip_longest(*moments), first, None):
+    for number, row in itertools.islice(enumerate(rounds), first, None):
+        print(f"round {number} of {len(rounds)}", flush=True)
         struck: list[Moment] = []
         for moment in filter(None, row):
             found = run_watched(node, argv, moment)
