@@ -116,6 +116,21 @@ def check_kubelet_s(node: Node) -> None:
     wait_until(lambda: node.run(logs, check=False).code == 0, what="the kubelet's logs", timeout_s=20)
 
 
+def check_undone(node: Node, folder: str) -> None:
+    """By hand, as docs/certificates.md says: the former files are in use again, and are as they were."""
+    watched = (
+        f"cd {PKI}/.. && find . -name '*.conf' -o -name '*.crt' -o -name '*.key' | sort | xargs stat -c '%a %U %N'"
+    )
+    serial = f"openssl x509 -noout -serial -in {PKI}/apiserver.crt"
+    modes, renewed = node.run(watched).stdout, node.run(serial).stdout
+    node.run(f"cp -r /var/lib/kb/former-certs/{folder}/. /")
+    node.run("crictl stop $(crictl ps -q --name '^kube-(controller-manager|scheduler)$')")
+    assert node.run(serial).stdout != renewed and node.run(watched).stdout == modes
+    wait_until(lambda: is_shown(node, f"{node.address}:6443", "apiserver"), what="the former one", timeout_s=20)
+    check_controllers_work(node, "three")
+    assert json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)["warnings"] == []
+
+
 def check_controllers_work(node: Node, name: str) -> None:
     """The controller-manager fills a new namespace, and the scheduler holds its lease."""
     node.kubectl(f"create namespace {name}")
@@ -194,6 +209,7 @@ def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     check_controllers_work(node, "two")
     kept = node.run("ls /var/lib/kb/former-certs; find /var/lib/kb/former-certs -perm /077").stdout.split()
     assert len(kept) == 3, kept
+    check_undone(node, kept[-1])
     node.run(f"{KB} reset --force", timeout=300)
     assert not node.exists("/var/lib/kb")
 
