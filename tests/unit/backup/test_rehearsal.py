@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 from pathlib import Path
@@ -13,6 +14,8 @@ from kubeup.backup import archive, etcdutl, rehearsal
 from kubeup.backup.archive import About, Backup, content_of
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
+from kubeup.node import image_program
+from kubeup.node.image_program import MountedImage
 from tests.unit.backup.test_archive import ABOUT
 from tests.unit.commands.test_launcher import Machine
 
@@ -87,6 +90,20 @@ def test_a_backup_without_data_is_not_booted(tmp_path: Path) -> None:
     with pytest.raises(HostError) as caught:
         rehearse(Scarce(tmp_path))
     assert caught.value.code == "backup-without-data"
+
+
+def test_without_etcdutl_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither etcd's image nor this machine has it: said before a file of the backup is written anywhere."""
+    host = Scarce(tmp_path)
+    images = lambda local, socket, *, image: contextlib.nullcontext(MountedImage(image))  # noqa: E731
+    monkeypatch.setattr(image_program, "mount_image", images)
+    monkeypatch.setattr(etcdutl, "is_in_image", lambda host, mounted, place: False)
+    monkeypatch.setattr(rehearsal, "list_images", lambda local, socket: {ETCD, API})
+    monkeypatch.setattr(host, "which", lambda program: None)
+    with pytest.raises(HostError) as caught:
+        rehearse(host, SNAPSHOT)
+    assert caught.value.code == "no-etcdutl" and "/usr/local/bin" in caught.value.remedy
+    assert not host.exists(Path("/var/lib/kb/kb-rehearsal"))
 
 
 def test_what_a_killed_one_left_is_removed_first(tmp_path: Path) -> None:
