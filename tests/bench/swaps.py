@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,14 +67,18 @@ def make_control_planes(lab: Lab, version: str, pyz: Path, size: int) -> list[No
     kb = {"loadBalancer": {"mode": "local"}} if size > 1 else {}
     first.write("/root/init.yaml", lab_config(version, address=first.address, kb=kb))
     first.run(f"python3 kb.pyz init --config init.yaml {IGNORED}", timeout=900)
-    for node in nodes[1:]:
-        key = first.run("python3 kb.pyz certs certificate-key").stdout.strip()
-        line = first.run(f"python3 kb.pyz token create --print-join-command --certificate-key {key}").stdout.strip()
-        node.run(f"{line} {IGNORED}", timeout=900)
+    add_control_planes(first, nodes[1:])
     for node in nodes:
         node.scp(Path(__file__).with_name("by_hand.py"), "/root/by_hand.py")
         first.wait_node_ready(node.name)
     return nodes
+
+
+def add_control_planes(first: Node, others: Sequence[Node]) -> None:
+    for node in others:
+        key = first.run("python3 kb.pyz certs certificate-key").stdout.strip()
+        line = first.run(f"python3 kb.pyz token create --print-join-command --certificate-key {key}").stdout.strip()
+        node.run(f"{line} {IGNORED}", timeout=900)
 
 
 def time_swap(nodes: list[Node], component: str, tool: str, number: int, swap: Swap) -> None:
