@@ -467,6 +467,7 @@ WITHOUT_BYTECODE = tuple(
             "program_trials",
             "renewal",
             "torn_pairs",
+            "unread_certs",
             "tried_pod",
         ),
         "phases": ("recovered_", "upgrade_runtime"),

@@ -23,7 +23,7 @@ with lazily:
     from kubeup.config import load_init, load_join, types
     from kubeup.doctor import certs_in_use, node_files
     from kubeup.engine import run
-    from kubeup.node import kubelet_cert, pki, renewal, torn_pairs
+    from kubeup.node import kubelet_cert, pki, renewal, torn_pairs, unread_certs
     from kubeup.phases import renewed_certs, renewed_kubelet_cert
 
 if TYPE_CHECKING:
@@ -248,11 +248,13 @@ class Due:
 def _renew_expiring(
     launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, name: str
 ) -> Due:
-    """Renew those of these that are due, or whose key is another's, and with `all` the kubelet's serving certificate if that is due and its
-    own. What an authority signs elsewhere stays, and is warned of, so that a timer's log says it."""
+    """Renew those of these that are due, or that a renewal which was cut off has left unusable or unread, and with `all` the kubelet's
+    serving certificate if that is due and its own. What an authority signs elsewhere stays, and is warned of, so that a timer's log says it."""
     call, local = launch.call, launch.local
-    torn = {one.row.name for one in torn_pairs.find_torn_pairs(local, paths, rows=rows)}
-    rows = tuple(row for row in rows if row.name in torn or renewal.is_due(local, paths, row=row, cluster=cluster))
+    cut_off = {one.row.name for one in torn_pairs.find_torn_pairs(local, paths, rows=rows)} | _find_unread(
+        launch, rows, paths=paths
+    )
+    rows = tuple(row for row in rows if row.name in cut_off or renewal.is_due(local, paths, row=row, cluster=cluster))
     outcomes = _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name) if rows else {}
     done = Due([one for one, what in outcomes.items() if what == "renewed"], [])
     for row in rows:
@@ -265,6 +267,17 @@ def _renew_expiring(
     if not done.renewed and not done.left:
         call.print("nothing to renew: every certificate has more than a fifth of its life left")
     return done
+
+
+def _find_unread(launch: Launch, rows: Sequence[Row], *, paths: Paths) -> set[str]:
+    """The names of those that were written while their reader ran on, which restarts it with a new one."""
+    if not launch.local.is_root_user():
+        return set()
+    socket = node_files.read_patient(launch.local, paths).config.node.cri_socket
+    found = unread_certs.find_unread(launch.local, paths, socket=socket, rows=rows)
+    for one in found:
+        launch.call.report.note(one.describe())
+    return {one.row.name for one in found}
 
 
 def _is_kubelet_due(launch: Launch) -> bool:

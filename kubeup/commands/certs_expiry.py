@@ -20,7 +20,7 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.doctor import certs_in_use, node_files
-    from kubeup.node import renewal, torn_pairs
+    from kubeup.node import renewal, torn_pairs, unread_certs
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kubeup.doctor.certs_in_use import Held, Served
     from kubeup.node.renewal import Expiry
     from kubeup.node.torn_pairs import TornPair
+    from kubeup.node.unread_certs import Unread
 
 EXPIRING = 1
 """The exit status if --within is given and something has expired or expires within it: kb's errors have others (2 to 5, 70)."""
@@ -54,6 +55,8 @@ class Listing:
     """For how long a certificate that is issued now is valid."""
     torn: Sequence[TornPair] = ()
     """The pairs of files that do not belong together."""
+    unread: Sequence[Unread] = ()
+    """The kubeconfigs whose readers have not read them."""
 
 
 def check_expiration(call: Invocation) -> int:
@@ -117,6 +120,7 @@ def read_listing(call: Invocation) -> Listing:
         certs_in_use.look_at_servers(patient),
         cluster.certificate_validity_period_s,
         torn_pairs.find_torn_pairs(local, paths, rows=rows),
+        unread_certs.find_unread(local, paths, socket=patient.config.node.cri_socket, rows=rows),
     )
 
 
@@ -157,13 +161,15 @@ def _moment(when: datetime.datetime) -> str:
 
 
 def find_warnings(listing: Listing) -> Iterator[str]:
-    """Torn pairs, authorities that end before what they sign, servers that present something else than their file, an embedded
-    certificate."""
+    """Torn pairs, what was renewed and not read, authorities that end before what they sign, servers that present something else than their
+    file, an embedded certificate."""
     for torn in listing.torn:
         way_out = (
             "to make them a pair again: kb certs renew" if torn.can_be_put_right else "put the matching half there:"
         )
         yield f"{torn.describe()}; {way_out} {torn.row.name}"
+    for unread in listing.unread:
+        yield f"{unread.describe()}; to restart it with a new one: kb certs renew {unread.row.name}"
     for item in listing.authorities:
         if item.expires is None:
             continue

@@ -9,6 +9,8 @@ from typing import Any, Callable
 
 import pytest
 
+from .lab import change_killer
+from .lab.changes import Moment, run_watched
 from .lab.config import lab_config, list_ignored_checks
 from .lab.node import Node, wait_until
 
@@ -103,6 +105,22 @@ def check_torn(node: Node) -> None:
     assert json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)["warnings"] == []
 
 
+def check_cut_off(node: Node) -> None:
+    """A renewal that was killed before the restart: nothing is due any more, and two components go on with what they have read. It is told,
+    and the timer's next run restarts them."""
+    node.scp(change_killer.PROGRAM, "/root/change_killer.py")
+    made = run_watched(
+        node, ["kb.pyz", "certs", "renew", "all"], Moment("", "write_file /etc/kubernetes/super-admin.conf")
+    )
+    assert made[-1][0] == "killed", made
+    shown = json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)["warnings"]
+    assert [one.partition(" ")[0] for one in shown if "goes on with the former" in one] == list(RESTARTED), shown
+    assert "goes on with the former" in node.run(f"{KB} doctor", check=False).output
+    told = node.run(f"{KB} certs auto run", timeout=300)
+    assert "kube-controller-manager restarted" in told.stdout and "kube-scheduler restarted" in told.stdout, told.output
+    assert json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)["warnings"] == []
+
+
 def check_kubelet_s(node: Node) -> None:
     """The kubelet makes its own serving certificate again, and nothing else restarts."""
     path = "/var/lib/kubelet/pki/kubelet.crt"
@@ -172,6 +190,7 @@ def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
 
     check_listings(node)
     check_torn(node)
+    check_cut_off(node)
     check_kubelet_s(node)
 
     # again, while the kubelet delays the next start

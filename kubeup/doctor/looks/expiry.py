@@ -17,7 +17,7 @@ from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki, renewal, torn_pairs
+from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki, renewal, torn_pairs, unread_certs
 from kubeup.phases import auto_renewal
 from kubeup.trust import Anchors
 
@@ -33,6 +33,8 @@ def look_at_certs(patient: Patient) -> Findings:
         torn = [one for one in torn_pairs.find_torn_pairs(host, paths, rows=rows) if one.can_be_put_right]
         for pair in torn:
             yield Finding("certificates", ERROR, pair.describe(), f"kb certs renew {pair.row.name}")
+        for unread in unread_certs.find_unread(host, paths, socket=patient.config.node.cri_socket, rows=rows):
+            yield Finding("certificates", WARNING, unread.describe(), f"kb certs renew {unread.row.name}")
         problems = [*pki.find_problems(host, paths, config=_as_found(patient)), *kubeconfig.find_problems(host, paths)]
         for problem in problems:
             if not any(problem.what.startswith(f"{pair.cert} and {pair.key} do not") for pair in torn):

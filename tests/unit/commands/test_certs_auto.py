@@ -177,6 +177,32 @@ def test_what_was_renewed_is_an_event(machine: Machine, monkeypatch: pytest.Monk
     assert run(machine, "certs", "auto", "run") == 0 and len(events(machine)) == 1
 
 
+def test_a_renewal_that_was_cut_off_before_the_restart_is_made_up_for(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Nothing is due any more, and yet the scheduler would stand still one day."""
+    labels = {"io.kubernetes.pod.name": "kube-scheduler-cp1", "io.kubernetes.pod.namespace": "kube-system"}
+    row = {"id": "1", "metadata": {"name": "kube-scheduler"}, "state": "CONTAINER_RUNNING", "labels": labels}
+    shown = {"containers": [{**row, "createdAt": "1000000000000000000"}]}
+    machine.answers["crictl"] = lambda argv: CommandResult(argv, 0, json.dumps(shown))
+    restarted: list[str] = []
+
+    def restart(ctx: Any, components: Any) -> list[Restarted]:
+        restarted.extend(components)
+        return [Restarted(name, 1.0) for name in components]
+
+    monkeypatch.setattr(renewed_certs, "restart_static_pods", restart)
+    apiserver = machine.read_bytes(Paths().pki / "apiserver.crt")
+    assert run(machine, "doctor", "-o", "json") >= 0
+    assert "scheduler.conf was written after that" in capsys.readouterr().out
+    assert run(machine, "certs", "check-expiration") == 0
+    assert "kb certs renew scheduler.conf" in "".join(capsys.readouterr())
+    assert run(machine, "certs", "auto", "run") == 0
+    assert restarted == ["kube-scheduler"] and machine.read_bytes(Paths().pki / "apiserver.crt") == apiserver
+    assert "scheduler.conf was written after that" in capsys.readouterr().err
+    assert events(machine) == [("Normal", "CertificatesRenewed")]
+
+
 def test_an_authority_that_is_kept_elsewhere_is_warned_of(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
