@@ -18,7 +18,6 @@ This module knows no host's paths, no etcd and no encryption. kubeadm has no equ
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import json
 import tarfile
@@ -27,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NoReturn
 
+from kubeup import moments
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
@@ -189,7 +189,7 @@ def _header(entry: Entry, *, made: int) -> bytes:
 
 def _seconds(made: str) -> int:
     """Raises ValueError."""
-    return int(datetime.datetime.strptime(made, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc).timestamp())
+    return int(moments.parse(made).timestamp())
 
 
 def _check_entries(entries: Iterable[Entry]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Optional
 
-from kubeup import __version__
+from kubeup import __version__, moments
 from kubeup.backup import archive, encryption, node_content, opening
 from kubeup.backup.archive import About, Content, Entry
 from kubeup.cluster import etcd, etcd_snapshot
@@ -108,7 +108,7 @@ def plan_backup(source: Source, *, without: Iterable[Path] = ()) -> Planned:
     objects, missing = read_objects(source.api)
     flags = _flags_of(pods.get("kube-apiserver.yaml"))
     about = About(
-        made=f"{host.now():%Y-%m-%dT%H:%M:%SZ}",
+        made=moments.show(host.now()),
         kb=__version__,
         node=source.node,
         machine_id=_read_line(host, Path("/etc/machine-id")),

@@ -142,13 +142,6 @@ def longest_gap(when: str) -> datetime.timedelta:
     return _HOUR
 
 
-def parse_moment(text: str) -> Optional[datetime.datetime]:
-    try:
-        return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
-    except ValueError:
-        return None
-
-
 def _parse_field(text: str, word: str, *, name: str, lowest: int, highest: int) -> str:
     parts = [_parse_part(text, part, name=name, lowest=lowest, highest=highest) for part in word.split(",")]
     return "*" if "*" in parts else ",".join(parts)

@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
+from kubeup import moments
 from kubeup.cluster.api import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.errors import KbError
 from kubeup.frozen_values import frozen
@@ -67,7 +68,7 @@ def plan_move(
     free = sorted(name for name in _usable(nodes) if name not in placed)
     if not free or note.get("tried") == _digest(free):
         return None
-    told = {"state": "moving", "replicas": replicas, "from": placed[0], "since": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+    told = {"state": "moving", "replicas": replicas, "from": placed[0], "since": moments.show(now)}
     why = f"all {replicas} replicas of CoreDNS run on {placed[0]}: starting one more, on {' or '.join(free[:3])}"
     return Move(replicas + 1, json.dumps(told, sort_keys=True), why)
 
@@ -109,11 +110,8 @@ def _digest(names: Iterable[str]) -> str:
 
 
 def _age_s(since: str, now: datetime.datetime) -> float:
-    try:
-        began = datetime.datetime.strptime(since, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
-    except ValueError:
-        return PATIENCE_S
-    return (now - began).total_seconds()
+    began = moments.find(since)
+    return (now - began).total_seconds() if began is not None else PATIENCE_S
 
 
 def _node_of(pod: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from kubeup import moments
+
 MAX_MESSAGE = 1000
 """An Event's message may have 1024 characters (pkg/apis/core/validation/events.go)."""
 
@@ -12,7 +14,7 @@ MAX_MESSAGE = 1000
 def render_event(node: str, now: datetime.datetime, *, reason: str, message: str, kind: str, by: str) -> dict[str, Any]:
     """The Event. by: the unit that writes it, which its name begins with. Source: the kubelet's own events of its node, whose
     involvedObject has the node's name as its uid; without a namespace of its own, the API server accepts it in `default` alone."""
-    moment = f"{now:%Y-%m-%dT%H:%M:%SZ}"
+    moment = moments.show(now)
     return {
         "apiVersion": "v1",
         "kind": "Event",

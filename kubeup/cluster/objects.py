@@ -14,6 +14,7 @@ import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
+from kubeup import moments
 from kubeup.addresses import join_host_port
 from kubeup.cluster.api import AlreadyExists, Api, ApiRefused, Object, path_of
 from kubeup.config.types import LoadBalancer, PodNetwork, Taint
@@ -304,7 +305,7 @@ def apply_component_config(api: Api, wanted: Object) -> bool:
 
 def restart_pods(api: Api, path: str, *, now: datetime.datetime) -> None:
     """Restart the pods of the DaemonSet or Deployment at `path`, as `kubectl rollout restart` does."""
-    annotations = {RESTARTED_ANNOTATION: f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+    annotations = {RESTARTED_ANNOTATION: moments.show(now)}
     api.patch(path, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
 
 

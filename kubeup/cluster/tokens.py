@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
+from kubeup import moments
 from kubeup.config.token_text import is_token, parse_token
 from kubeup.config.types import BootstrapToken
 from kubeup.errors import UsageError
@@ -57,8 +58,8 @@ def render_token_secret(token: BootstrapToken, now: datetime.datetime) -> dict[s
 def plan_expiration(token: BootstrapToken, now: datetime.datetime) -> str:
     """When a token created now expires, in RFC 3339 (`2026-11-24T17:14:04Z`); "" for never."""
     if token.expires:
-        return _rfc3339(_parse_moment(token.expires))
-    return _rfc3339(now + datetime.timedelta(seconds=token.ttl_s)) if token.ttl_s else ""
+        return moments.show(_parse_moment(token.expires))
+    return moments.show(now + datetime.timedelta(seconds=token.ttl_s)) if token.ttl_s else ""
 
 
 def parse_token_secret(secret: Mapping[str, Any]) -> Optional[BootstrapToken]:
@@ -118,10 +119,6 @@ def _parse_moment(text: str) -> datetime.datetime:
             remedy="write it like 2026-11-24T17:14:04Z, or give a ttl instead",
             code="bad-token-expiry",
         ) from None
-
-
-def _rfc3339(moment: datetime.datetime) -> str:
-    return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # ---- signatures of cluster-info

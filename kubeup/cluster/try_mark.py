@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from typing import Any, Optional
 
+from kubeup import moments
 from kubeup.cluster.api import Api, ApiRefused, path_of
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
@@ -17,7 +18,6 @@ ANNOTATION = "kb/tried-change"
 LAPSE = datetime.timedelta(minutes=30)
 """For how long after its end a mark counts: the way back may have failed, and is tried again. Clocks of nodes differ, too."""
 _PATH = path_of("ConfigMap", "kubeadm-config", namespace="kube-system")
-_MOMENT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @frozen
@@ -32,10 +32,8 @@ def parse_mark(found: Optional[dict[str, Any]]) -> Optional[Mark]:
     """The mark on ConfigMap kubeadm-config; None if it has none, or one that nobody understands."""
     text = str((((found or {}).get("metadata") or {}).get("annotations") or {}).get(ANNOTATION) or "")
     node, _, moment = text.partition(" ")
-    try:
-        return Mark(node, datetime.datetime.strptime(moment, _MOMENT).replace(tzinfo=datetime.timezone.utc))
-    except ValueError:
-        return None
+    ends = moments.find(moment)
+    return Mark(node, ends) if ends is not None else None
 
 
 def put(api: Api, node: str, *, ends: str) -> None:
@@ -66,7 +64,7 @@ def refuse_marked(config_map: Optional[dict[str, Any]], *, now: datetime.datetim
         return
     raise ClusterError(
         f"control plane {mark.node} is trying a change",
-        cause=f"unless it is confirmed, {mark.node} goes back by itself at {mark.ends:{_MOMENT}}, and what is made meanwhile would not fit",
+        cause=f"unless it is confirmed, {mark.node} goes back by itself at {moments.show(mark.ends)}, and what is made meanwhile would not fit",
         remedy=f"on {mark.node}: kb reconfigure confirm, or kb reconfigure back; if that node is gone: "
         f"kubectl -n kube-system annotate configmap kubeadm-config {ANNOTATION}-",
         code="try-elsewhere",

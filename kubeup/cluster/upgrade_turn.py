@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Optional
 
+from kubeup import moments
 from kubeup.cluster.api import Api, Object, path_of
 
 ANNOTATION = "kb.io/upgrade"
@@ -15,7 +16,7 @@ ANNOTATION = "kb.io/upgrade"
 
 def take(api: Api, node: str, *, version: str) -> None:
     """Say that the node goes to this version now. Raises ApiRefused, Unreachable."""
-    _annotate(api, node, f"{version} since {api.host.now():%Y-%m-%dT%H:%M:%SZ}")
+    _annotate(api, node, f"{version} since {moments.show(api.host.now())}")
 
 
 def give_back(api: Api, node: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from kubeup import moments
 from kubeup.commands import join, launcher
 from kubeup.commands.launcher import Launch
 from kubeup.engine.compare import look_at, record_found
@@ -129,7 +130,7 @@ def render_state(ctx: Run, local: Host, *, paths: Paths, workflow: str, looked: 
     node_state.phases.clear()
     node_state.node, node_state.cluster = ctx.config.node.name, ctx.config.cluster.cluster_name
     node_state.cri_socket = ctx.config.node.cri_socket
-    now = f"{local.now():%Y-%m-%dT%H:%M:%SZ}"
+    now = moments.show(local.now())
     made: dict[str, None] = {}
     for item in looked:
         plan = item.plan.resolve(ctx) if item.plan else None

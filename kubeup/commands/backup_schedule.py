@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from kubeup import moments
 from kubeup.commands import backup, launcher, timers
 from kubeup.commands.launcher import Launch
 from kubeup.engine.step import Phase
@@ -161,7 +162,7 @@ def _run_now(launch: Launch) -> int:
 
 
 def _now(launch: Launch) -> str:
-    return f"{launch.local.now():%Y-%m-%dT%H:%M:%SZ}"
+    return moments.show(launch.local.now())
 
 
 def _wait_until_up(launch: Launch, source: making.Source) -> None:

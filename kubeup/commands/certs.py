@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from kubeup import moments
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, KbError, UsageError
@@ -112,7 +113,7 @@ def describe_expiry(item: Expiry, now: datetime.datetime) -> dict[str, Any]:
     """kubeadm's output object; residualTime in seconds."""
     shown: dict[str, Any] = {
         "name": item.name,
-        "expirationDate": f"{item.expires:%Y-%m-%dT%H:%M:%SZ}" if item.expires else None,
+        "expirationDate": moments.show(item.expires) if item.expires else None,
         "residualTime": item.residual_s(now),
         "externallyManaged": item.is_external,
         "missing": item.expires is None,

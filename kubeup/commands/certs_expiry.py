@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from kubeup import moments
 from kubeup.commands import certs, launcher
 from kubeup.config import documents
 from kubeup.errors import UsageError
@@ -202,8 +203,6 @@ def foresee(listing: Listing) -> Iterator[str]:
 
 # ---- output
 
-_OUTPUT_DATE = "%Y-%m-%dT%H:%M:%SZ"
-
 
 def render(listing: Listing) -> str:
     """kubeadm's two tables with the kubelet's rows and the files, and one of what is served."""
@@ -288,7 +287,7 @@ def describe(listing: Listing, *, due: Optional[Sequence[str]]) -> dict[str, Any
 def _describe_end(cert: x509.Certificate, now: datetime.datetime) -> dict[str, Any]:
     end = cert.not_valid_after_utc
     return {
-        "expirationDate": f"{end:{_OUTPUT_DATE}}",
+        "expirationDate": moments.show(end),
         "residualTime": int((end - now).total_seconds()),
         "serialNumber": f"{cert.serial_number:x}",
     }

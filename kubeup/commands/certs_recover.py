@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import releases
+from kubeup import moments, releases
 from kubeup.addresses import join_host_port
 from kubeup.commands.launcher import Launch
 from kubeup.config import token_text
@@ -381,8 +381,7 @@ def _describe(launch: Launch, outcome: Outcome) -> dict[str, Any]:
         "node": outcome.node,
         "dryRun": launch.is_dry,
         "expired": [
-            {"name": one.name, "file": str(one.path), "expired": f"{one.ended:%Y-%m-%dT%H:%M:%SZ}"}
-            for one in outcome.expired
+            {"name": one.name, "file": str(one.path), "expired": moments.show(one.ended)} for one in outcome.expired
         ],
         "recovered": list(done.names) if done is not None else [],
         "restarted": ["kubelet", *done.restarted] if done is not None else [],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
+from kubeup import moments
 from kubeup.commands import certs, launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, KbError, UsageError
@@ -238,7 +239,7 @@ def _choose(call: Invocation, looked: Looked) -> tuple[Drift, ...]:
 def _accept(launch: Launch, ground: Ground, *, chosen: Sequence[Drift]) -> int:
     kept = records.load_records(launch.target, ground.run.paths.records)
     client = _open_api(ground.patient, launch.target) if any(one.is_of_cluster for one in chosen) else None
-    accepted.accept(chosen, records=kept, api=client, now=f"{launch.local.now():%Y-%m-%dT%H:%M:%SZ}")
+    accepted.accept(chosen, records=kept, api=client, now=moments.show(launch.local.now()))
     for name in dict.fromkeys(one.name for one in chosen):
         launch.call.print(f"{name} {'would be' if launch.is_dry else 'is'} accepted as it is")
     return 0

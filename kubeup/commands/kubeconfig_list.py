@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from kubeup import moments
 from kubeup.commands import certs
 from kubeup.commands.launcher import Launch
 from kubeup.errors import KbError, shown
@@ -189,7 +190,7 @@ def describe(one: Access, now: datetime.datetime) -> dict[str, Any]:
         "user": one.user,
         "groups": list(one.groups),
         "by": one.by,
-        "expirationDate": f"{one.expires:%Y-%m-%dT%H:%M:%SZ}" if one.expires else None,
+        "expirationDate": moments.show(one.expires) if one.expires else None,
         "residualTime": int((one.expires - now).total_seconds()) if one.expires else None,
         "source": one.source,
     }

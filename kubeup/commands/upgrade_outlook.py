@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import releases
+from kubeup import moments, releases
 from kubeup.commands import etcd as etcd_commands
 from kubeup.commands import launcher
 from kubeup.errors import ClusterError, HostError, KbError, PreflightError, UsageError
@@ -442,7 +442,7 @@ def describe(outlook: Outlook, found: Sequence[Found] = ()) -> dict[str, Any]:
                 "removedRelease": one.removed,
                 "requests": one.requests,
                 "servers": list(one.servers),
-                "since": one.since.strftime("%Y-%m-%dT%H:%M:%SZ") if one.since else None,
+                "since": moments.show(one.since) if one.since else None,
             }
             for one in outlook.usage.removed_apis
         ],

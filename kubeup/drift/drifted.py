@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from kubeup import moments
 from kubeup.cluster.api import Api
 from kubeup.doctor.node_files import Patient
 from kubeup.engine.plan import Difference, Fields, digest, show_value
@@ -107,14 +108,12 @@ class Ground:
 
 def parse_moment(text: str) -> float:
     """`2026-11-30T10:00:00Z` as seconds since 1970; 0.0 if it is none."""
-    try:
-        return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc).timestamp()
-    except ValueError:
-        return 0.0
+    moment = moments.find(text)
+    return moment.timestamp() if moment is not None else 0.0
 
 
 def show_moment(seconds: float) -> str:
-    return f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    return moments.show(datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc))
 
 
 def drop_wanted(differences: Iterable[Difference], wanted: Mapping[str, str]) -> list[Difference]:

@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import __version__
+from kubeup import __version__, moments
 from kubeup.engine.plan import Fields, digest
 from kubeup.errors import HostError
 from kubeup.json_text import parse_json_object
@@ -76,7 +76,7 @@ class Records:
         self._is_begun = True
         self.host.make_dir(self.folder.parent, mode=0o700)
         self.host.make_dir(self.folder, mode=0o700)
-        text = _render(self.steps, f"{self.host.now():%Y-%m-%dT%H:%M:%SZ}")
+        text = _render(self.steps, moments.show(self.host.now()))
         self.host.write_file(self.folder / f"{self.generation:06d}.json", text, mode=0o600)
         self._saved = now
         for number in _list_generations(self.host, self.folder)[:-KEPT]:

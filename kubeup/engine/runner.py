@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from kubeup import moments
 from kubeup.engine.compare import WANTED_NO_MORE, Applier, View, look_at
 from kubeup.engine.items import Gone
 from kubeup.engine.journal import JournalHost, remove_leftovers
@@ -220,7 +221,7 @@ class Runner:
             worked_on = self._with_journal(ctx, journal)
             handed = self._work(worked_on, phase, plan=plan, entry=entry, is_forced=is_forced, was_begun=was_begun)
             journal.forget_unmade()
-            entry.status, entry.ended = "done", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
+            entry.status, entry.ended = "done", moments.show(ctx.host.now())
             entry.outputs = handed.stored()
             self.state.save()
         except BaseException as error:
@@ -241,7 +242,7 @@ class Runner:
     def _begin(self, ctx: BareRun, key: str, *, inputs: dict[str, str]) -> PhaseState:
         """The step's new state entry, with what earlier runs created and passed on."""
         before = self.state.phases.get(key)
-        entry = PhaseState("running", inputs=inputs, started=f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}")
+        entry = PhaseState("running", inputs=inputs, started=moments.show(ctx.host.now()))
         if before:
             # earlier outputs stay valid until the phase produces new ones
             entry.created, entry.backups, entry.outputs = before.created, before.backups, before.outputs
@@ -330,7 +331,7 @@ class Runner:
         error: BaseException,
         result: RunResult,
     ) -> None:
-        entry.status, entry.ended = "failed", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
+        entry.status, entry.ended = "failed", moments.show(ctx.host.now())
         self._tell_failure(ctx, phase, error=error, result=result, changed_files=journal.changed_files)
         if isinstance(error, KbError):
             entry.error = error.as_dict()

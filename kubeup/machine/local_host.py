@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Optional
 
+from kubeup import moments
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Argv, CommandResult, shown_argv
@@ -124,7 +125,7 @@ class LocalHost(LocalFiles, LocalNetwork):
             # on a full disk the lock still works; only its holder's name is missing
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, 0)
-                text = f"{holder} (pid {os.getpid()}, since {self.now():%Y-%m-%dT%H:%M:%SZ})"
+                text = f"{holder} (pid {os.getpid()}, since {moments.show(self.now())})"
                 os.pwrite(descriptor, text.encode(), 0)
             yield
         finally:

@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any, Optional
 
+from kubeup import moments
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
@@ -28,7 +29,6 @@ from kubeup.yaml_files import is_same_yaml
 SCHEMA = 1
 SWAPPING, WAITING, GOING_BACK, CONFIRMED, BACK = "swapping", "waiting", "going back", "confirmed", "back"
 PENDING = (SWAPPING, WAITING, GOING_BACK)
-_MOMENT = "%Y-%m-%dT%H:%M:%SZ"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 AGAIN_S, AGAIN_AT_MOST_S = 30.0, 600.0
 """How long to wait after a way back that failed, the first time and at most: each restarts the API server."""
@@ -113,12 +113,8 @@ def _parse(found: dict[str, Any]) -> Try:
     if strange or not pods or one.status not in (*PENDING, CONFIRMED, BACK):
         raise ValueError(f"not known, or without its manifests: {', '.join(strange) or 'its pods or its status'}")
     if one.ends:
-        _parse_moment(one.ends)
+        moments.parse(one.ends)
     return one
-
-
-def _parse_moment(text: str) -> datetime.datetime:
-    return datetime.datetime.strptime(text, _MOMENT).replace(tzinfo=datetime.timezone.utc)
 
 
 def load_pending(host: Host, paths: Paths) -> Optional[Try]:
@@ -147,7 +143,7 @@ def set_end(host: Host, one: Try, *, in_s: float) -> Try:
     """The same, to end in so many seconds from now."""
     ends = host.now() + datetime.timedelta(seconds=in_s)
     return dataclasses.replace(
-        one, ends=f"{ends:{_MOMENT}}", boot=read_boot(host), until_s=round(host.monotonic() + in_s, 3)
+        one, ends=moments.show(ends), boot=read_boot(host), until_s=round(host.monotonic() + in_s, 3)
     )
 
 
@@ -163,7 +159,7 @@ def left_s(host: Host, one: Try) -> float:
         return 0.0
     if is_of_this_boot(host, one):
         return max(0.0, one.until_s - host.monotonic())
-    left = (_parse_moment(one.ends) - host.now()).total_seconds() if one.ends else 0.0
+    left = (moments.parse(one.ends) - host.now()).total_seconds() if one.ends else 0.0
     return min(max(0.0, left), one.lasts_s)
 
 

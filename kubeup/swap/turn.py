@@ -13,6 +13,7 @@ import datetime
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
+from kubeup import moments
 from kubeup.cluster import clock, lease
 from kubeup.cluster.api import Api
 from kubeup.engine.run import Run
@@ -134,14 +135,14 @@ def _read_written(found: dict[str, Any]) -> Optional[datetime.datetime]:
     """The time of the last write, which the API server notes with the fields' owners; if they are not there, the holder's own note of
     it. Source: apimachinery, meta/v1 ManagedFieldsEntry"""
     owners = found["metadata"].get("managedFields") or []
-    times = [_parse(str(owner.get("time")), "%Y-%m-%dT%H:%M:%SZ") for owner in owners]
+    times = [moments.find(str(owner.get("time"))) for owner in owners]
     known = [moment for moment in times if moment is not None]
-    return max(known) if known else _parse(str(_spec(found).get("renewTime")), lease.MOMENT)
+    return max(known) if known else _parse_renewal(str(_spec(found).get("renewTime")))
 
 
-def _parse(text: str, form: str) -> Optional[datetime.datetime]:
+def _parse_renewal(text: str) -> Optional[datetime.datetime]:
     try:
-        return datetime.datetime.strptime(text, form).replace(tzinfo=datetime.timezone.utc)
+        return datetime.datetime.strptime(text, lease.MOMENT).replace(tzinfo=datetime.timezone.utc)
     except ValueError:
         return None
 

@@ -20,6 +20,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Optional
 
+from kubeup import moments
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
@@ -35,7 +36,6 @@ ABANDONED = datetime.timedelta(days=30)
 """How long after its begin an upgrade that never ended counts as given up."""
 ROOM = 64 << 20
 """Free space, in bytes, that stays free beside the copies."""
-_MOMENT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @frozen
@@ -59,8 +59,8 @@ class Kept:
     def expires(self) -> Optional[datetime.datetime]:
         """When it is no longer kept; None if that is not known."""
         if self.ended:
-            return _parse_moment(self.ended) + LASTS
-        return _parse_moment(self.began) + ABANDONED if self.began else None
+            return moments.parse(self.ended) + LASTS
+        return moments.parse(self.began) + ABANDONED if self.began else None
 
 
 def folder(paths: Paths) -> Path:
@@ -127,12 +127,8 @@ def _parse(found: dict[str, Any]) -> Kept:
     if kept.status not in (RUNNING, DONE, TAKEN_BACK) or not all(path.startswith("/") for path in kept.files):
         raise ValueError(f"its status is {kept.status!r}")
     for text in filter(None, (kept.began, kept.ended)):
-        _parse_moment(text)
+        moments.parse(text)
     return dataclasses.replace(kept, steps=tuple(kept.steps))
-
-
-def _parse_moment(text: str) -> datetime.datetime:
-    return datetime.datetime.strptime(text, _MOMENT).replace(tzinfo=datetime.timezone.utc)
 
 
 def save(host: Host, paths: Paths, kept: Kept) -> Kept:  # noqa: PLR0917
@@ -154,7 +150,7 @@ def begin(host: Host, paths: Paths, *, former: str, wanted: str, has_programs: b
         host.remove_tree(folder(paths) / "former")
     else:
         _remove(host, paths)
-    return save(host, paths, Kept(former, wanted, began=f"{host.now():{_MOMENT}}"))
+    return save(host, paths, Kept(former, wanted, began=moments.show(host.now())))
 
 
 def note_done(host: Host, paths: Paths, *, step: str, **notes: str) -> None:
@@ -171,7 +167,7 @@ def end(host: Host, paths: Paths, *, status: str) -> None:
     found = load(host, paths)
     if found is not None and found.status != status:
         host.remove_tree(programs_folder(paths))
-        save(host, paths, dataclasses.replace(found, status=status, ended=f"{host.now():{_MOMENT}}"))
+        save(host, paths, dataclasses.replace(found, status=status, ended=moments.show(host.now())))
 
 
 def finish(host: Host, paths: Paths) -> bool:

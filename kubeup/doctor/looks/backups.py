@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
+from kubeup import moments
 from kubeup.backup import schedule
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
 from kubeup.doctor.node_files import Patient
@@ -32,7 +33,7 @@ def look_at_backups(patient: Patient) -> Findings:
     if last is not None and last.error:
         yield _error(f"the last backup failed: {last.error}", "see what is wrong: kb backup schedule run")
     found = host.stat(schedule.schedule_file(paths))
-    since = schedule.parse_moment(last.good) if last and last.good else None
+    since = moments.find(last.good) if last and last.good else None
     if since is None and found is not None:
         since = datetime.datetime.fromtimestamp(found.mtime, datetime.timezone.utc)
     gap = schedule.longest_gap(wanted.when)
