@@ -98,8 +98,7 @@ def _switch(launch: Launch, wanted: Optional[schedule.Schedule]) -> int:
         launcher.require_same_node(node_state, patient.config, paths=paths)
         base = launcher.make_run(launch.target, patient.config, paths=paths, report=launch.call.report)
         if wanted is not None:
-            fields = {item.name: getattr(base, item.name) for item in dataclasses.fields(base)}
-            result = launch.work(backup_timer.ScheduleRun(**fields, schedule=wanted), node_state)
+            result = launch.work(backup_timer.ScheduleRun(**base.values(), schedule=wanted), node_state)
         else:
             # by its name, so that it is done again whatever an earlier run recorded
             result = launch.work(base, node_state, phases=(switch_off,), only=switch_off.name)

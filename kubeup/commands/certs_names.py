@@ -101,10 +101,9 @@ def _make_run(launch: Launch, node_state: State, *, patient: Patient, names: Seq
     if goal != stored and not call.flags.get("undo"):
         last = Last(tuple(names), tuple(name for name in names if name in stored))
     wanted = dataclasses.replace(cluster, api_server=dataclasses.replace(cluster.api_server, cert_sans=goal))
-    fields = {item.name: getattr(base, item.name) for item in dataclasses.fields(base)}
-    fields["config"] = dataclasses.replace(patient.config, cluster=wanted)
+    base = dataclasses.replace(base, config=dataclasses.replace(patient.config, cluster=wanted))
     changed, before = (last.changed, last.before) if last else (None, None)
-    return cert_names.NamesRun(**fields, adds=adds, drops=drops, changed=changed, before=before)
+    return cert_names.NamesRun(**base.values(), adds=adds, drops=drops, changed=changed, before=before)
 
 
 def _read_cluster(launch: Launch, base: run.Run) -> ClusterConfiguration:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -257,11 +256,9 @@ def _fix(launch: Launch, ground: Ground, *, chosen: Sequence[Drift], node_state:
     if not swaps:
         return
     swap = static_pods_swap.SwapRun(
-        **{item.name: getattr(ctx, item.name) for item in dataclasses.fields(ctx)},
+        **ctx.values(),
         texts=tuple(swaps.items()),
-        agree=lambda question: launcher.agree(call, question),
-        before_stop=str(call.flags.get("before-stop") or ""),
-        after_start=str(call.flags.get("after-start") or ""),
+        **launcher.of_a_swap(call),
         tells_edits=False,
     )
     launch.work(swap, node_state, workflow="reconfigure-static-pods")

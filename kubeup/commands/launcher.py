@@ -371,6 +371,15 @@ def required(call: Invocation, flag: str) -> str:
     return str(call.flags[flag])
 
 
+def of_a_swap(call: Invocation) -> dict[str, Any]:
+    """The fields of a SwapRun that the command line gives: how to ask, and the user's own commands around a stop."""
+    return {
+        "agree": lambda question: agree(call, question),
+        "before_stop": str(call.flags.get("before-stop") or ""),
+        "after_start": str(call.flags.get("after-start") or ""),
+    }
+
+
 def agree(call: Invocation, question: str) -> None:
     """Go on only with the user's word: --yes, or an answer at the terminal. Raises UsageError (not-confirmed)."""
     if call.flags.get("yes") or call.flags.get("dry-run"):

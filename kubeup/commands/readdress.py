@@ -104,7 +104,7 @@ def _make_run(launch: Launch, old: str, *, new: str) -> phases.ReaddressRun:
     if not patient.is_control_plane:
         base = dataclasses.replace(base, caller=run.Caller(lambda _: _kubelet_api(launch.target, paths), "kubelet"))
     return phases.ReaddressRun(
-        **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
+        **base.values(),
         old=old,
         new=new,
         is_own=is_own,

@@ -421,11 +421,9 @@ def _as_run(
     call: Invocation, base: Run, *, wish: Wish, texts: tuple[tuple[str, str], ...]
 ) -> reconfigure_config.ReconfigureRun:
     return reconfigure_config.ReconfigureRun(
-        **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
+        **base.values(),
         texts=texts,
-        agree=lambda question: launcher.agree(call, question),
-        before_stop=str(call.flags.get("before-stop") or ""),
-        after_start=str(call.flags.get("after-start") or ""),
+        **launcher.of_a_swap(call),
         command=reconfigure_wish.say_command(call),
         tells_edits=False,
         former=base.config.cluster.kubernetes_version,

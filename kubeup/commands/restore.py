@@ -92,8 +92,7 @@ def _restore(launch: Launch, backup: Backup) -> RunResult:
         node_state.node, node_state.cluster = config.node.name, config.cluster.cluster_name
         node_state.cri_socket = config.node.cri_socket
         base = launcher.make_run(launch.target, config, paths=paths, report=launch.call.report)
-        fields = {item.name: getattr(base, item.name) for item in dataclasses.fields(base)}
-        ctx = phases.RestoreRun(**fields, backup=backup, place=place, stamp=record.stamp)
+        ctx = phases.RestoreRun(**base.values(), backup=backup, place=place, stamp=record.stamp)
         try:
             result = launch.work(ctx, node_state, skip=_list_skipped(launch, config))
         except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -71,15 +70,7 @@ def make_swap_run(launch: Launch, node_state: State, *, patient: Patient, **fiel
         raise launcher.no_control_plane(patient.paths)
     launcher.require_same_node(node_state, patient.config, paths=patient.paths)
     base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
-    given: dict[str, Any] = {
-        "agree": lambda question: launcher.agree(call, question),
-        "before_stop": str(call.flags.get("before-stop") or ""),
-        "after_start": str(call.flags.get("after-start") or ""),
-        **fields,
-    }
-    return static_pods_swap.SwapRun(
-        **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)}, **given
-    )
+    return static_pods_swap.SwapRun(**{**base.values(), **launcher.of_a_swap(call), **fields})
 
 
 def read_try(call: Invocation) -> float:

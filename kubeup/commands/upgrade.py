@@ -255,11 +255,9 @@ def _as_upgrade(
     is_first = call.command.workflow == APPLY
     words = " ".join(("kb", call.command.name, *call.words))
     return upgrade_run.UpgradeRun(
-        **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
+        **base.values(),
         texts=texts,
-        agree=lambda question: launcher.agree(call, question),
-        before_stop=str(call.flags.get("before-stop") or ""),
-        after_start=str(call.flags.get("after-start") or ""),
+        **launcher.of_a_swap(call),
         command=words,
         former=former,
         is_first=is_first,

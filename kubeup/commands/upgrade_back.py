@@ -86,13 +86,11 @@ def _make_run(
     keeps = upgrade_outlook.read_keeps(call)
     targets = () if is_kubelet_only or formers else _plan_targets(local, patient.paths, found, keeps=keeps is not False)
     return upgrade_run.UpgradeRun(
-        **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
+        **base.values(),
         texts=tuple((one.name, one.wanted) for one in targets),
         targets=targets,
         keep_edits=keeps,
-        agree=lambda question: launcher.agree(call, question),
-        before_stop=str(call.flags.get("before-stop") or ""),
-        after_start=str(call.flags.get("after-start") or ""),
+        **launcher.of_a_swap(call),
         former=found.wanted,
         is_first=False,
         drains=not call.flags.get("no-drain"),

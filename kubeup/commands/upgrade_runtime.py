@@ -70,7 +70,7 @@ def _make_run(launch: Launch) -> upgrade_run.UpgradeRun:
         caller = run.Caller(lambda _: upgrade.kubelet_api(launch.target, patient.paths), "kubelet")
         base = dataclasses.replace(base, caller=caller)
     return upgrade_run.UpgradeRun(
-        **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
+        **base.values(),
         texts=(),
         agree=lambda question: launcher.agree(call, question),
         former=config.cluster.kubernetes_version,

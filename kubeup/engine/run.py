@@ -220,6 +220,10 @@ class BareRun:
     machine: Optional[Host] = None
     """The host that `host` wraps if that keeps a journal: for changes that are never undone, such as a kept download."""
 
+    def values(self) -> dict[str, Any]:
+        """Field -> value, for a run that has more of them: `SwapRun(**run.values(), texts=...)`."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
 
 @frozen_by_name
 class ResetRun(BareRun):

@@ -6,7 +6,6 @@ cmd/kubeadm/app/cmd/upgrade/{apply,node,plan,diff}.go.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 from collections.abc import Sequence
@@ -155,11 +154,10 @@ def _continue_swap(launch: Launch, *, version: str) -> None:
 def _as_kubeadm(
     call: Invocation, launch: Launch, *, base: UpgradeRun, wishes: types.UpgradeNode, asks: bool
 ) -> upgrade_phases.KubeadmUpgrade:
-    values = {item.name: getattr(base, item.name) for item in dataclasses.fields(base)}
     kb = replace(base.config.kb, only_kubeadm=True)
     kubeadm_version = stands_for.find_version(launch.local, called=call.program.file, wanted=_version_of(base))
     return upgrade_phases.KubeadmUpgrade(
-        **{**values, "config": replace(base.config, kb=kb)},
+        **replace(base, config=replace(base.config, kb=kb)).values(),
         kubeadm_version=kubeadm_version,
         cluster_version=_read_cluster_version(base) if base.config.is_control_plane else "",
         stamp=f"{launch.local.now():%Y-%m-%d-%H-%M-%S}",
