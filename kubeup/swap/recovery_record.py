@@ -8,19 +8,16 @@ taken back. The file holds whole manifests, which may hold a user's secrets: onl
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.json_text import parse_json
+from kubeup.machine import record_file
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
-from kubeup.shapes import fit
 from kubeup.swap import store
 
-SCHEMA = 1
 RUNNING, GOING_BACK, DONE, TAKEN_BACK = "running", "going back", "done", "taken back"
 BEGUN, COPIED, ALONE, SERVED = "begun", "copied", "alone", "served"
 """The stages: nothing was changed but the pods; there is a copy of the data; the member is the only one in its list; an API server may
@@ -46,14 +43,11 @@ def _file(paths: Paths) -> Path:
 
 
 def save(host: Host, paths: Paths, *, record: Record) -> None:
-    host.make_dir(paths.state_dir, mode=0o700)
-    host.make_dir(store.folder(paths), mode=0o700)
-    value = {"schema": SCHEMA, **dataclasses.asdict(record)}
-    host.write_file(_file(paths), json.dumps(value, indent=1) + "\n", mode=0o600)
+    record_file.write(host, _file(paths), values=dataclasses.asdict(record))
 
 
 _SHAPE = {
-    "schema!": int, "status!": str, "stage!": str, "member!": str, "lost!": [str], "data_dir!": str, "copy!": str, "etcd!": str,
+    "status!": str, "stage!": str, "member!": str, "lost!": [str], "data_dir!": str, "copy!": str, "etcd!": str,
     "server!": str,
 }  # fmt: skip
 
@@ -64,10 +58,10 @@ def load(host: Host, paths: Paths) -> Optional[Record]:
     if not host.exists(path):
         return None
     try:
-        found = dict(fit(parse_json(host.read_text(path), "it"), _SHAPE, what="it"))
+        found = record_file.read(host, path, shape=_SHAPE)
         places = [Path(found[name]) for name in ("data_dir", "copy")]
-        if found.pop("schema") != SCHEMA or not found["etcd"] or not all(place.is_absolute() for place in places):
-            raise ValueError("it lacks its manifest or its folders, or another kb wrote it")
+        if not found["etcd"] or not all(place.is_absolute() for place in places):
+            raise ValueError("it lacks its manifest or its folders")
         return Record(**{**found, "lost": tuple(found["lost"])})
     except (ValueError, TypeError, KeyError) as error:
         raise HostError(

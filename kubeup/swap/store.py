@@ -11,7 +11,6 @@ manifests, which may hold a user's secrets: only root may read it.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -19,17 +18,15 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.json_text import parse_json
 from kubeup.lazy_modules import lazily
+from kubeup.machine import record_file
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
-from kubeup.shapes import fit
 from kubeup.yaml_files import is_same_yaml
 
 with lazily:
     from kubeup.machine import dry_run
 
-SCHEMA = 1
 RUNNING, DONE, TAKEN_BACK = "running", "done", "taken back"
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 """The static pods that can be swapped, each after those that it needs."""
@@ -132,14 +129,10 @@ def end(host: Host, paths: Paths, *, swap: Swap, is_as_before: bool) -> None:
 
 
 def save(host: Host, paths: Paths, *, swap: Swap) -> None:
-    host.make_dir(paths.state_dir, mode=0o700)
-    host.make_dir(folder(paths), mode=0o700)
-    value = {"schema": SCHEMA, **dataclasses.asdict(swap)}
-    host.write_file(_file(paths), json.dumps(value, indent=1) + "\n", mode=0o600)
+    record_file.write(host, _file(paths), values=dataclasses.asdict(swap))
 
 
 _SHAPE = {
-    "schema!": int,
     "status!": str,
     "pods!": [{"name!": str, "former!": str, "wanted!": str}],
     "data_dir": str,
@@ -155,10 +148,7 @@ def load(host: Host, paths: Paths) -> Optional[Swap]:
     if not host.exists(path):
         return None
     try:
-        found = dict(fit(parse_json(host.read_text(path), "it"), _SHAPE, what="it"))
-        if found["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {found['schema']}")
-        return _parse(found)
+        return _parse(record_file.read(host, path, shape=_SHAPE))
     except (ValueError, TypeError, KeyError) as error:
         raise HostError(
             f"{path} cannot be read",

@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from pathlib import Path
 from typing import Any, Optional
 
 from kubeup import moments
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.json_text import parse_json
+from kubeup.machine import record_file
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
-from kubeup.shapes import fit
 from kubeup.swap import store
 from kubeup.yaml_files import is_same_yaml
 
-SCHEMA = 1
 SWAPPING, WAITING, GOING_BACK, CONFIRMED, BACK = "swapping", "waiting", "going back", "confirmed", "back"
 PENDING = (SWAPPING, WAITING, GOING_BACK)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -83,7 +80,7 @@ def _file(paths: Paths) -> Path:
 
 
 _SHAPE = {
-    "schema!": int, "status!": str, "lasts_s!": float, "ends!": str, "boot!": str, "until_s!": float, "config": str, "failures": int,
+    "status!": str, "lasts_s!": float, "ends!": str, "boot!": str, "until_s!": float, "config": str, "failures": int,
     "why": str, "pods!": [{"name!": str, "former!": str, "wanted!": str}],
 }  # fmt: skip
 
@@ -94,7 +91,7 @@ def load(host: Host, paths: Paths) -> Optional[Try]:
     if not host.exists(path):
         return None
     try:
-        return _parse(dict(fit(parse_json(host.read_text(path), "it"), _SHAPE, what="it")))
+        return _parse(record_file.read(host, path, shape=_SHAPE))
     except (ValueError, TypeError, KeyError) as error:
         raise HostError(
             f"{path} cannot be read",
@@ -105,8 +102,6 @@ def load(host: Host, paths: Paths) -> Optional[Try]:
 
 
 def _parse(found: dict[str, Any]) -> Try:
-    if found.pop("schema") != SCHEMA:
-        raise ValueError("it has another schema")
     pods = tuple(store.Pod(row["name"], row["former"], row["wanted"]) for row in found.pop("pods"))
     one = Try(pods, **{name: value for name, value in found.items() if value is not None})
     strange = [pod.name for pod in pods if pod.name not in store.COMPONENTS or not (pod.former and pod.wanted)]
@@ -124,10 +119,7 @@ def load_pending(host: Host, paths: Paths) -> Optional[Try]:
 
 
 def save(host: Host, paths: Paths, *, one: Try) -> Try:
-    for place in (paths.state_dir, folder(paths)):
-        host.make_dir(place, mode=0o700)
-    value = {"schema": SCHEMA, **dataclasses.asdict(one)}
-    host.write_file(_file(paths), json.dumps(value, indent=1) + "\n", mode=0o600)
+    record_file.write(host, _file(paths), values=dataclasses.asdict(one))
     return one
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
@@ -23,13 +22,11 @@ from typing import Any, Optional
 from kubeup import moments
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.json_text import parse_json
+from kubeup.machine import record_file
 from kubeup.machine.files import CHUNK
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
-from kubeup.shapes import fit
 
-SCHEMA = 1
 RUNNING, DONE, TAKEN_BACK = "running", "done", "taken back"
 LASTS = datetime.timedelta(days=7)
 ABANDONED = datetime.timedelta(days=30)
@@ -90,7 +87,6 @@ def _file(paths: Paths) -> Path:
 
 
 _SHAPE = {
-    "schema!": int,
     "former!": str,
     "wanted!": str,
     "status!": str,
@@ -108,8 +104,7 @@ def load(host: Host, paths: Paths) -> Optional[Kept]:
     if not host.exists(path):
         return None
     try:
-        found = dict(fit(parse_json(host.read_text(path), "it"), _SHAPE, what="it"))
-        return _parse(found)
+        return _parse(record_file.read(host, path, shape=_SHAPE))
     except (ValueError, TypeError, KeyError) as error:
         raise HostError(
             f"{path} cannot be read",
@@ -120,8 +115,6 @@ def load(host: Host, paths: Paths) -> Optional[Kept]:
 
 
 def _parse(found: dict[str, Any]) -> Kept:
-    if found.pop("schema") != SCHEMA:
-        raise ValueError("it has another schema")
     names = {item.name for item in dataclasses.fields(Kept)}
     kept = Kept(**{name: value for name, value in found.items() if name in names and value is not None})
     if kept.status not in (RUNNING, DONE, TAKEN_BACK) or not all(path.startswith("/") for path in kept.files):
@@ -132,10 +125,7 @@ def _parse(found: dict[str, Any]) -> Kept:
 
 
 def save(host: Host, paths: Paths, kept: Kept) -> Kept:  # noqa: PLR0917
-    for place in (paths.state_dir, folder(paths)):
-        host.make_dir(place, mode=0o700)
-    value = {"schema": SCHEMA, **dataclasses.asdict(kept)}
-    host.write_file(_file(paths), json.dumps(value, indent=1) + "\n", mode=0o600)
+    record_file.write(host, _file(paths), values=dataclasses.asdict(kept))
     return kept
 
 
