@@ -9,11 +9,13 @@ from typing import Any, Callable
 
 import pytest
 
+from .lab.config import lab_config
 from .lab.control_planes import IGNORE, KB, code_of, print_join
 from .lab.node import Node, wait_until
 from .lab.shell import Result
 from .lab.static_pods import COMPONENTS, list_left, manifest, read_manifests, read_running, read_stored
 from .test_static_pods import make_control_plane, make_three, told
+from .world.podnet import connect_nodes
 
 MakeNode = Callable[..., Node]
 RECONFIGURE = f"{KB} reconfigure"
@@ -180,6 +182,106 @@ def check_proxies(node: Node) -> None:
     assert read_manifests(node) == first
     for unit in ("kubelet", "containerd"):
         assert "_PROXY" not in node.run(f"cat /proc/$(systemctl show -p MainPID --value {unit})/environ").stdout, unit
+
+
+# ---- a node of kubeadm's, and etcd
+
+
+@pytest.mark.k8s_versions("1.35", "1.36")
+def test_a_node_of_kubeadm_s(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Real kubeadm made it. It is changed before it is adopted, and afterwards; nothing of that is drift."""
+    node = make_node("cp1", version=k8s_version, kubeadm=True)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    node.write("/root/init.yaml", lab_config(k8s_version, address=node.address))
+    node.run(f"kubeadm init --config init.yaml {IGNORE}", timeout=600)
+    connect_nodes([node])
+    node.wait_node_ready()
+    node.wait_pods_ready("kube-system")
+    first, stored = Before(node), read_stored(node)
+    reconfigure(node, f"apiserver --set {FLAG[2:]}")
+    assert FLAG in argv_of(node, "kube-apiserver") and "max-requests-inflight" in read_config(node)
+    node.run(f"{KB} adopt")
+    node.run(f"{KB} drift")
+    check_hand_edit(node)
+    reconfigure(node, "apiserver --unset max-requests-inflight")
+    assert read_manifests(node) == first.texts and read_config(node) == first.config
+    check_kubelet(node)
+    check_etcd(node)
+    assert read_manifests(node) == first.texts and read_config(node) == first.config
+    assert stored <= read_stored(node)
+    node.run(f"{KB} drift")
+
+
+@pytest.mark.k8s_versions("1.35", "1.36")
+def test_etcd_and_another_registry(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_node("cp1", version=k8s_version)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    kb = {"podNetwork": {"plugin": "bridge"}}
+    node.write("/root/init.yaml", lab_config(k8s_version, address=node.address, kb=kb))
+    node.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
+    node.wait_pods_ready("kube-system")
+    check_etcd(node)
+    check_registry(node)
+    node.run(f"{KB} drift")
+
+
+ETCD_FLAGS = ("--max-txn-ops=300", "--quota-backend-bytes=4294967296")
+
+
+def check_etcd(node: Node) -> None:
+    """Its arguments are set, refused, taken back when it ends with them, and unset; no object is lost."""
+    before, stored = Before(node), read_stored(node)
+    for words, code, hint in (
+        ("--set no-such-flag=1", "static-pod-refused", "kubectl -n kube-system exec etcd-cp1 -- etcd --help"),
+        ("--set max-txn-op=300", "static-pod-refused", "Then: python3 kb.pyz reconfigure etcd --set max-txn-ops=300"),
+        ("--set quota-backend-bytes=many", "static-pod-refused", "reconfigure etcd --set quota-backend-bytes=VALUE"),
+        ("--set data-dir=/var/lib/other", "not-changeable", "--data-dir of etcd cannot be changed"),
+    ):
+        refused = reconfigure(node, f"etcd {words}", check=False)
+        assert code_of(refused) == code and hint in refused.output, words
+        before.check()
+    reconfigure(node, " ".join(("etcd", *(f"--set {flag[2:]}" for flag in ETCD_FLAGS))))
+    assert set(ETCD_FLAGS) <= set(argv_of(node, "etcd"))
+    assert all(flag[2:].partition("=")[0] in read_config(node) for flag in ETCD_FLAGS)
+    assert stored <= read_stored(node)
+
+    # it reads this value, and ends with it
+    now = Before(node)
+    crash = reconfigure(node, "etcd --set heartbeat-interval=900", check=False)
+    assert code_of(crash) == "static-pod-not-working" and "heartbeat" in crash.output
+    now.check(same_containers=False)
+    assert stored <= read_stored(node)
+    reconfigure(node, "etcd --unset max-txn-ops --unset quota-backend-bytes")
+    assert read_manifests(node) == before.texts and read_config(node) == before.config
+
+
+REGISTRY = "registry.lab.test/mirror"
+
+
+def check_registry(node: Node) -> None:
+    """imageRepository: one that does not have the images is refused; another one, and back."""
+    first = Before(node)
+    names = node.run("ctr -n k8s.io images ls -q name~=^registry.k8s.io/").stdout.split()
+    for name in (one for one in names if "@" not in one):
+        node.run(f"ctr -n k8s.io images tag {name} {REGISTRY}/{name.rpartition('/')[2]}")
+    node.wait_node_ready()
+    for registry in ("registry.lab.test/nothing", REGISTRY, "registry.k8s.io"):
+        node.write(
+            "/root/images.yaml",
+            f"apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nimageRepository: {registry}\n",
+        )
+        if registry.endswith("nothing"):
+            refused = reconfigure(node, "--config images.yaml", check=False)
+            assert code_of(refused).startswith("image-"), refused.output
+            first.check()
+            continue
+        reconfigure(node, "--config images.yaml")
+        assert f"imageRepository: {registry}" in read_config(node)
+        assert all(f"image: {registry}/{name}:" in text for name, text in read_manifests(node).items())
+        images = node.kubectl("-n kube-system get ds/kube-proxy deploy/coredns -o jsonpath={..image}").split()
+        assert all(image.startswith(f"{registry}/") for image in images) and len(images) >= 2, images
+        node.wait_pods_ready("kube-system")
+    assert read_manifests(node) == first.texts and read_config(node) == first.config
 
 
 # ---- killed in the middle

@@ -22,6 +22,7 @@ from .lab.static_pods import (
     read_running,
     read_stored,
 )
+from .test_reconfigure_config import read_config, reconfigure
 from .test_static_pods import make_control_plane
 
 pytestmark = pytest.mark.k8s_versions("1.35", "1.36")
@@ -107,6 +108,38 @@ def test_back_by_itself_or_confirmed(make_node: MakeNode, kb_pyz: Path, k8s_vers
     node.run(f"{KB} reconfigure back --yes", timeout=600)
     check_run(node, former)
     assert counted(node) == stored and not node.exists(UNIT)
+
+
+def test_a_reconfiguration(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """`kb reconfigure COMPONENT --set --try`: the cluster stores it only when it is confirmed. The same command again looks again."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    former, stored = read_manifests(node), read_config(node)
+    words = "scheduler --set kube-api-qps=47"
+    told = reconfigure(node, f"{words} --try 60s")
+    tried = read_record(node)
+    assert "goes back by itself at" in told.output and read_config(node) == stored
+    check_run(node, former, {"kube-scheduler": "--kube-api-qps=47"})
+    again = reconfigure(node, f"{words} --try 60s")
+    assert f"goes back by itself at {tried['ends']}" in again.output and read_record(node) == tried
+    for other in ("scheduler --set kube-api-qps=48 --try 1m", "apiserver --set v=3 --try 1m", words):
+        refused = reconfigure(node, other, check=False)
+        assert code_of(refused) == "try-pending", refused.output
+    wait_back(node, former, timeout_s=240)
+    assert read_config(node) == stored
+
+    words = "apiserver --set max-requests-inflight=397"
+    reconfigure(node, f"{words} --try 30m")
+    node.run(f"{KB} reconfigure back --yes", timeout=600)
+    check_run(node, former)
+    assert read_config(node) == stored and not node.exists(UNIT)
+
+    reconfigure(node, f"{words} --try 30m")
+    node.run(f"{KB} reconfigure confirm")
+    assert "max-requests-inflight" in read_config(node) and not node.exists(UNIT)
+    check_run(node, former, {"kube-apiserver": FLAGS["kube-apiserver"]})
+    assert "nothing to do" in reconfigure(node, words).output
+    node.run(f"{KB} drift")
+    assert code_of(reconfigure(node, "kubelet --set maxPods=99 --try 5m", check=False)) == "not-tried"
 
 
 def test_a_reboot_in_between(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
