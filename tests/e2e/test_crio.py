@@ -26,6 +26,7 @@ from .lab.static_pods import (
     swap,
     with_flags,
 )
+from .test_reconfigure_config import FLAG, Before, check_kubelet, check_proxies, read_config, reconfigure
 
 pytestmark = pytest.mark.k8s_versions("1.35")
 MakeNode = Callable[..., Node]
@@ -87,6 +88,23 @@ def test_static_pods_are_swapped(node: Node) -> None:
         after = read_running(node)
         assert {n: one.start for n, one in after.items()} == {n: one.start for n, one in before.items()}
         assert read_stored(node) == stored
+
+
+def test_it_is_reconfigured(node: Node) -> None:
+    """A flag, the kubelet, and proxies of its services. A flag that does not exist is found by the exit of its pod: all comes back."""
+    first = Before(node)
+    done = reconfigure(node, f"apiserver --set {FLAG[2:]}")
+    assert f"flags {NOT_TRIED}" in done.output
+    assert FLAG in read_running(node)["kube-apiserver"].argv and "max-requests-inflight" in read_config(node)
+    now = Before(node)
+    failed = reconfigure(node, "scheduler --set no-such-flag=1", check=False)
+    assert code_of(failed) == "static-pod-not-working" and "unknown flag: --no-such-flag" in failed.output
+    now.check(same_containers=False)
+    reconfigure(node, "apiserver --unset max-requests-inflight")
+    first.check(same_containers=False)
+    check_kubelet(node)
+    check_proxies(node, "crio")
+    node.run(f"{KB} drift")
 
 
 def test_doctor_and_reset(node: Node) -> None:

@@ -167,20 +167,20 @@ def check_kubelet(node: Node) -> None:
     before.check()
 
 
-def check_proxies(node: Node) -> None:
+def check_proxies(node: Node, runtime: str = "containerd") -> None:
     """Of the static pods, and of both services; and none of them any more."""
     first = read_manifests(node)
     began = time.monotonic()
     reconfigure(node, "proxy --set HTTPS_PROXY=http://10.77.0.1:9")
     print(f"proxies: {time.monotonic() - began:.1f} s", flush=True)
     assert all("HTTPS_PROXY" in text for name, text in read_manifests(node).items() if name != "etcd")
-    for unit in ("kubelet", "containerd"):
+    for unit in ("kubelet", runtime):
         environ = node.run(f"tr '\\0' '\\n' </proc/$(systemctl show -p MainPID --value {unit})/environ").stdout
         assert "HTTPS_PROXY=http://10.77.0.1:9" in environ and node.address in environ, unit
     node.wait_node_ready()
     reconfigure(node, "proxy --unset https_proxy")
     assert read_manifests(node) == first
-    for unit in ("kubelet", "containerd"):
+    for unit in ("kubelet", runtime):
         assert "_PROXY" not in node.run(f"cat /proc/$(systemctl show -p MainPID --value {unit})/environ").stdout, unit
 
 
