@@ -42,15 +42,16 @@ class ContainerInfo:
     pod_uid: str = ""
 
 
-def list_containers(host: Host, socket: str, *, name: str = "") -> list[ContainerInfo]:
-    """The runtime's containers, newest first; [] if the runtime cannot be asked. `name`: only containers of this name.
+def list_containers(host: Host, socket: str, *, name: str = "", has_exits: bool = True) -> list[ContainerInfo]:
+    """The runtime's containers, newest first; [] if the runtime cannot be asked. `name`: only containers of this name. has_exits: with what
+    is said of ContainerInfo.exit_code, which takes a second call; not needed to see whether one runs.
 
     Never raises, because it is called when something is already broken.
     """
-    return ask_containers(host, socket, name=name) or []
+    return ask_containers(host, socket, name=name, has_exits=has_exits) or []
 
 
-def ask_containers(host: Host, socket: str, *, name: str = "") -> Optional[list[ContainerInfo]]:
+def ask_containers(host: Host, socket: str, *, name: str = "", has_exits: bool = True) -> Optional[list[ContainerInfo]]:
     """The same, but None if the runtime cannot be asked, for whoever must not take that for "there are none". Never raises."""
     if not host.which("crictl"):
         return _list_through_ctr(host, socket, name=name)
@@ -60,7 +61,7 @@ def ask_containers(host: Host, socket: str, *, name: str = "") -> Optional[list[
         return None
     rows = fit_what_does(as_table(answer.stdout).get("containers"), [{"metadata": {"attempt": int}}])
     found = sorted((_container_of(row) for row in rows), key=lambda item: -item.created_ns)
-    return _with_exits(host, socket, containers=found)
+    return _with_exits(host, socket, containers=found) if has_exits else found
 
 
 def _container_of(row: Mapping[str, Any]) -> ContainerInfo:

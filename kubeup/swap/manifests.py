@@ -164,7 +164,7 @@ def is_of_pod(run: Run, one: containers.ContainerInfo, *, name: str) -> bool:
 
 def _find_living(run: Run, names: Sequence[str]) -> Optional[list[containers.ContainerInfo]]:
     """The pods' containers that have not ended, those of helpers beside the component too; None if the runtime does not tell."""
-    found = containers.ask_containers(run.host, run.config.node.cri_socket)
+    found = containers.ask_containers(run.host, run.config.node.cri_socket, has_exits=False)
     if found is None:
         return None
     return [one for one in found if one.state != "exited" and any(is_of_pod(run, one, name=name) for name in names)]

@@ -188,8 +188,14 @@ def _describe_exit(run: Run, ended: containers.ContainerInfo) -> Trouble:
 
 
 def find_newest(run: Run, name: str, *, known: Collection[str] = ()) -> Optional[containers.ContainerInfo]:
-    found = containers.list_containers(run.host, run.config.node.cri_socket, name=name)
-    return next((one for one in found if manifests.is_of_pod(run, one, name=name) and one.id not in known), None)
+    """The pod's newest container that is none of these, with how it ended if it has; None if there is none."""
+    socket = run.config.node.cri_socket
+    for has_exits in (False, True):  # the former ones have ended, which nobody wants to know at every look
+        found = containers.list_containers(run.host, socket, name=name, has_exits=has_exits)
+        newest = next((one for one in found if manifests.is_of_pod(run, one, name=name) and one.id not in known), None)
+        if newest is None or newest.state != "exited":
+            break
+    return newest
 
 
 def list_ids(run: Run, names: Sequence[str], *, only_ended: bool = False) -> frozenset[str]:
@@ -201,7 +207,7 @@ def list_ids(run: Run, names: Sequence[str], *, only_ended: bool = False) -> fro
 
     def look() -> str:
         nonlocal listed
-        listed = containers.ask_containers(run.host, run.config.node.cri_socket)
+        listed = containers.ask_containers(run.host, run.config.node.cri_socket, has_exits=False)
         return "the container runtime does not answer" if listed is None else ""
 
     missing, elapsed = watch(run.host, look, timeout_s=RUNTIME_S, poll_s=1.0)
@@ -353,7 +359,10 @@ def watch_all(run: Run, containers_of: Mapping[str, str]) -> None:
     bad: list[Trouble] = []
 
     def look() -> str:
-        listed = {one.id: one for one in containers.list_containers(run.host, run.config.node.cri_socket)}
+        found = containers.ask_containers(run.host, run.config.node.cri_socket)
+        if found is None:  # a busy runtime; the next look tells
+            return "watching"
+        listed = {one.id: one for one in found}
         for name, container_id in containers_of.items():
             one = listed.get(container_id)
             if one is None:

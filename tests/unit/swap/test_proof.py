@@ -76,6 +76,17 @@ def test_a_container_that_ends_while_it_is_watched() -> None:
     assert f"{NAME} exited" in caught.value.what
 
 
+def test_a_runtime_that_does_not_answer_for_a_moment_is_no_end_of_a_container() -> None:
+    host, run = machine()
+    one = host.running(NAME)[0]
+    host.runtime_answers, host.answers_at = False, host.ticks + 4
+    proof.watch_all(run, {NAME: one.id})
+    host.runtime_answers, host.answers_at = False, host.ticks + 4
+    one.stops_at = host.ticks + 2
+    with pytest.raises(proof.NotProven):
+        proof.watch_all(run, {NAME: one.id})
+
+
 @pytest.mark.parametrize("log", ["unknown flag: --no-such", 'invalid argument "x" for "--no-such" flag: not a number'])
 def test_a_flag_that_a_new_pod_refuses_is_one_of_its_manifest(log: str) -> None:
     """Where the new binary could not be tried, its exit tells. The flag may come from a file of the user's, whatever the
