@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup.cluster import eviction, upgrade_turn
+from kubeup.cluster import eviction, health, upgrade_turn
 from kubeup.config.types import Join, KbConfiguration, Packages
 from kubeup.engine.run import Caller, Selection
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
@@ -391,6 +391,20 @@ def test_an_api_server_that_the_new_kubelet_starts_again_is_out_of_the_balancers
     with pytest.raises(HostError), upgrade_kubelet.spared(run, leaves_minor=leaves_minor):
         raise HostError("x", cause="x", remedy="x", code="not-healthy")
     assert not is_spared or told[-1] == "rejoin"
+
+
+@pytest.mark.parametrize("is_server", [True, False])
+def test_who_renews_a_lease_while_the_kubelet_is_watched_need_not_do_so_again_for_the_gate(
+    is_server: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = make_worker()
+    run = as_control_plane(host) if is_server else begin(host)
+    told = {"cp1": ("2026-11-30T10:00:00.000000Z", 40.0)}
+    monkeypatch.setattr(health, "read_node_renewals", lambda api: told)
+    monkeypatch.setattr(upgrade_kubelet, "find_missing", lambda run, version, **more: "")
+    monkeypatch.setattr(upgrade_kubelet, "_wait_for_static_pods", lambda run: None)
+    upgrade_kubelet.start_and_watch(run, version="", since=host.now())
+    assert run.found.renewals == (told if is_server else None)
 
 
 def test_two_control_planes_do_not_start_their_static_pods_again_at_once() -> None:
