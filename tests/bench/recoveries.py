@@ -39,7 +39,7 @@ def run_recoveries(lab: Lab, version: str, pyz: Path, rounds: int) -> Recoveries
     backups.fill(node)
     node.run("python3 kb.pyz backup -o /root/b.tar", timeout=120)
     for _ in range(rounds):
-        _note(found, RESTORE, _measure(node, f"restore /root/b.tar --force {IGNORED}"))
+        _note(found, RESTORE, time_line(node, f"python3 kb.pyz restore /root/b.tar --force {IGNORED}"))
     backup = node.disk_path("/root/b.tar").read_bytes()
     for _ in range(rounds):
         _note(found, ELSEWHERE, restore_elsewhere(lab, version, pyz, backup))
@@ -52,12 +52,16 @@ def run_recoveries(lab: Lab, version: str, pyz: Path, rounds: int) -> Recoveries
             what="etcd knows of no leader",
             timeout_s=60,
         )
-        _note(found, ETCD, _measure(first, "etcd recover --yes " + " ".join(f"--lost {node.name}" for node in lost)))
+        _note(
+            found,
+            ETCD,
+            time_line(first, "python3 kb.pyz etcd recover --yes " + " ".join(f"--lost {node.name}" for node in lost)),
+        )
     node = make_mortal(lab, version, pyz)
     for _ in range(rounds):  # what is issued anew lives for as long as what it replaces
         stop_kubelets([node])
         wait_until_over(node)
-        _note(found, CERTS, _measure(node, "certs recover"))
+        _note(found, CERTS, time_line(node, "python3 kb.pyz certs recover"))
     return found
 
 
@@ -86,11 +90,12 @@ def make_mortal(lab: Lab, version: str, pyz: Path) -> Node:
     return node
 
 
-def _measure(node: Node, words: str) -> float:
-    answer = node.run(f"python3 measure.py python3 kb.pyz {words}", timeout=900)
+def time_line(node: Node, line: str) -> float:
+    """The seconds of a command. Raises RuntimeError where it failed."""
+    answer = node.run(f"python3 measure.py {line}", timeout=900)
     seen = json.loads(answer.stdout.splitlines()[-1])
     if seen["code"]:
-        raise RuntimeError(f"kb {words} failed:\n{seen['end']}")
+        raise RuntimeError(f"{line} failed:\n{seen['end']}")
     return float(seen["wall"])
 
 
