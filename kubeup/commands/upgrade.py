@@ -325,6 +325,16 @@ def look(launch: Launch, *, is_first: bool) -> Here:
     return Here(patient, stored, join)
 
 
+def config_of(local: Host, patient: Patient) -> types.NodeConfig:
+    """A node's configuration by its own files, and which kind of node it is: those of a worker have no word for it."""
+    if patient.is_control_plane:
+        return patient.config
+    member = membership.find_member_access(local, patient.paths.kubernetes / "kubelet.conf")
+    return dataclasses.replace(
+        patient.config, join=types.Join(member.server, member.ca_pem) if member else types.Join()
+    )
+
+
 def kubelet_api(host: Host, paths: Paths) -> kubeapi.Api:
     """The API server as this node's kubelet calls it."""
     return kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=20)

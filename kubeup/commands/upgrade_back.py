@@ -77,7 +77,8 @@ def _make_run(
     """formers: the manifests that a swap which was cut off may have taken out of their places, by component."""
     call, local = launch.call, launch.local
     patient = node_files.read_patient(store.with_missing(local, Paths(), texts=formers), Paths())
-    base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
+    config = upgrade.config_of(local, patient)
+    base = launcher.make_run(launch.target, config, paths=patient.paths, report=call.report)
     if not patient.is_control_plane:
         base = dataclasses.replace(
             base, caller=run.Caller(lambda _: upgrade.kubelet_api(launch.target, patient.paths), "kubelet")

@@ -11,6 +11,8 @@ import pytest
 
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
+from kubeup.phases import upgrade_rollback
+from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.swap import store
 from kubeup.upgrade import kept
 from tests.fake_control_plane import FORMER, WANTED, ControlPlane, Gone, as_files, make_control_plane, manifests_of
@@ -60,6 +62,22 @@ def test_the_former_static_pods_come_back(stage: Stage) -> None:
     assert "the former one, so that was not kept" in ended.err, "there is none here"
     again = kb(host, "upgrade", "rollback", "--yes")
     assert again.status == 0 and "already" in again.err
+
+
+def test_a_worker_goes_back_as_a_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kubelet may not list other nodes and pods, and there is no API server of its own to take out of the load balancers."""
+    host = upgraded()
+    for path in map(PATHS.manifest, FORMER):
+        del host.files[str(path)]
+    seen: list[bool] = []
+
+    def read_facts(ctx: UpgradeRun) -> upgrade_rollback.Facts:
+        seen.append(ctx.config.is_control_plane)
+        return upgrade_rollback.Facts()
+
+    monkeypatch.setattr(upgrade_rollback, "read_facts", read_facts)
+    ended = kb(host, "upgrade", "rollback", "--yes")
+    assert seen == [False], ended.err
 
 
 def test_the_kubelet_alone_leaves_the_static_pods(stage: Stage) -> None:
