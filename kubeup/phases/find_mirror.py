@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
 from kubeup.config.types import NodeConfig
@@ -31,12 +31,10 @@ def mirror_of(ctx: Run) -> Mirror:
     """The mirror, verified once per run. Raises HostError: mirror-not-trusted, mirror-unreachable."""
     if ctx.found.mirror is None:
         config = ctx.config
-        ca: Optional[Anchors]
-        if config.kb.bundle and not config.kb.mirror.endpoint:
-            ca = Anchors.given(ctx.host.read_text(ctx.paths.pki / "ca.crt"))
-        else:
-            found_ca = config.join.ca_pem if config.join else ""
-            ca = Anchors.given(found_ca) if found_ca else None
+        path = ctx.paths.pki / "ca.crt"  # a mirror of kb's own has a certificate of this authority
+        own = ctx.host.read_text(path) if config.is_control_plane and ctx.host.exists(path) else ""
+        found_ca = config.join.ca_pem if config.join else own
+        ca = Anchors.given(found_ca) if found_ca else None
         ctx.found.mirror = containerd_hosts.find_mirror(
             ctx.host, mirror_url(config), ca_hash=config.kb.mirror.ca_hash, cluster_ca=ca
         )
