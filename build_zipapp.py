@@ -471,7 +471,17 @@ WITHOUT_BYTECODE = tuple(
             "tried_pod",
         ),
         "phases": ("recovered_", "upgrade_runtime"),
-        "swap": ("etcd_return", "kubelet_view", "last_member", "manifests", "order", "proof", "recovery.", "turn"),
+        "swap": (
+            "etcd_return",
+            "kubelet_view",
+            "last_member",
+            "manifests",
+            "order",
+            "proof",
+            "recovery.",
+            "turn",
+            "wake",
+        ),
         "upgrade": (
             "available",
             "changed_",

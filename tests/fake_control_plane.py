@@ -181,6 +181,8 @@ class ControlPlane(FakeHost):
     runtime_answers: bool = True
     answers_at: float = 1e9
     """When a runtime that does not answer begins to."""
+    back_off_s: float = BACK_OFF_S
+    """How long the kubelet delays the next start of a container that has ended; one that was started anew does not know of it."""
     notices_after_s: float = 0.0
     """How long the kubelet takes to notice that a manifest is gone: a file event may get lost."""
     cannot_write: Callable[[str], bool] = lambda path: False
@@ -264,7 +266,7 @@ class ControlPlane(FakeHost):
                 self._start(self.pods[name], attempt=0)
         for pod in self.pods.values():
             one = pod.container
-            if one is not None and not one.is_running and self.ticks - one.ended >= BACK_OFF_S:
+            if one is not None and not one.is_running and self.ticks - one.ended >= self.back_off_s:
                 self._start(pod, attempt=one.attempt + 1)
 
     def _clean_up(self) -> None:

@@ -34,7 +34,7 @@ with lazily:
     from kubeup.engine import records
     from kubeup.network import drain, drain_marks
     from kubeup.node import crictl, etcd_data, image_pulls, pod_trials, runtime, tried_pod
-    from kubeup.swap import manifests, order, patience, proof, store, turn
+    from kubeup.swap import manifests, order, patience, proof, store, turn, wake
     from kubeup.upgrade import target
 
 COMMAND = "kb reconfigure static-pods"
@@ -421,10 +421,11 @@ def _say_removal() -> str:
 
 
 def _find_broken(run: Run, swap: store.Swap) -> tuple[str, ...]:
-    """The pods that do not work now, for some seconds."""
+    """The pods, and the controllers beside them, that do not work now, for some seconds."""
+    beside = (name for name in wake.CONTROLLERS if run.host.exists(run.paths.manifest(name)))
     return tuple(
         name
-        for name in swap.names
+        for name in dict.fromkeys((*swap.names, *beside))
         if not becomes_so(run.host, functools.partial(proof.works, run, name), timeout_s=BROKEN_S)
     )
 

@@ -22,7 +22,7 @@ from kubeup.engine.run import Run
 from kubeup.errors import ClusterError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
-from kubeup.swap import etcd_return, manifests, proof, store
+from kubeup.swap import etcd_return, manifests, proof, store, wake
 from kubeup.swap.store import Pod, Swap
 
 with lazily:
@@ -31,7 +31,6 @@ with lazily:
 
 BALLAST_MIB = 64
 """Space that is kept for the way back, in case the disk fills up meanwhile: a pod that starts needs some."""
-CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 SERVER = "kube-apiserver"
 NOT_TAKEN_BACK = "swap-not-taken-back"
 BACK_S = 60.0
@@ -96,7 +95,7 @@ class Order:
             names.add(SERVER)
         try:
             self._bring_back_servers(names & set(self.swap.names))
-            self._bring_back([self.swap.pod(name) for name in CONTROLLERS if name in names])
+            self._bring_back([self.swap.pod(name) for name in wake.CONTROLLERS if name in names])
         except KbError:
             self._leave_none_out()
             raise
@@ -106,6 +105,7 @@ class Order:
             ):  # never taken out, or put back by an earlier run
                 self._wait_again(pod.name, pod.former, timeout_s=BACK_S)
         self.around.rejoin()
+        self._wake(wake.CONTROLLERS)
         self._finish(store.TAKEN_BACK, is_as_before=True)
 
     def _leave_none_out(self) -> None:
@@ -116,6 +116,11 @@ class Order:
             is_ready = not needs_etcd or self.run.host.exists(self.run.paths.manifest("etcd"))
             if pod.name != "etcd" and is_ready and not self.run.host.exists(self.run.paths.manifest(pod.name)):
                 manifests.put_in(self.run, pod.name, text=pod.former)
+
+    def _wake(self, names: Sequence[str]) -> None:
+        """Have those of these controllers go on that ended while the API was away. If they do not, the health gate says so."""
+        here = [name for name in names if self.run.host.exists(self.run.paths.manifest(name))]
+        wake.wake(self.run, [name for name in here if name not in self.swap.broken])
 
     def _may_have_served(self) -> bool:
         """Whether an API server may have written through the new etcd: the copy of before would lose that."""
@@ -150,12 +155,14 @@ class Order:
         new: dict[str, str] = {}
         gap_s = self._exchange_servers(names, new)
         self.around.rejoin()
-        self._exchange([self.swap.pod(name) for name in CONTROLLERS if name in names], new)
+        self._exchange([self.swap.pod(name) for name in wake.CONTROLLERS if name in names], new)
+        self._wake([name for name in wake.CONTROLLERS if name in self.swap.names and name not in new])
         for pod in self.swap.pods:
             if pod.name not in new:  # an earlier run has put it in
                 new[pod.name] = self._wait_again(pod.name, pod.wanted)
         first = proof.read_renewals(self.run, self.swap.holders)
         proof.watch_all(self.run, new)
+        self._wake(wake.CONTROLLERS)
         leading = proof.wait_for_lead(self.run, self.swap.holders, first=first, is_only=self.around.is_only())
         return Ended(gap_s, tuple(_say_unproven(one) for one in leading if not one.leads))
 

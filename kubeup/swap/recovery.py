@@ -19,18 +19,14 @@ from pathlib import Path
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError, KbError
 from kubeup.machine import services
-from kubeup.machine.waiting import becomes_so
 from kubeup.node import etcd_data
-from kubeup.swap import etcd_return, manifests, proof, recovery_record
+from kubeup.swap import etcd_return, manifests, proof, recovery_record, wake
 from kubeup.swap.recovery_record import ALONE, BEGUN, COPIED, DONE, GOING_BACK, SERVED, TAKEN_BACK, Record
 from kubeup.yaml_files import containers_of_pod, dump_yaml, load_mapping
 
 SERVER = "kube-apiserver"
-CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 START_S = 60.0
 """How long a pod may take to serve: after a long outage its image and files are no longer in memory."""
-CONTROLLERS_S = 5.0
-"""How long the controllers may take by themselves. One that has ended often waits up to five minutes before it is started again."""
 FORCE = "--force-new-cluster"
 
 
@@ -163,23 +159,12 @@ class Recovery:
 
     def _wake_controllers(self) -> None:
         """Start those again that wait for their next try. They are no reason to go back: the API serves."""
-        texts = {name: text for name in CONTROLLERS if (text := self._read_manifest(name))}
-
-        def are_well() -> bool:
-            return all(proof.works(self.run, name) for name in texts)
-
-        is_whole = all(self.run.host.exists(self.run.paths.manifest(name)) for name in texts)
-        if is_whole and becomes_so(self.run.host, are_well, timeout_s=CONTROLLERS_S, poll_s=0.5):
-            return
-        try:
-            manifests.take_out(self.run, list(texts))
-            for name, text in texts.items():
-                self._start(name, text)
-        except KbError as error:
-            self.run.report.warn(f"{error}. Remedy: {error.remedy}")
-        for name, text in texts.items():
+        texts = {name: text for name in wake.CONTROLLERS if (text := self._read_manifest(name))}
+        for name, text in texts.items():  # somebody may have taken them out
             manifests.put_in(self.run, name, text=text)
         manifests.remove_leftovers(self.run.host, self.run.paths, names=list(texts))
+        if not wake.wake(self.run, list(texts)):
+            self.run.report.warn(f"{' and '.join(texts)} do not work yet. Remedy: see why: kb doctor")
 
     def _read_manifest(self, name: str) -> str:
         """The manifest of a pod, also while it is out; "" if there is none."""

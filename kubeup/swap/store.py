@@ -50,7 +50,7 @@ class Pod:
 class Swap:
     """A swap. data_dir: etcd's data folder if the swap keeps a copy of it, else "". holders: who held the lease of each controller before;
     only another one leads. others: the client URLs of etcd's other members, which the manifest of the first one does not name. broken: the pods that did not work
-    before either: a swap is how they are repaired, and its way back cannot wait for them."""
+    before either, and controllers that are not swapped: a swap is how they are repaired, and its way back cannot wait for them."""
 
     pods: tuple[Pod, ...]
     status: str = RUNNING

@@ -193,6 +193,70 @@ def test_the_gap_of_the_api_server_is_told(stage: Stage) -> None:
     assert "was away" not in said(swap(make_control_plane(), "kube-scheduler"))
 
 
+# ---- controllers that end while the API is away
+
+
+def tired(*, name: str = "kube-scheduler", **fields: Any) -> ControlPlane:
+    """A controller that has ended so often without an API server that the kubelet delays its next start for minutes."""
+    host = make_control_plane(back_off_s=160.0, **fields)
+
+    def end(change: str) -> None:
+        if change == "move /etc/kubernetes/manifests/.etcd.yaml.kb-former":
+            for one in host.running(name):
+                host._end(one)
+
+    host.at_change = end
+    return host
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_a_controller_that_waits_for_its_next_start_is_started_at_once(stage: Stage, name: str) -> None:
+    host = tired(name=name)
+    began = host.ticks
+    run = swap(host, "etcd")
+    assert host.serves(name) and host.ticks - began < 45
+    assert f"the kubelet delays the next start of {name}" in said(run)
+    expect_settled(host, {**FORMER, **wanted("etcd")}, status="done")
+
+
+def test_the_way_back_starts_it_too(stage: Stage) -> None:
+    host = tired(mood=new_is("exits", "etcd"))
+    fails(host, "etcd")
+    assert host.serves("kube-scheduler")
+    expect_settled(host, FORMER, status="taken back")
+
+
+def test_the_kubelet_goes_on_where_every_controller_works(stage: Stage) -> None:
+    host = make_control_plane()
+    swap(host, "etcd")
+    assert "run systemctl restart kubelet" not in host.changes
+
+
+def test_a_controller_that_did_not_work_before_costs_no_time(stage: Stage) -> None:
+    host = make_control_plane(mood=lambda name, _: "exits" if name == "kube-scheduler" else "")
+    swap(host, "etcd")
+    assert "run systemctl restart kubelet" not in host.changes
+
+
+def test_a_run_that_goes_on_waits_for_a_controller_that_the_kubelet_delays(stage: Stage) -> None:
+    """kb was killed after it had put the new one in, and that has ended since."""
+    host = make_control_plane(back_off_s=160.0)
+
+    def die(change: str) -> None:
+        if change == "move /etc/kubernetes/manifests/kube-scheduler.yaml":
+            host.is_dead = True
+            raise Gone(change)
+
+    host.at_change = die
+    with pytest.raises(Gone):
+        swap(host, "kube-scheduler")
+    host.at_change = lambda change: None
+    host.revive()
+    host._end(host.running("kube-scheduler")[0])
+    swap(host, "kube-scheduler")
+    expect_settled(host, {**FORMER, **wanted("kube-scheduler")}, status="done")
+
+
 # ---- failures, and the way back
 
 FAILURES = [
