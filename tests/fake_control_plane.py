@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from kubeup.errors import HostError
-from kubeup.machine.host import Argv, CommandResult, FileStat
+from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.http import AnyTls, HttpResponse, Unreachable
 from kubeup.yaml_files import commands_of_pod, load_mapping
 from tests.fake_host import FakeHost
@@ -203,7 +203,6 @@ class ControlPlane(FakeHost):
     """The leases of nodes that swap, by name."""
     clock_ahead_s: float = 0.0
     """How far this node's clock is ahead of the API server's."""
-    mtimes: dict[str, float] = field(default_factory=dict)
     deferred: list[str] = field(default_factory=list)
     _not_before: dict[str, float] = field(default_factory=dict)
     _missed: dict[str, float] = field(default_factory=dict)
@@ -391,12 +390,6 @@ class ControlPlane(FakeHost):
     def _note_manifest(self, what: str, path: Path) -> None:
         if str(path.parent) == MANIFESTS:
             self.events.append(f"{what} {path.name.strip('.').partition('.yaml')[0]}")
-
-    def stat(self, path: Path) -> Optional[FileStat]:
-        found = super().stat(path)
-        if found is None or found.is_dir:
-            return found
-        return FileStat(found.mode, 0, 0, found.size, False, False, self.mtimes.get(str(path), 0.0))
 
     def write_file(self, path: Path, data: Union[bytes, str], **more: Any) -> bool:
         if self.cannot_write(str(path)):

@@ -79,6 +79,7 @@ class FakeHost:
     ticks: float = 0.0
     is_live: bool = True
     mode: str = "live"
+    mtimes: dict[str, float] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     """Every change, in order: "write /a/b", "run systemctl restart kubelet", "POST https://..."."""
 
@@ -91,7 +92,8 @@ class FakeHost:
 
     def stat(self, path: Path) -> Optional[FileStat]:
         if str(path) in self.files:
-            return FileStat(self.modes.get(str(path), 0o644), 0, 0, len(self.files[str(path)]), False, False, 0.0)
+            mode, mtime = self.modes.get(str(path), 0o644), self.mtimes.get(str(path), 0.0)
+            return FileStat(mode, 0, 0, len(self.files[str(path)]), False, False, mtime)
         return FileStat(self.modes.get(str(path), 0o755), 0, 0, 0, True, False, 0.0) if self.is_dir(path) else None
 
     def read_bytes(self, path: Path) -> bytes:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from kubeup.addresses import host_of, port_of
 from kubeup.cluster.api import Api, read_identity
@@ -35,7 +35,7 @@ from kubeup.node.static_pods import fill_scalars
 from kubeup.paths import Paths
 from kubeup.shapes import fit
 from kubeup.trust import Anchors
-from kubeup.yaml_files import dump_yaml, fill_template, load_yaml, read_resource
+from kubeup.yaml_files import YAMLError, dump_yaml, fill_template, load_yaml, read_resource
 
 NAME = "kb-load-balancer"
 """The name of the static pod, its container, and the keeper's unit."""
@@ -121,13 +121,34 @@ def parse_drained(text: str) -> tuple[str, ...]:
     return tuple(sorted({row[2] for row in rows if row[:1] == ["server"] and _DRAINED in row[3:]}))
 
 
-def render_pod(kb: KbConfiguration, paths: Paths) -> str:
+def render_pod(kb: KbConfiguration, paths: Paths, *, node_name: str) -> str:
+    """The static pod's manifest. Its UID comes from its contents and its node. Where a manifest names none, the kubelet reckons one from all
+    fields that it knows of a pod, so that one of another minor starts haproxy again, which cuts the connections of this node's clients.
+    Source: applyDefaults of pkg/kubelet/config/common.go; containers of a pod with a given UID run on (HashContainer: name and image)."""
     words: dict[str, Union[str, int]] = {
         "image": load_balancer_image(kb),
         "health_port": kb.load_balancer.health_port,
         "config_dir": str(config_dir(paths)),
+        "uid": "",
     }
-    return dump_yaml(fill_scalars(load_yaml(read_resource(f"manifests/{NAME}.yaml")), words))
+    pod = fill_scalars(load_yaml(read_resource(f"manifests/{NAME}.yaml")), words)
+    digest = hashlib.sha256(f"{node_name}\n{dump_yaml(pod)}".encode()).hexdigest()
+    uid = "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32]))
+    return dump_yaml({**pod, "metadata": {**pod["metadata"], "uid": uid}})
+
+
+def keep_uid(found: str, wanted: str) -> str:
+    """Which of two manifests is to lie there: the one that does, if it differs in nothing but its UID, which an older kb did not write."""
+    try:
+        is_same = _without_uid(found) == _without_uid(wanted)
+    except YAMLError:
+        return wanted
+    return found if is_same else wanted
+
+
+def _without_uid(text: str) -> dict[str, Any]:
+    pod = as_table(load_yaml(text))
+    return {**pod, "metadata": {**as_table(pod.get("metadata")), "uid": ""}}
 
 
 def render_settings(settings: Settings) -> str:
@@ -238,6 +259,25 @@ def plan_keeper_files(paths: Paths, *, settings: Settings, command: str) -> dict
     """The keeper's settings and unit file: path -> text."""
     unit = fill_template(f"systemd/{UNIT}", {"command": command})
     return {settings_path(paths): render_settings(settings), paths.systemd / UNIT: unit}
+
+
+def name_uid(host: Host, paths: Paths, *, socket: str) -> bool:
+    """Write the UID under which the pod runs into a manifest that names none, so that a kubelet of another minor keeps it running. To be
+    called while the kubelet is stopped. Returns whether it was written; a manifest that is newer than the container stays as it is."""
+    path, found = paths.manifest(NAME), find_container(host, socket)
+    stat = host.stat(path)
+    if stat is None or found is None or found.state != "running" or not found.pod_uid:
+        return False
+    text = host.read_text(path)
+    marked = text.replace("\nmetadata:\n", f'\nmetadata:\n  uid: "{found.pod_uid}"\n', 1)
+    try:
+        has_uid = bool(as_table(as_table(load_yaml(text)).get("metadata")).get("uid"))
+        if has_uid or marked == text or _without_uid(marked) != _without_uid(text):
+            return False
+    except YAMLError:
+        return False
+    is_newer = stat.mtime * 1e9 > found.created_ns
+    return not is_newer and host.write_file(path, marked, keeps=True)
 
 
 def reload(host: Host, settings: Settings) -> str:

@@ -68,8 +68,9 @@ def plan_load_balancer(run: Run) -> Plan:
         Folder(run.paths.manifests),
         File(
             run.paths.manifest(load_balancer.NAME),
-            load_balancer.render_pod(run.config.kb, run.paths),
+            load_balancer.render_pod(run.config.kb, run.paths, node_name=run.config.node.name),
             mode=0o600,
+            keeps=load_balancer.keep_uid,
         ),
     )
 

@@ -33,14 +33,15 @@ with lazily:
     from kubeup.cluster import api, eviction, health, probes, upgrade_turn
     from kubeup.diagnosis import kubelet_trouble, log_lines
     from kubeup.engine import records
+    from kubeup.network import load_balancer
     from kubeup.node import containers, kubeconfig
-    from kubeup.swap import kubelet_view, order, proof, store, turn
+    from kubeup.swap import kubelet_view, order, patience, proof, store, turn
     from kubeup.upgrade import kept
 
 PHASE = "kubelet-config"
 STEP = "kubelet"
 START_S = 90.0
-"""How long a kubelet may take until its node is Ready with the new version: five to fifteen seconds as a rule."""
+"""How long a kubelet may take until its node is Ready with the new version, on a machine that is not busy: five to fifteen seconds as a rule."""
 LASTS_S = 10.0
 """For how long it then has to run without a restart."""
 LOOK_AFTER_S, LOOK_EVERY_S = 3.0, 2.0
@@ -196,7 +197,7 @@ class Change:
 
     def _put_in(self) -> None:
         run, place = self.run, self.place
-        kubelet_start.stop_kubelet(run)
+        stop_kubelet(run)
         for path, text in self.files.items():
             run.host.write_file(path, text, keeps=True)
         put_programs(run, place)
@@ -256,6 +257,13 @@ def drain(run: UpgradeRun) -> None:
         run.report.note(f"evicted from node {node}: {eviction.name_pods(gone)}")
 
 
+def stop_kubelet(run: Run) -> None:
+    """Stop the kubelet, and have the load balancer that an older kb laid run on under the next one."""
+    kubelet_start.stop_kubelet(run)
+    if load_balancer.name_uid(run.host, run.paths, socket=run.config.node.cri_socket):
+        static_pods_swap.record_files(run, [run.paths.manifest(load_balancer.NAME)])
+
+
 def put_programs(run: Run, place: Path) -> None:
     """Put the new programs that were fetched in their places; a file that is in its place already stays. Raises HostError."""
     source = upgrade_programs.find_source(run)
@@ -309,7 +317,7 @@ def take_back(run: Run, *, version: str, needs_ready: bool = True) -> None:
     host, paths = run.host, run.paths
     began = host.now()
     try:
-        kubelet_start.stop_kubelet(run)
+        stop_kubelet(run)
         kept.put_back(host, paths, files=_kubelet_files(run))
         for path, text in _with_former_server(run).items():
             host.write_file(path, text, keeps=True)
@@ -390,7 +398,7 @@ def start_and_watch(run: Run, *, version: str, since: datetime.datetime, needs_r
         host,
         lambda: find_missing(run, version, since=since, waited_s=host.monotonic() - began, needs_ready=needs_ready),
         goal=f"kubelet {version}",
-        timeout_s=START_S,
+        timeout_s=START_S * patience.find_patience(host),
         tell=run.report.waiting,
         failure=lambda missing, elapsed: _not_healthy(run, f"{missing} after {elapsed:.0f} s"),
         meanwhile=meanwhile,
@@ -428,7 +436,7 @@ def find_missing(run: Run, version: str, *, since: datetime.datetime, waited_s: 
         return f"node {name} is not Ready: {message}"
     if lease is not None and not is_renewed(lease, since):
         return f"node {name} has not renewed its Lease"
-    return _find_missing_pods(run) if waited_s < ASKED_S else ""
+    return _find_missing_pods(run) if waited_s < ASKED_S * patience.find_patience(host) else ""
 
 
 def _find_missing_pods(run: Run) -> str:
@@ -459,10 +467,11 @@ def _wait_for_static_pods(run: Run) -> None:
         return next((f"{name}: {told}" for name in names if (told := proof.ask(run, name))), "")
 
     def tell(missing: str, elapsed: float) -> bool:
-        run.report.waiting(say_round("static pods", missing, elapsed=elapsed, timeout_s=START_S))
+        run.report.waiting(say_round("static pods", missing, elapsed=elapsed, timeout_s=longest_s))
         return False
 
-    missing, elapsed = watch(run.host, look, timeout_s=START_S, is_over=tell, poll_s=1.0)
+    longest_s = START_S * patience.find_patience(run.host)
+    missing, elapsed = watch(run.host, look, timeout_s=longest_s, is_over=tell, poll_s=1.0)
     if missing:
         raise _not_healthy(run, f"{missing} after {elapsed:.0f} s")
 

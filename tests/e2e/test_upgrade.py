@@ -14,6 +14,9 @@ from .lab.node import Node, wait_until
 from .lab.settings import find_release
 from .lab.static_pods import (
     MANIFESTS,
+    SLOW,
+    Calls,
+    Client,
     fill_store,
     list_left,
     read_manifests,
@@ -22,7 +25,7 @@ from .lab.static_pods import (
     read_stored,
     start_health_log,
 )
-from .test_static_pods import make_three, told
+from .test_static_pods import GAP_S, make_three, told
 
 pytestmark = pytest.mark.k8s_versions("1.35")
 MakeNode = Callable[..., Node]
@@ -102,17 +105,49 @@ def test_etcd_goes_from_3_5_to_3_6(make_node: MakeNode, kb_pyz: Path, k8s_versio
 
 
 def test_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Who calls the API on the node that is upgraded, through its load balancer, notices nothing: haproxy runs on under the new kubelet."""
     nodes = make_three(make_node, kb_pyz, k8s_version)
     stored = read_stored(nodes[0])
-    for node in nodes:
-        version = offer(node, "1.36")
+    seen: list[Calls] = []
+    as_of_an_older_kb(nodes[1])
     for index, node in enumerate(nodes):
+        version = offer(node, "1.36")
+        balancer = read_balancer(node)
+        clients = [Client(node, "keep"), Client(node, "new")]
+        for client in clients:
+            client.start()
+        time.sleep(2)
         took_s = upgrade(node, NODE if index else f"{APPLY} {version}")
-        print(f"{node.name}: {took_s:.1f} s", flush=True)
+        time.sleep(3)
+        for client in clients:
+            seen.append(client.stop())
+            print(f"{node.name}: {took_s:.1f} s, {client.way}: {seen[-1]}", *seen[-1].failed[:20], sep="\n", flush=True)
         check_version(node, version)
+        assert read_balancer(node) == balancer
+    for calls in seen:
+        assert not calls.failed and calls.longest_gap_s <= GAP_S * SLOW, calls.failed[:10]
     assert stored <= read_stored(nodes[0])
     images = nodes[0].kubectl("-n kube-system get deploy,ds -o jsonpath={..image}")
     assert f"kube-proxy:{version}" in images
+
+
+def read_balancer(node: Node) -> str:
+    """The container of the node's load balancer."""
+    found: list[str] = []
+
+    def is_up() -> bool:
+        found[:] = node.run("crictl ps -q --name '^kb-load-balancer$'").stdout.split()
+        return len(found) == 1
+
+    wait_until(is_up, what="the load balancer", timeout_s=60)
+    return found[0]
+
+
+def as_of_an_older_kb(node: Node) -> None:
+    """Have the load balancer's manifest name no UID."""
+    before = read_balancer(node)
+    node.run(f"sed -i '/^  uid: /d' {MANIFESTS}/kb-load-balancer.yaml")
+    wait_until(lambda: read_balancer(node) != before, what="another container of the load balancer", timeout_s=90)
 
 
 def test_what_goes_wrong_leaves_the_node_as_it_was(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -26,6 +27,7 @@ from tests.fake_node import finished_node
 PATHS = Paths()
 SETTINGS = Settings("kb-api.cluster.local:7443", 10281, "unix:///run/containerd/containerd.sock")
 KB = KbConfiguration(load_balancer=LoadBalancer("local"))
+MANIFEST = str(PATHS.manifest(load_balancer.NAME))
 CONFIG, HOSTS = str(load_balancer.config_path(PATHS)), "/etc/hosts"
 THREE = ("10.0.0.11:6443", "10.0.0.12:6443", "[fd00::13]:6443")
 
@@ -61,7 +63,7 @@ def test_a_foreign_configuration_names_nothing() -> None:
 
 
 def test_the_pod_runs_with_few_rights_on_the_host_s_network() -> None:
-    pod = load_yaml(load_balancer.render_pod(KB, PATHS))
+    pod = load_yaml(load_balancer.render_pod(KB, PATHS, node_name="cp1"))
     (container,) = pod["spec"]["containers"]
     assert pod["spec"]["hostNetwork"] and container["image"] == releases.LOAD_BALANCER_IMAGE
     assert container["securityContext"]["runAsNonRoot"] and container["securityContext"]["capabilities"] == {
@@ -69,6 +71,89 @@ def test_the_pod_runs_with_few_rights_on_the_host_s_network() -> None:
     }
     assert container["livenessProbe"]["httpGet"]["port"] == 10281
     assert pod["spec"]["volumes"][0]["hostPath"]["path"] == "/etc/kubernetes/kb-load-balancer"
+
+
+# ---- who the pod is
+
+
+def uid_of(text: str) -> Any:
+    return load_yaml(text)["metadata"].get("uid")
+
+
+def without_uid(text: str) -> str:
+    """As an older kb wrote it."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("  uid: "))
+
+
+OTHER_IMAGE = KbConfiguration(load_balancer=LoadBalancer("local", "quay.io/x/y:1"))
+RENDERED = load_balancer.render_pod(KB, PATHS, node_name="cp1")
+
+
+def test_the_pod_has_a_uid_that_tells_contents_and_nodes_apart() -> None:
+    """Without one, kubelets of different minors reckon different ones, and each starts haproxy again."""
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", uid_of(RENDERED))
+    assert load_balancer.render_pod(KB, PATHS, node_name="cp1") == RENDERED
+    others = [(OTHER_IMAGE, "cp1"), (KB, "cp2")]
+    assert (
+        len({uid_of(load_balancer.render_pod(kb, PATHS, node_name=name)) for kb, name in others} | {uid_of(RENDERED)})
+        == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "stays"),
+    [
+        (RENDERED, True),
+        (without_uid(RENDERED), True),
+        (RENDERED.replace(uid_of(RENDERED), "8d0f64e0a3c24d33b04b0cbd1d3c2ac1"), True),
+        (load_balancer.render_pod(OTHER_IMAGE, PATHS, node_name="cp1"), False),
+        (without_uid(load_balancer.render_pod(OTHER_IMAGE, PATHS, node_name="cp1")), False),
+        ("][", False),
+        ("[]", False),
+    ],
+)
+def test_another_uid_alone_is_no_reason_to_start_haproxy_again(found: str, stays: bool) -> None:
+    assert load_balancer.keep_uid(found, RENDERED) == (found if stays else RENDERED)
+
+
+RUNS_AS = "12345678901234567890123456789012"
+WRITTEN, STARTED = 1_000.0, 2_000 * 10**9
+
+
+def make_unnamed(text: str = without_uid(RENDERED), *, state: str = "RUNNING", created_ns: int = STARTED) -> FakeHost:
+    labels = {"io.kubernetes.pod.uid": RUNS_AS}
+    row = {"id": "a", "metadata": {"name": load_balancer.NAME}, "state": f"CONTAINER_{state}", "createdAt": str(created_ns),
+           "labels": labels}  # fmt: skip
+    shown = json.dumps({"containers": [row]})
+    host = FakeHost(files={MANIFEST: text.encode()}, programs={"crictl"}, answers={"crictl": shown})
+    host.mtimes[MANIFEST] = WRITTEN
+    return host
+
+
+def test_a_pod_whose_manifest_names_no_uid_goes_on_under_the_one_that_it_has() -> None:
+    host = make_unnamed()
+    assert load_balancer.name_uid(host, PATHS, socket=SETTINGS.cri_socket)
+    text = host.files[MANIFEST].decode()
+    assert uid_of(text) == RUNS_AS and without_uid(text) == without_uid(RENDERED)
+    assert load_balancer.keep_uid(text, RENDERED) == text
+    assert not load_balancer.name_uid(host, PATHS, socket=SETTINGS.cri_socket)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        make_unnamed(RENDERED),
+        make_unnamed(state="EXITED"),
+        make_unnamed(created_ns=500 * 10**9),  # written since: what runs may have other contents
+        make_unnamed("][\n"),
+        make_unnamed("{kind: Pod, metadata: {name: kb-load-balancer}}\n"),
+        FakeHost(programs={"crictl"}),
+    ],
+)
+def test_any_other_manifest_stays(host: FakeHost) -> None:
+    before = dict(host.files)
+    assert not load_balancer.name_uid(host, PATHS, socket=SETTINGS.cri_socket)
+    assert host.files == before and not host.changes
 
 
 @pytest.mark.parametrize(

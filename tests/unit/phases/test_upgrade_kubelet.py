@@ -22,6 +22,7 @@ from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import Argv, CommandResult, shown_argv
 from kubeup.machine.http import HttpResponse, Unreachable
+from kubeup.network import load_balancer
 from kubeup.node import containers
 from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs, upgrade_rollback
 from kubeup.phases.upgrade_run import UpgradeRun
@@ -348,6 +349,44 @@ def test_packages_that_a_killed_run_left_unheld_are_held_by_the_next() -> None:
     host.answers["apt-mark hold"] = lambda words: CommandResult(words, 0)
     upgrade_kubelet.change_kubelet(make_run(host, source="apt"))
     assert "apt-mark hold kubelet kubectl" in host.steps
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_the_load_balancer_of_an_older_kb_runs_on_under_the_other_kubelet(comes_back: bool) -> None:
+    """Its manifest names no UID, so the other kubelet would reckon another one, and start it again."""
+    host, path = make_worker(breaks="exits" if comes_back else ""), str(PATHS.manifest(load_balancer.NAME))
+    host.files[path] = b"kind: Pod\nmetadata:\n  name: kb-load-balancer\n"
+    labels = {"io.kubernetes.pod.uid": "8d0f64e0a3c24d33b04b0cbd1d3c2ac1"}
+    row = {
+        "id": "a",
+        "metadata": {"name": load_balancer.NAME},
+        "state": "CONTAINER_RUNNING",
+        "createdAt": "9",
+        "labels": labels,
+    }
+    host.programs.add("crictl")
+    host.answers["crictl"] = json.dumps({"containers": [row]})
+    run = begin(host)
+    with pytest.raises(ClusterError) if comes_back else contextlib.nullcontext():
+        upgrade_kubelet.change_kubelet(run)
+    assert b'uid: "8d0f64e0a3c24d33b04b0cbd1d3c2ac1"' in host.files[path]
+    assert (
+        host.steps.index("systemctl stop kubelet")
+        < host.steps.index(f"write {path}")
+        < host.steps.index(f"write {KUBELET}")
+    )
+
+
+def test_a_kubelet_of_a_busy_machine_gets_more_time() -> None:
+    took_s = []
+    for load in ("0.5", "16.0"):
+        host = make_worker(breaks="not ready", former=NEW)
+        host.files["/proc/loadavg"] = f"{load} 9 9 1/1 1".encode()
+        began = host.ticks
+        with pytest.raises(ClusterError):
+            upgrade_kubelet.start_and_watch(begin(host), version=NEW, since=host.clock)
+        took_s.append(host.ticks - began)
+    assert 90 < took_s[0] < 95 and 180 < took_s[1] < 185
 
 
 def as_control_plane(host: Worker) -> UpgradeRun:
