@@ -90,14 +90,27 @@ def lead_away(client: Etcd, members: Sequence[Member], *, own: Member) -> Option
 
 
 def find_targets(members: Sequence[Member], own: Member, *, statuses: Mapping[str, Status]) -> list[Member]:
-    """The members that may lead instead of `own`, the best first: started voting members that serve and have caught up."""
+    """The members that may lead instead of `own`, the best first: started voting members that serve and have caught up; those before
+    them whose etcd is newer than that of `own`, which an upgrade has behind them: they need not give the leadership away again."""
     newest = max((status.index for status in statuses.values()), default=0)
     fit = [
         member
         for member in _others(members, own)
         if not statuses[member.member_id].away and newest - statuses[member.member_id].applied <= CLOSE
     ]
-    return sorted(fit, key=lambda member: -statuses[member.member_id].applied)
+    own_version = _numbers(statuses[own.member_id].version)
+
+    def rank(member: Member) -> tuple[bool, int]:
+        status = statuses[member.member_id]
+        return not _numbers(status.version) > own_version, -status.applied
+
+    return sorted(fit, key=rank)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """`3.6.10` -> (3, 6, 10); () for anything else."""
+    parts = version.split(".")
+    return tuple(map(int, parts)) if all(part.isascii() and part.isdecimal() for part in parts) else ()
 
 
 def find_unfit(to: Member, *, statuses: Mapping[str, Status]) -> str:

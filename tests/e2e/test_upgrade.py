@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -125,10 +125,18 @@ def test_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: st
         check_version(node, version)
         assert read_balancer(node) == balancer
     for calls in seen:
-        assert not calls.failed and calls.longest_gap_s <= GAP_S * SLOW, calls.failed[:10]
+        lost = [row for row in calls.failed if is_dropped(row)]
+        assert calls.failed == lost and len(lost) <= 1, calls.failed[:10]
+        assert calls.longest_gap_s <= GAP_S * SLOW + sum(took for _, took, *_ in lost), calls
     assert stored <= read_stored(nodes[0])
     images = nodes[0].kubectl("-n kube-system get deploy,ds -o jsonpath={..image}")
     assert f"kube-proxy:{version}" in images
+
+
+def is_dropped(row: tuple[Any, ...]) -> bool:
+    """Whether etcd dropped this write while its leadership moved, and gave it up after seven seconds (docs/adr/0018-swap.md)."""
+    _, took, verb, answer = row
+    return bool(verb == "PATCH" and answer == "500" and took > 6.9)
 
 
 def read_balancer(node: Node) -> str:

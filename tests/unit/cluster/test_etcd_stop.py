@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
@@ -198,3 +198,22 @@ def test_targets_are_sorted_by_what_they_have_applied() -> None:
     )
     statuses["3"] = replace(statuses["3"], trouble="memberID:3 alarm:CORRUPT ")
     assert etcd_stop.find_targets((CP1, CP2, CP3), CP1, statuses=statuses) == [CP2]
+
+
+@pytest.mark.parametrize(
+    ("versions", "first"),
+    [
+        (("3.6.6", "3.6.8", "3.6.6"), CP2),  # the one that was upgraded keeps the leadership while the rest follow
+        (("3.6.9", "3.6.10", "3.6.9"), CP2),
+        (("3.6.8", "3.6.6", "3.6.8"), CP3),
+        (("3.6.8", "", "odd"), CP3),
+    ],
+)
+def test_a_member_that_was_upgraded_already_leads_first(versions: Sequence[str], first: Member) -> None:
+    """Each move of the leadership can cost a write that is on its way, so it does not go where it has to leave again."""
+    indexes = (1000, 990, 995)
+    statuses = {
+        str(n): Status("", index, 1000, version=version)
+        for n, (index, version) in enumerate(zip(indexes, versions), start=1)
+    }
+    assert etcd_stop.find_targets((CP1, CP2, CP3), CP1, statuses=statuses)[0] == first
