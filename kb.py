@@ -47,7 +47,8 @@ from kubeup.engine.story import act, control_planes_only, step, story
 from kubeup.phases import (
     addons, auto_renewal, bootstrap_tokens, certs, control_plane, install_programs, join_command, join_control_plane,
     join_worker, kernel, kubeconfigs, kubelet_start, load_balancer, local_bundle, mark_control_plane, node_network,
-    preflight, reset, runtime_registries, serve_mirror, upload_certs, upload_config, verify_node, wait_control_plane,
+    preflight, reset, runtime_registries, serve_mirror, upgrade_control_plane, upload_certs, upload_config, verify_node,
+    wait_control_plane,
 )
 # isort: on
 
@@ -181,6 +182,7 @@ RESET = story(
     step("cleanup-node/remove-load-balancer", "Remove the load balancer and its line in /etc/hosts",                                load_balancer.plan_removal),
     step("cleanup-node/remove-service-route", "Remove the route to Services, on a machine that has no default route",              kernel.plan_no_service_route, live="node"),
     step("cleanup-node/release-packages",     "Let the package manager upgrade the packages that it held for kb",                   install_programs.plan_released_packages, live="node"),
+    step("cleanup-node/release-images",       "Let the kubelet delete the images that an upgrade kept for its way back",            upgrade_control_plane.plan_released_images, live="node"),
     step("cleanup-node/stop-services",        "Stop the mirror and the runtime, if kb installed them",                              reset.plan_no_services, live="node"),
     step("cleanup-node/remove-runtime-data",  "Remove the images and containers of a runtime that kb installed",                    install_programs.plan_no_runtime_data, live="node", part_of="cleanup-node/stop-services"),
     step("cleanup-node/remove-etcd-data",     "Remove the data of this node's etcd",                                                reset.plan_no_etcd_data, part_of="cleanup-node/take-back-files"),

@@ -10,9 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from kubeup.engine.items import File
+from kubeup import yaml_files
+from kubeup.engine.items import File, Gone
 from kubeup.engine.plan import Plan
-from kubeup.engine.run import Outputs, Run
+from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazily
 from kubeup.phases import static_pods_swap, stored_cluster, upload_config
@@ -22,7 +23,7 @@ with lazily:
     from kubeup.config import render, schema
     from kubeup.node import kubeconfig, renewal
     from kubeup.phases import renewed_certs
-    from kubeup.swap import store
+    from kubeup.swap import proof, store
     from kubeup.upgrade import kept
 
 
@@ -32,6 +33,7 @@ def swap_control_plane(ctx: UpgradeRun) -> Outputs:
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)  # outside of the journal, as the swap itself
     is_cut_off = store.load_cut_off(run.host, run.paths) is not None
     swaps = is_cut_off or bool(static_pods_swap.plan_swap(run).pods)
+    _keep_images(run)
     if ctx.renews and swaps and not is_cut_off:
         _renew_certs(run)
     results = static_pods_swap.swap_pods(ctx)
@@ -42,6 +44,25 @@ def swap_control_plane(ctx: UpgradeRun) -> Outputs:
         files=[path for path in paths if swaps or not run.host.exists(kept.after_of(run.paths, path))],
     )
     return results
+
+
+def _keep_images(run: UpgradeRun) -> None:
+    """The images that the way back needs. The swap has begun perhaps: what is kept of the manifests is what was there before it."""
+    found = kept.load(run.host, run.paths)
+    copies = (kept.copy_of(run.paths, run.paths.manifest(name)) for name in store.COMPONENTS)
+    texts = [run.host.read_text(path) for path in copies if found is not None and run.host.exists(path)]
+    images = [proof.image_of(yaml_files.load_mapping(text, "a former manifest")) for text in texts]
+    why_not = kept.keep_images(run.host, run.paths, socket=run.config.node.cri_socket, images=filter(None, images))
+    if why_not:
+        run.report.note(f"the kubelet may delete the former images if the disk becomes full: {why_not}")
+
+
+def plan_released_images(run: BareRun) -> Plan:
+    """Reset: let the kubelet delete the images that an upgrade keeps for its way back."""
+    if not run.host.exists(kept.folder(run.paths)):
+        return Plan()
+    find = lambda ground: kept.list_images(ground.host, run.paths)  # noqa: E731
+    return Plan(Gone("kept images", find, lambda ground: kept.release_images(ground.host, run.paths)))
 
 
 def _renew_certs(run: Run) -> None:

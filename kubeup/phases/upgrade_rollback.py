@@ -226,7 +226,8 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
 
 
 def end_return(ctx: UpgradeRun) -> Outputs:
-    """Note that the node went back."""
+    """Note that the node went back: the images that it needed are in use again."""
+    kept.release_images(ctx.host, ctx.paths)
     kept.end(ctx.host, ctx.paths, status=kept.TAKEN_BACK)
     return None
 

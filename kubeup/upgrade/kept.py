@@ -12,6 +12,7 @@ upgrade left them: what differs from them later is somebody's.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from kubeup.frozen_values import frozen
 from kubeup.machine import record_file
 from kubeup.machine.files import CHUNK
 from kubeup.machine.host import Host
+from kubeup.node import kept_images
 from kubeup.paths import Paths
 
 RUNNING, DONE, TAKEN_BACK = "running", "done", "taken back"
@@ -33,6 +35,8 @@ ABANDONED = datetime.timedelta(days=30)
 """How long after its begin an upgrade that never ended counts as given up."""
 ROOM = 64 << 20
 """Free space, in bytes, that stays free beside the copies."""
+_IMAGES_AT = "images_at"
+"""The note with the runtime's socket, where images are kept too."""
 
 
 @frozen
@@ -169,6 +173,7 @@ def finish(host: Host, paths: Paths) -> bool:
 
 def _remove(host: Host, paths: Paths) -> None:
     """The record first: one that was cut off in the middle would promise copies that are gone."""
+    release_images(host, paths)
     host.remove(_file(paths))
     host.remove_tree(folder(paths))
 
@@ -184,6 +189,35 @@ def drop_expired(host: Host, paths: Paths) -> bool:
     found = load(host, paths)
     expires = found.expires if found is not None else None
     return expires is not None and host.now() > expires and finish(host, paths)
+
+
+# ---- the images
+
+
+def keep_images(host: Host, paths: Paths, *, socket: str, images: Iterable[str]) -> str:
+    """Have the runtime keep these images while the record is there. Does nothing if no upgrade is recorded. Returns why the kubelet may
+    delete them; "" if it will not."""
+    if load(host, paths) is None:
+        return ""
+    note_done(host, paths, step="images", **{_IMAGES_AT: socket})
+    return kept_images.keep(host, socket, images=images)
+
+
+def release_images(host: Host, paths: Paths) -> None:
+    """Let the kubelet delete them again."""
+    with contextlib.suppress(HostError):  # a damaged record
+        found = load(host, paths)
+        if found is not None and found.notes.get(_IMAGES_AT):
+            kept_images.release(host, found.notes[_IMAGES_AT])
+
+
+def list_images(host: Host, paths: Paths) -> tuple[str, ...]:
+    """The images that are kept, in the runtime's names."""
+    with contextlib.suppress(HostError):
+        found = load(host, paths)
+        if found is not None and found.notes.get(_IMAGES_AT):
+            return kept_images.list_kept(host, found.notes[_IMAGES_AT])
+    return ()
 
 
 # ---- the files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any, Callable
@@ -66,15 +67,24 @@ def check_version(node: Node, version: str) -> None:
     assert list_left(node) == []
 
 
+def list_pinned(node: Node) -> set[str]:
+    """The API server's images that the kubelet must not delete, by their versions."""
+    images = json.loads(node.run("crictl images -o json").stdout)["images"]
+    names = [tag for one in images if one.get("pinned") for tag in one["repoTags"]]
+    return {name.rpartition(":")[2] for name in names if "/kube-apiserver:" in name}
+
+
 def test_two_minors_in_a_row(make_node: MakeNode, kb_pyz: Path) -> None:
     node = make_control_plane(make_node, kb_pyz, "1.34")
     stored = read_stored(node)
     start_health_log(node)
-    for minor in ("1.35", "1.36"):
+    assert list_pinned(node) == set()
+    for former, minor in (("1.34", "1.35"), ("1.35", "1.36")):
         version = offer(node, minor)
         took_s = upgrade(node, f"{APPLY} {version}")
         print(f"{version}: {took_s:.1f} s, away for {read_outages(node)}", flush=True)
         check_version(node, version)
+        assert list_pinned(node) == {find_release(former).version}
         assert stored <= read_stored(node)
         again = told(node.run(f"{APPLY} {version} --yes", timeout=300))
         assert "run with these manifests already" in again
@@ -82,6 +92,8 @@ def test_two_minors_in_a_row(make_node: MakeNode, kb_pyz: Path) -> None:
         assert code_of(refused) == "version-goes-back", refused.output
     images = node.kubectl("-n kube-system get deploy,ds -o jsonpath={..image}")
     assert f"kube-proxy:{version}" in images
+    told(node.run(f"{KB} upgrade finish"))
+    assert list_pinned(node) == set()
 
 
 @pytest.mark.k8s_versions("1.33")

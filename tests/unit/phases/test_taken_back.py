@@ -47,6 +47,7 @@ TAKEN_BACK = {
         "airgap/distro_packages.py:install",
         "airgap/distro_packages.py:hold",
     ),
+    "cleanup-node/release-images": ("node/kept_images.py:keep",),
     "cleanup-node/stop-services": (
         "engine/items.py:Unit",
         "phases/install_programs.py:_ensure_runtime_runs",
@@ -72,6 +73,7 @@ TAKEN_BACK = {
         "network/step_aside.py:retire_bridge",
         "node/containers.py:_remove_through_crictl",
         "node/containers.py:_remove_through_ctr",
+        "node/kept_images.py:release",
         "phases/install_programs.py:plan_no_runtime_data",
         "phases/join_control_plane.py:_restart_etcd_container",
         "phases/kernel.py:_remove_service_route",

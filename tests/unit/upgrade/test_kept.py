@@ -12,6 +12,7 @@ from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from kubeup.upgrade import kept
 from tests.fake_host import FakeHost
+from tests.unit.node.test_kept_images import OLD, SOCKET, Images
 
 PATHS = Paths()
 KUBELET, ABSENT = Path("/usr/bin/kubelet"), Path("/var/lib/kubelet/instance-config.yaml")
@@ -135,3 +136,19 @@ def test_a_damaged_record_is_named(host: LocalHost, text: str) -> None:
     with pytest.raises(HostError) as caught:
         kept.load(host, PATHS)
     assert caught.value.code == "upgrade-unreadable"
+
+
+def test_images_are_kept_as_long_as_the_record() -> None:
+    images = Images(OLD)
+    host = images.host()
+    assert kept.keep_images(host, PATHS, socket=SOCKET, images=[OLD]) == "" and not images.pinned(), "no upgrade"
+    kept.begin(host, PATHS, former="v1.35.6", wanted="v1.36.3")
+    assert kept.keep_images(host, PATHS, socket=SOCKET, images=[OLD]) == ""
+    assert kept.list_images(host, PATHS) == (OLD,)
+    kept.begin(host, PATHS, former="v1.35.6", wanted="v1.36.3")  # the same upgrade goes on
+    assert images.pinned() == {OLD}
+    kept.begin(host, PATHS, former="v1.36.3", wanted="v1.37.0")
+    assert not images.pinned()
+    kept.keep_images(host, PATHS, socket=SOCKET, images=[OLD])
+    kept.finish(host, PATHS)
+    assert not images.pinned() and kept.list_images(host, PATHS) == ()

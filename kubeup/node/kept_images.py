@@ -1,0 +1,60 @@
+"""Images that the kubelet must not delete: those that a node may go back to.
+
+The kubelet deletes what no container uses, once the disk is 85 % full or after imageMaximumGCAge, except what the runtime calls pinned.
+containerd has a label for that. kb puts a second one beside it, so that it releases only what it has pinned itself. CRI-O pins what is
+listed in its configuration alone, and is left as it is.
+
+Sources: KEP-4216 and pkg/kubelet/images/image_gc_manager.go (Pinned); containerd, internal/cri/labels/labels.go
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kubeup.machine.host import Host
+from kubeup.node.crictl import ctr_argv, last_words, unit_of
+from kubeup.node.image_program import runtime_name
+
+PINNED, OURS = ("io.cri-containerd.pinned", "pinned"), ("kb.io/kept", "former")
+"""Label and value."""
+_TIMEOUT_S = 30.0
+
+
+def keep(host: Host, socket: str, *, images: Iterable[str]) -> str:
+    """Pin those of these images that nobody pinned yet. Returns why the kubelet may delete them all the same; "" if it will not."""
+    why_not = _find_obstacle(host, socket)
+    if why_not:
+        return why_not
+    pinned = _list(host, socket, label=PINNED)
+    for image in dict.fromkeys(map(runtime_name, images)):
+        if image in pinned:
+            continue
+        words = (f"{name}={value}" for name, value in (PINNED, OURS))
+        answer = host.run(ctr_argv(socket, "images", "label", image, *words), timeout_s=_TIMEOUT_S)
+        if not answer.ok:
+            why_not = f"ctr could not label {image}: {last_words(answer.stderr)}"
+    return why_not
+
+
+def list_kept(host: Host, socket: str) -> tuple[str, ...]:
+    """The images that kb has pinned; none where that cannot be asked."""
+    return () if _find_obstacle(host, socket) else _list(host, socket, label=OURS)
+
+
+def release(host: Host, socket: str) -> None:
+    """Let the kubelet delete what kb has pinned. An image that cannot be released stays on the disk, and does no other harm."""
+    for image in list_kept(host, socket):
+        words = (f"{name}=" for name, _ in (PINNED, OURS))
+        host.run(ctr_argv(socket, "images", "label", image, *words), timeout_s=_TIMEOUT_S)
+
+
+def _find_obstacle(host: Host, socket: str) -> str:
+    if unit_of(socket) != "containerd":
+        return "only containerd can pin an image for kb"
+    return "" if host.which("ctr") else "there is no ctr in PATH, which pins images"
+
+
+def _list(host: Host, socket: str, *, label: tuple[str, str]) -> tuple[str, ...]:
+    name, value = label
+    answer = host.query(ctr_argv(socket, "images", "ls", "-q", f'labels."{name}"=={value}'), timeout_s=_TIMEOUT_S)
+    return tuple(answer.stdout.split()) if answer.ok else ()
