@@ -35,8 +35,8 @@ FULL = 16 << 20
 NUDGE_S = 4.0
 LAST_RESORT_S = 20.0
 """After this time without a container, the kubelet is restarted on the way back: it has forgotten every back-off then."""
-WATCH_S = 10.0
-"""For how long new pods are watched before they count as working."""
+WATCH_S, SERVES_S = 10.0, 5.0
+"""How long a new container has to run before its pod counts as working, and for how long of that after it has served."""
 LEAD_S = 40.0
 """How long the only controller-manager or scheduler may take to lead: the former lease has to run out first."""
 LEADERS = ("kube-controller-manager", "kube-scheduler")
@@ -355,7 +355,8 @@ def _judge_image(run: Run, name: str, *, shown: Mapping[str, Any], image: str) -
 
 
 def watch_all(run: Run, containers_of: Mapping[str, str]) -> None:
-    """Watch that none of the new containers ends, for WATCH_S, and that each works at the end. Raises NotProven."""
+    """Watch that none of the new containers ends until each has run for WATCH_S, and for SERVES_S at least; and that each works at the
+    end. Raises NotProven."""
     bad: list[Trouble] = []
 
     def look() -> str:
@@ -371,20 +372,27 @@ def watch_all(run: Run, containers_of: Mapping[str, str]) -> None:
                 )
             elif one.state != "running":
                 bad.append(_describe_exit(run, one))
-        return "watching"
+        youngest_s = min((_age_s(run, one) for one in found if one.id in containers_of.values()), default=0.0)
+        return "" if youngest_s >= WATCH_S and run.host.monotonic() - began >= SERVES_S else "watching"
 
     def is_over(_: str, elapsed: float) -> bool:
         run.report.waiting(f"watching {', '.join(containers_of)}: {elapsed:.0f} s of {WATCH_S:.0f} s")
         return bool(bad)
 
+    began = run.host.monotonic()
     watch(run.host, look, timeout_s=WATCH_S, is_over=is_over, poll_s=1.0)
     if bad:
         raise _not_proven(bad[0])
     for name in containers_of:
         told = ask(run, name)
         if told:
-            what = f"{name} ran for {WATCH_S:.0f} s, and does not work"
+            what = f"{name} ran on, and does not work"
             raise _not_proven(Trouble(what, told, f"read its log: crictl logs {containers_of[name][:13]}"))
+
+
+def _age_s(run: Run, one: containers.ContainerInfo) -> float:
+    """How long ago a container was made, by this machine's clock; 0.0 if the runtime does not say (ctr tells none)."""
+    return run.host.now().timestamp() - one.created_ns / 1e9 if one.created_ns > 1e15 else 0.0
 
 
 @frozen
