@@ -7,7 +7,7 @@ kubeadm renews the files alone (cmd/kubeadm/app/phases/certs/renewal/manager.go)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Optional
@@ -21,7 +21,7 @@ from kubeup.phases.restart_pods import Restarted, find_obstacle, restart_static_
 
 with lazily:
     from kubeup.cluster import api
-    from kubeup.node import certificates, former_certs, kubeconfig, renewal, torn_pairs
+    from kubeup.node import certificates, former_certs, kubeconfig, renewal, torn_pairs, unread_certs
     from kubeup.swap import store, turn
 
 TRIAL_S = 10.0
@@ -45,7 +45,8 @@ class Renewed:
 def renew_and_restart(
     ctx: Run, rows: Sequence[renewal.Row], *, tell: Callable[[renewal.Row, str], None] = lambda row, outcome: None
 ) -> Renewed:
-    """Renew these certificates of this node, each with its key, and restart what reads them only when it starts.
+    """Renew these certificates of this node, each with its key, and restart what reads them only when it starts; what an authority has signed
+    elsewhere stays, and its reader is restarted if it has not read it.
 
     tell: called after each certificate with its outcome. If the API server refuses a new client certificate, or a component does not
     come back with it, the former kubeconfig comes back and the component runs with it.
@@ -55,8 +56,10 @@ def renew_and_restart(
     Raises ClusterError (renewal-taken-back, swap-elsewhere), HostError from the files, and what restart_static_pods raises if there was
     nothing to go back to.
     """
-    with _turn(ctx, rows):
-        return _renew_and_restart(ctx, rows, tell=tell)
+    unread = unread_certs.find_unread(ctx.host, ctx.paths, socket=ctx.config.node.cri_socket, rows=rows)
+    names = {one.row.name for one in unread}
+    with _turn(ctx, rows, unread=names):
+        return _renew_and_restart(ctx, rows, unread=names, tell=tell)
 
 
 def renew_files(
@@ -73,9 +76,13 @@ def renew_files(
     return done
 
 
-def _renew_and_restart(ctx: Run, rows: Sequence[renewal.Row], *, tell: Callable[[renewal.Row, str], None]) -> Renewed:
+def _renew_and_restart(
+    ctx: Run, rows: Sequence[renewal.Row], *, unread: Collection[str], tell: Callable[[renewal.Row, str], None]
+) -> Renewed:
     done = renew_files(ctx, rows, tell=tell)
-    readers = {row.reader: row for row in rows if row.reader and done.outcomes[row.name] == "renewed"}
+    readers = {
+        row.reader: row for row in rows if row.reader and (done.outcomes[row.name] == "renewed" or row.name in unread)
+    }
     done.left = {name: why for name in readers if (why := find_obstacle(ctx, name))}
     readers = {name: row for name, row in readers.items() if name not in done.left}
     _check_accepted(ctx, readers, former=done.former)
@@ -97,10 +104,10 @@ def _put_torn_right(ctx: Run) -> None:
 
 
 @contextlib.contextmanager
-def _turn(ctx: Run, rows: Sequence[renewal.Row]) -> Iterator[None]:
+def _turn(ctx: Run, rows: Sequence[renewal.Row], *, unread: Collection[str]) -> Iterator[None]:
     """Hold the Lease of the static pods, if one of this node's is going to be restarted. An API that is away hinders nothing: certificates
     that have ended must not keep others from their renewal. Raises ClusterError (swap-elsewhere)."""
-    if not any(row.reader and _is_renewable(ctx, row) for row in rows):
+    if not any(row.reader and (row.name in unread or _is_renewable(ctx, row)) for row in rows):
         yield
         return
     _wait_for_turn(ctx)

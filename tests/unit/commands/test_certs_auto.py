@@ -202,6 +202,11 @@ def test_a_renewal_that_was_cut_off_before_the_restart_is_made_up_for(
     assert "scheduler.conf was written after that" in capsys.readouterr().err
     assert events(machine) == [("Normal", "CertificatesRenewed")]
 
+    # what was signed elsewhere is restarted as well, and nothing is said of a renewal
+    machine.remove(Paths().pki / "ca.key")
+    assert run(machine, "certs", "auto", "run") == 0
+    assert restarted == ["kube-scheduler"] * 2 and len(events(machine)) == 1
+
 
 def test_an_authority_that_is_kept_elsewhere_is_warned_of(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any

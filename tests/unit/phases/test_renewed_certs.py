@@ -12,7 +12,7 @@ from kubeup.cluster import api as kubeapi
 from kubeup.engine.run import Caller, Run
 from kubeup.errors import ClusterError, KbError
 from kubeup.machine.http import HttpResponse
-from kubeup.node import renewal
+from kubeup.node import renewal, unread_certs
 from kubeup.phases import renewed_certs
 from kubeup.phases.restart_pods import Restarted
 from tests.fake_host import FakeHost
@@ -95,6 +95,22 @@ def test_only_the_renewed_one_is_restarted(ctx: Run, calls: list[tuple[str, ...]
     host_of(ctx).remove(PATHS.pki / "ca.key")
     assert renewed_certs.renew_and_restart(ctx, ALL).outcomes["scheduler.conf"] == "external"
     assert calls == [(SCHEDULER,), (SCHEDULER,), ()]
+
+
+def test_what_an_authority_elsewhere_signed_is_read(
+    ctx: Run, calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its operator has put it there; what reads it only when it starts runs with the former one."""
+    host_of(ctx).remove(PATHS.pki / "ca.key")
+    row = renewal.ROWS["scheduler.conf"]
+    unread = unread_certs.Unread(row, PATHS.kubeconfig("scheduler.conf"), host_of(ctx).now())
+    monkeypatch.setattr(unread_certs, "find_unread", lambda host, paths, *, socket, rows: [unread])
+    before = content(ctx)
+    done = renewed_certs.renew_and_restart(ctx, (row,))
+    assert calls == [(SCHEDULER,)] and done.outcomes == {"scheduler.conf": "external"} and content(ctx) == before
+    with_lease(ctx, "cp2")
+    with pytest.raises(ClusterError, match="control plane cp2 works on its static pods"):
+        renewed_certs.renew_and_restart(ctx, (row,))
 
 
 def test_what_cannot_be_restarted_is_named(ctx: Run, monkeypatch: pytest.MonkeyPatch) -> None:
