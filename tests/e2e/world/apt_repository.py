@@ -28,30 +28,36 @@ class AptRepository(PackageServer):
         super().__init__(lab, folder)
         self.release = release
 
-    def build(self) -> None:
-        """The repository of this minor, and one of Debian's packages beside it."""
+    def build(self, *more: Release) -> None:
+        """The repository of this minor and of each further release, and one of Debian's packages beside them."""
         from ..lab import image
 
-        core = self.www / f"core:/stable:/v{self.release.minor}/deb"
-        plain = self.release.version.lstrip("v")
-        layers = image.ensure_variant(self.release.facts.containerd)
-        plugins = [next(p for layer in layers if (p := layer / "usr/lib/cni" / name).exists())
-                   for name in ("bridge", "host-local", "loopback", "portmap")]  # fmt: skip
-        binaries = self.release.folder
-        self._pack(
-            core, "kubelet", plain, {"usr/bin/kubelet": binaries / "kubelet"}, depends="kubernetes-cni", is_unit=True
-        )
-        self._pack(core, "kubectl", plain, {"usr/bin/kubectl": binaries / "kubectl"})
-        self._pack(core, "cri-tools", f"{self.release.minor}.0", {"usr/bin/crictl": binaries / "crictl"})
-        self._pack(core, "kubernetes-cni", "1.7.1", {f"opt/cni/bin/{path.name}": path for path in plugins})
+        cores = [self._build_core(release) for release in (self.release, *more)]
         debian = self.www / "debian"
         debian.mkdir()
         for name in ("containerd", "runc"):
             shutil.copy(image.download_package(name, image.SUITE, self.folder / "apt"), debian)
         key = SigningKey(self.folder / "gnupg", "kb-test")
-        for repository in (core, debian):
+        for repository in (*cores, debian):
             self._index(repository, key)
         key.close()
+
+    def _build_core(self, release: Release) -> Path:
+        from ..lab import image
+
+        core = self.www / f"core:/stable:/v{release.minor}/deb"
+        plain = release.version.lstrip("v")
+        layers = image.ensure_variant(release.facts.containerd)
+        plugins = [next(p for layer in layers if (p := layer / "usr/lib/cni" / name).exists())
+                   for name in ("bridge", "host-local", "loopback", "portmap")]  # fmt: skip
+        binaries = release.folder
+        self._pack(
+            core, "kubelet", plain, {"usr/bin/kubelet": binaries / "kubelet"}, depends="kubernetes-cni", is_unit=True
+        )
+        self._pack(core, "kubectl", plain, {"usr/bin/kubectl": binaries / "kubectl"})
+        self._pack(core, "cri-tools", f"{release.minor}.0", {"usr/bin/crictl": binaries / "crictl"})
+        self._pack(core, "kubernetes-cni", "1.7.1", {f"opt/cni/bin/{path.name}": path for path in plugins})
+        return core
 
     def _pack(
         self,
@@ -65,7 +71,7 @@ class AptRepository(PackageServer):
     ) -> None:
         from ..lab.node import KUBELET_UNIT
 
-        root = self.folder / "packages" / name
+        root = self.folder / "packages" / repository.parent.name / name
         for target, source in files.items():
             (root / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, root / target)
