@@ -287,6 +287,8 @@ def _is_kubelet_due(launch: Launch) -> bool:
     path = certs_in_use.find_serving_file(patient)
     if renewed_kubelet_cert.find_obstacle(ctx, path, config=patient.config.kubelet):
         return False
+    if torn_pairs.was_taken_away(ctx.host, ctx.paths, path=path):
+        return True
     return renewal.is_cert_due(pki.read_certs(ctx.host, path)[0], ctx.host.now(), period_s=kubelet_cert.LIFE_S)
 
 

@@ -58,6 +58,8 @@ class Listing:
     """The pairs of files that do not belong together."""
     unread: Sequence[Unread] = ()
     """The kubeconfigs whose readers have not read them."""
+    taken_away: Optional[Path] = None
+    """The kubelet's serving certificate, if a renewal that was cut off has taken it away."""
 
 
 def check_expiration(call: Invocation) -> int:
@@ -107,6 +109,7 @@ def read_listing(call: Invocation) -> Listing:
     )
     paths = replace(patient.paths, pki=Path(call.flags.get("cert-dir", cluster.certificates_dir)).absolute())
     rows = renewal.wanted_rows(cluster)
+    serving = certs_in_use.find_serving_file(patient)
     found = [(renewal.read_expiry(local, paths, row=row), renewal.files_of(paths, row)[-1]) for row in rows]
     authorities = [renewal.read_ca_expiry(local, paths, name=name) for name in renewal.wanted_cas(cluster)]
     if not patient.is_control_plane:
@@ -122,6 +125,7 @@ def read_listing(call: Invocation) -> Listing:
         cluster.certificate_validity_period_s,
         torn_pairs.find_torn_pairs(local, paths, rows=rows),
         unread_certs.find_unread(local, paths, socket=patient.config.node.cri_socket, rows=rows),
+        serving if torn_pairs.was_taken_away(local, patient.paths, path=serving) else None,
     )
 
 
@@ -171,6 +175,8 @@ def find_warnings(listing: Listing) -> Iterator[str]:
         yield f"{torn.describe()}; {way_out} {torn.row.name}"
     for unread in listing.unread:
         yield f"{unread.describe()}; to restart it with a new one: kb certs renew {unread.row.name}"
+    if listing.taken_away is not None:
+        yield f"{torn_pairs.say_taken_away(listing.taken_away)}; to have it made: kb certs renew kubelet-server"
     for item in listing.authorities:
         if item.expires is None:
             continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Optional
 
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
@@ -52,6 +53,15 @@ def put_back(host: Host, former: Former, *, files: Iterable[Path]) -> list[Path]
     for path in chosen:
         host.write_file(path, host.read_bytes(former.copy_of(path)), mode=0o600, keeps=True)
     return chosen
+
+
+def find_former(host: Host, paths: Paths, *, files: Iterable[Path]) -> Optional[Former]:
+    """The newest renewal that kept the first of these files, with those of them that it kept; None if none did."""
+    first, *_ = wanted = tuple(files)
+    for copy in find_copies(host, paths, path=first):
+        former = Former(copy.parents[len(first.parts) - 2], wanted)
+        return Former(former.folder, tuple(sorted(path for path in wanted if host.exists(former.copy_of(path)))))
+    return None
 
 
 def find_copies(host: Host, paths: Paths, *, path: Path) -> Iterator[Path]:

@@ -46,6 +46,17 @@ def find_torn_pairs(host: Host, paths: Paths, *, rows: Iterable[Row]) -> list[To
     return [torn for row in rows if not row.is_kubeconfig for torn in _look_at(host, paths, row=row)]
 
 
+def was_taken_away(host: Host, paths: Paths, *, path: Path) -> bool:
+    """Whether a renewal that was cut off has taken the kubelet's serving certificate at `path` away, and the kubelet has not made another.
+    With one half of the pair it does not start again (CanReadCertAndKey in client-go/util/cert/io.go)."""
+    return not host.exists(path) and any(former_certs.find_copies(host, paths, path=path))
+
+
+def say_taken_away(path: Path) -> str:
+    """That, in a sentence."""
+    return f"{path} was taken away by a renewal that was cut off, and with one half of the pair the kubelet does not start again"
+
+
 def put_right(host: Host, torn: TornPair) -> None:
     """Put the former half back. Raises HostError from the files."""
     if torn.half is not None and torn.copy is not None:

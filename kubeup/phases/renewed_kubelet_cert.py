@@ -13,11 +13,12 @@ from kubeup.engine.run import Run
 from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
+from kubeup.machine.host import Host
 from kubeup.machine.waiting import watch
 from kubeup.phases import kubelet_start
 
 with lazily:
-    from kubeup.node import certificates, former_certs, kubelet_cert, pki
+    from kubeup.node import certificates, former_certs, kubelet_cert, pki, torn_pairs
 
 TIMEOUT_S = 60.0
 """How long the kubelet may take to present its new certificate: two seconds as a rule."""
@@ -29,6 +30,8 @@ def find_obstacle(ctx: Run, path: Path, *, config: Mapping[str, object]) -> str:
         return "the kubelet requests it from the cluster (serverTLSBootstrap), and renews it by itself"
     if config.get("tlsCertFile"):
         return f"the kubelet is told to present {path} (tlsCertFile), and whoever issued that renews it"
+    if torn_pairs.was_taken_away(ctx.host, ctx.paths, path=path):
+        return ""
     if not ctx.host.exists(path):
         return f"there is no {path}: the kubelet makes it when it starts"
     if ctx.host.read_link(path) is not None:
@@ -43,14 +46,16 @@ def find_obstacle(ctx: Run, path: Path, *, config: Mapping[str, object]) -> str:
 def make_again(ctx: Run, path: Path, *, port: int) -> former_certs.Former:
     """Have the kubelet make the pair at `path` again, and wait until it presents the new one. Returns the copies of the former pair.
 
-    port: where the kubelet serves. A kubelet that was cut off in between makes the pair at its next start.
+    port: where the kubelet serves. A run that was cut off is gone on with: the certificate goes first and comes back last, so that as long as
+    it is there the pair is whole.
 
     Raises HostError (kubelet-certificate-not-made, and those of a restart), after the former pair has come back.
     """
     host, files = ctx.host, (path, path.with_suffix(".key"))
-    former = former_certs.keep_former(host, ctx.paths, files=files)
-    rights = {one: found for one in former.files if (found := host.stat(one)) is not None}
-    before = host.read_text(path)
+    found = None if host.exists(path) else former_certs.find_former(host, ctx.paths, files=files)
+    former = found or former_certs.keep_former(host, ctx.paths, files=files)
+    rights = {one: _rights(host, one) for one in former.files}
+    before = host.read_text(former.copy_of(path))
     for one in files:
         host.remove(one)
 
@@ -73,9 +78,17 @@ def make_again(ctx: Run, path: Path, *, port: int) -> former_certs.Former:
                 code="kubelet-certificate-not-made",
             )
     except KbError:
-        for one, found in rights.items():
-            owner = (found.uid, found.gid)
-            host.write_file(one, host.read_bytes(former.copy_of(one)), mode=found.mode & 0o7777, owner=owner)
+        for one in reversed(former.files):
+            mode, owner = rights[one]
+            host.write_file(one, host.read_bytes(former.copy_of(one)), mode=mode, owner=owner)
         kubelet_start.restart_kubelet(ctx)
         raise
     return former
+
+
+def _rights(host: Host, path: Path) -> tuple[int, tuple[int, int]]:
+    """Mode and owner of the file; if it is not there, those that the kubelet gives it."""
+    found = host.stat(path)
+    if found is None:
+        return 0o600 if path.suffix == ".key" else 0o644, (0, 0)
+    return found.mode & 0o7777, (found.uid, found.gid)

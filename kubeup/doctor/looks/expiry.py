@@ -43,6 +43,9 @@ def look_at_certs(patient: Patient) -> Findings:
         if bundle:
             yield Finding("certificates", WARNING, bundle, "then: kb init phase control-plane controller-manager")
         yield from _find_early_ends(patient)
+    own = find_serving_file(patient)
+    if torn_pairs.was_taken_away(host, paths, path=own):
+        yield Finding("certificates", ERROR, torn_pairs.say_taken_away(own), "kb certs renew kubelet-server")
     for path, cert in _find_certs(patient):
         left = cert.not_valid_after_utc - host.now()
         if left < datetime.timedelta(0):

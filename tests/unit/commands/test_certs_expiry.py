@@ -12,8 +12,9 @@ import pytest
 import kb
 from kubeup.commands import certs_expiry
 from kubeup.errors import UsageError
-from kubeup.node import certificates, private_keys
+from kubeup.node import certificates, former_certs, private_keys
 from kubeup.paths import Paths
+from kubeup.phases import renewed_kubelet_cert
 from tests.cert_forms import make_own_pair
 from tests.unit.commands.test_launcher import INIT, Machine
 
@@ -135,6 +136,25 @@ def shorten_authority(machine: Machine, base: str, *, days: int) -> None:
         PKI / f"{base}.crt",
         certificates.cert_to_pem(certificates.issue_ca_cert("kubernetes", key, validity=validity)),
     )
+
+
+def test_a_kubelet_s_certificate_that_was_taken_away(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A renewal that was cut off: told by both, and the timer's run has the kubelet make another one."""
+    former_certs.keep_former(machine, Paths(), files=[KUBELET / "kubelet.crt"])
+    assert not any("taken away" in line for line in check(machine, capsys)["warnings"])
+    machine.remove(KUBELET / "kubelet.crt")
+    (warning,) = [line for line in check(machine, capsys)["warnings"] if "taken away" in line]
+    assert warning.endswith("kb certs renew kubelet-server")
+    run(machine, "doctor")
+    assert "taken away by a renewal" in capsys.readouterr().out
+    made: list[Path] = []
+    former = former_certs.Former(Path("/x"), ())
+    again = lambda ctx, path, *, port: made.append(path) or former  # type: ignore[func-returns-value]  # noqa: E731
+    monkeypatch.setattr(renewed_kubelet_cert, "make_again", again)
+    assert run(machine, "certs", "renew", "all", "--expiring") == 0
+    assert made == [KUBELET / "kubelet.crt"] and "nothing to renew" not in capsys.readouterr().out
 
 
 def test_an_authority_that_will_end_before_what_it_signs_is_said_years_ahead(machine: Machine, capsys: Any) -> None:

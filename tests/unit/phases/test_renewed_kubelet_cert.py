@@ -10,7 +10,7 @@ import pytest
 from kubeup.engine.run import Run
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
-from kubeup.node import kubelet_cert
+from kubeup.node import former_certs, kubelet_cert, torn_pairs
 from kubeup.phases import renewed_kubelet_cert
 from tests.cert_forms import make_own_pair
 from tests.fake_host import KUBELET_STARTS, FakeHost
@@ -39,7 +39,8 @@ class Kubelet:
 
     def restart(self, argv: tuple[str, ...]) -> CommandResult:
         self.starts += 1
-        if self.makes and str(CRT) not in self.host.files:
+        is_there = [str(path) in self.host.files for path in (CRT, KEY)]
+        if not any(is_there) and self.makes:
             self.make()
         return CommandResult(argv, 0)
 
@@ -72,6 +73,68 @@ def test_a_kubelet_that_makes_none_gets_its_former_one_back(ctx: Run) -> None:
     assert caught.value.code == "kubelet-certificate-not-made" and kubelet.starts == 2
     assert (host.read_text(CRT), host.read_text(KEY)) == before
     assert (host.modes[str(CRT)], host.modes[str(KEY)]) == (0o640, 0o600)
+
+
+class Killed(BaseException):
+    """The process was killed."""
+
+
+@pytest.mark.parametrize("makes", [True, False])
+@pytest.mark.parametrize("changes", range(10))
+def test_killed_after_any_change_it_goes_on(
+    ctx: Run, monkeypatch: pytest.MonkeyPatch, changes: int, makes: bool
+) -> None:
+    """A kubelet that finds one half of a pair does not start again."""
+    host = host_of(ctx)
+    kubelet = Kubelet(host, makes=makes)
+    before, left = host.read_text(CRT), [changes]
+
+    def wrap(name: str) -> None:
+        real = getattr(FakeHost, name)
+
+        def change(self: FakeHost, path: Any, *args: Any, **more: Any) -> Any:
+            if left[0] == 0:
+                raise Killed
+            if name == "run" or "kubelet/pki" in str(path):
+                left[0] -= 1
+            return real(self, path, *args, **more)
+
+        monkeypatch.setattr(FakeHost, name, change)
+
+    with monkeypatch.context():
+        for name in ("write_file", "remove", "run"):
+            wrap(name)
+        try:
+            renewed_kubelet_cert.make_again(ctx, CRT, port=10250)
+        except (Killed, HostError) as error:
+            was_killed = isinstance(error, Killed)
+        else:
+            was_killed = False
+        left[0] = -1
+    assert host.exists(KEY) or not host.exists(CRT), "with the certificate there, the pair is whole"
+    if host.exists(CRT):
+        assert not was_killed or renewed_kubelet_cert.find_obstacle(ctx, CRT, config={}) == ""
+        return
+    kubelet.makes = True
+    host.answers["systemctl is-active kubelet"] = "activating\n"
+    assert torn_pairs.was_taken_away(host, ctx.paths, path=CRT)
+    assert renewed_kubelet_cert.find_obstacle(ctx, CRT, config={}) == ""
+    renewed_kubelet_cert.make_again(ctx, CRT, port=10250)
+    assert host.read_text(CRT) != before and host.exists(KEY)
+    assert not torn_pairs.was_taken_away(host, ctx.paths, path=CRT)
+
+
+def test_the_former_pair_comes_back_after_a_run_that_was_cut_off(ctx: Run) -> None:
+    host = host_of(ctx)
+    kubelet = Kubelet(host)
+    before = host.read_text(CRT), host.read_text(KEY)
+    former_certs.keep_former(host, ctx.paths, files=[CRT, KEY])
+    host.remove(CRT)
+    kubelet.makes = False
+    with pytest.raises(HostError, match="did not make"):
+        renewed_kubelet_cert.make_again(ctx, CRT, port=10250)
+    assert (host.read_text(CRT), host.read_text(KEY)) == before
+    assert (host.modes[str(CRT)], host.modes[str(KEY)]) == (0o644, 0o600)
 
 
 @pytest.mark.parametrize(
