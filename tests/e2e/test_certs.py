@@ -134,6 +134,24 @@ def check_kubelet_s(node: Node) -> None:
     wait_until(lambda: node.run(logs, check=False).code == 0, what="the kubelet's logs", timeout_s=20)
 
 
+def check_kubelet_s_cut_off(node: Node) -> None:
+    """Killed between the two files of its pair, and the kubelet is started again: it refuses. The timer's next run has it make another."""
+    path = "/var/lib/kubelet/pki/kubelet.crt"
+    made = run_watched(node, ["kb.pyz", "certs", "renew", "kubelet-server"], Moment("", f"remove {path}"))
+    assert made[-1][0] == "killed" and not node.exists(path) and node.exists(path.replace(".crt", ".key")), made
+    node.run("systemctl restart kubelet")
+    wait_until(
+        lambda: "must be supplied as a pair" in node.journal("kubelet"), what="the kubelet to refuse", timeout_s=30
+    )
+    shown = json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)["warnings"]
+    assert any("taken away by a renewal that was cut off" in one for one in shown), shown
+    assert "kb certs renew kubelet-server" in node.run(f"{KB} doctor", check=False).output
+    print(node.run(f"{KB} certs auto run", timeout=300).output)
+    assert node.exists(path) and node.run("systemctl is-active kubelet").ok
+    shown = json.loads(node.run(f"{KB} certs check-expiration -o json").stdout)
+    assert shown["warnings"] == [] and not any(row["differsFromFile"] for row in shown["servedCertificates"])
+
+
 def check_undone(node: Node, folder: str) -> None:
     """By hand, as docs/certificates.md says: the former files are in use again, and are as they were."""
     watched = (
@@ -192,6 +210,7 @@ def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     check_torn(node)
     check_cut_off(node)
     check_kubelet_s(node)
+    check_kubelet_s_cut_off(node)
 
     # again, while the kubelet delays the next start
     before = read_containers(node)
