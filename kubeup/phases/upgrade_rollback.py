@@ -225,13 +225,6 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
     return None
 
 
-def end_return(ctx: UpgradeRun) -> Outputs:
-    """Note that the node went back: the images that it needed are in use again."""
-    kept.release_images(ctx.host, ctx.paths)
-    kept.end(ctx.host, ctx.paths, status=kept.TAKEN_BACK)
-    return None
-
-
 def _find_left(run: UpgradeRun, former: str) -> Optional[Results]:
     """What the operator has to do himself, since what he installed over the former kubelet was all that could be kept; None if it was kept."""
     found = kept.load(run.host, run.paths)
@@ -265,4 +258,3 @@ def foretell_return(ctx: UpgradeRun) -> Outputs:
 
 RETURN_CHECKS = Act(do=check_return, live="cluster", always=True)
 RETURN_KUBELET = Act(do=return_kubelet, foretell=foretell_return, live="cluster", always=True)
-RETURN_END = Act(do=end_return, foretell=lambda ctx: None, live="node", always=True)

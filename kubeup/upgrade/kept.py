@@ -157,9 +157,11 @@ def note_done(host: Host, paths: Paths, *, step: str, **notes: str) -> None:
 
 def end(host: Host, paths: Paths, *, status: str) -> None:
     """Note how the upgrade of this node ended: from here on, what is kept is kept for LASTS. The new programs that were not put in place
-    are removed."""
+    are removed; the images of a node that went back are in use again, and are no longer kept."""
     found = load(host, paths)
     if found is not None and found.status != status:
+        if status == TAKEN_BACK:
+            release_images(host, paths)
         host.remove_tree(programs_folder(paths))
         save(host, paths, dataclasses.replace(found, status=status, ended=moments.show(host.now())))
 

@@ -88,7 +88,7 @@ def roll_back(host: Any, **more: Any) -> None:
     run = dataclasses.replace(make_run(host, **more), former="v1.35.6")
     upgrade_rollback.check_return(run)
     upgrade_rollback.return_kubelet(run)
-    upgrade_rollback.end_return(run)
+    kept.end(host, PATHS, status=kept.TAKEN_BACK)  # as the command does
 
 
 def test_a_worker_goes_back_with_program_and_files_on_a_drained_node() -> None:

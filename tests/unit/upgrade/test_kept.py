@@ -150,5 +150,10 @@ def test_images_are_kept_as_long_as_the_record() -> None:
     kept.begin(host, PATHS, former="v1.36.3", wanted="v1.37.0")
     assert not images.pinned()
     kept.keep_images(host, PATHS, socket=SOCKET, images=[OLD])
+    kept.end(host, PATHS, status=kept.DONE)
+    assert images.pinned() == {OLD}
+    kept.end(host, PATHS, status=kept.TAKEN_BACK)  # the node runs with them again
+    assert not images.pinned() and kept.list_images(host, PATHS) == ()
+    kept.keep_images(host, PATHS, socket=SOCKET, images=[OLD])
     kept.finish(host, PATHS)
     assert not images.pinned() and kept.list_images(host, PATHS) == ()
