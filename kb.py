@@ -36,19 +36,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubeup import day_two
 from kubeup.cli import entry, own_name
 from kubeup.cli.program import Program, is_kubeadm, make_local_host
 from kubeup.commands.table import make_commands
 from kubeup.engine.story import act, control_planes_only, step, story
+from kubeup.lazy_modules import lazily
+
+with lazily:
+    from kubeup import day_two
 
 # isort: off
 # fmt: off
 from kubeup.phases import (
     addons, auto_renewal, bootstrap_tokens, certs, control_plane, install_programs, join_command, join_control_plane,
     join_worker, kernel, kubeconfigs, kubelet_start, load_balancer, local_bundle, mark_control_plane, node_network,
-    preflight, reset, runtime_registries, serve_mirror, upgrade_control_plane, upload_certs, upload_config, verify_node,
-    wait_control_plane,
+    preflight, reset, runtime_registries, serve_mirror, upload_certs, upload_config, verify_node, wait_control_plane,
 )
 # isort: on
 
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 PROGRAMS = act("install/packages",      "Install the runtime, the kubelet and their tools", install_programs.PROGRAMS)
 REGISTRIES = step("install/registries", "Point the runtime to the mirror, and check that it uses it", runtime_registries.plan_registries, live="node", when=runtime_registries.wants_registries)
 FORWARDING = step("install/sysctls",    "Let this node forward packets between pods, now and after a reboot", kernel.plan_forwarding)
-BALANCER = day_two.BALANCER           # "load-balancer/local": Run a load balancer for the API servers on this node, if configured
+BALANCER = step("load-balancer/local",  "Run a load balancer for the API servers on this node, if configured", load_balancer.plan_load_balancer)
 RENEWAL = step("auto-renewal",          "Renew this node's certificates before they end, by a timer", auto_renewal.plan_default, live="node")
 
 # kb init: the first node of a cluster.
@@ -182,7 +184,7 @@ RESET = story(
     step("cleanup-node/remove-load-balancer", "Remove the load balancer and its line in /etc/hosts",                                load_balancer.plan_removal),
     step("cleanup-node/remove-service-route", "Remove the route to Services, on a machine that has no default route",              kernel.plan_no_service_route, live="node"),
     step("cleanup-node/release-packages",     "Let the package manager upgrade the packages that it held for kb",                   install_programs.plan_released_packages, live="node"),
-    step("cleanup-node/release-images",       "Let the kubelet delete the images that an upgrade kept for its way back",            upgrade_control_plane.plan_released_images, live="node"),
+    step("cleanup-node/release-images",       "Let the kubelet delete the images that an upgrade kept for its way back",            install_programs.plan_released_images, live="node"),
     step("cleanup-node/stop-services",        "Stop the mirror and the runtime, if kb installed them",                              reset.plan_no_services, live="node"),
     step("cleanup-node/remove-runtime-data",  "Remove the images and containers of a runtime that kb installed",                    install_programs.plan_no_runtime_data, live="node", part_of="cleanup-node/stop-services"),
     step("cleanup-node/remove-etcd-data",     "Remove the data of this node's etcd",                                                reset.plan_no_etcd_data, part_of="cleanup-node/take-back-files"),
@@ -192,10 +194,10 @@ RESET = story(
 
 # fmt: on
 
-# kb restore: a backup instead of a new cluster. It is told in kubeup/day_two.py, with init's steps where they are the same.
-RESTORE = day_two.make_restore(lambda *names: tuple(phase for name in names for phase in INIT if phase.name == name))
-
-COMMANDS = make_commands({"init": INIT, "join": JOIN, "reset": RESET, "restore": RESTORE, **day_two.STORIES})
+# What kb does to a cluster that lives, and kb restore, is told in kubeup/day_two.py, with init's steps where they are the same.
+COMMANDS = make_commands(
+    {"init": INIT, "join": JOIN, "reset": RESET}, others=lambda name: day_two.find_story(name, init=INIT)
+)
 
 
 def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost] = make_local_host) -> int:

@@ -11,11 +11,8 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, load_balancer, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
-
-# A step shared with init and join.
-BALANCER = step("load-balancer/local",  "Run a load balancer for the API servers on this node, if configured", load_balancer.plan_load_balancer)
 
 # Steps that both upgrades have, and the last of them a swap too.
 UPGRADE_CHECKS = act("preflight",     "Check versions, health, others' changes and the new static pods; pull images; stop nothing", upgrade_preflight.CHECKS)
@@ -28,23 +25,24 @@ UPGRADE_PROXY = step("addon/kube-proxy", "Upgrade kube-proxy once every API serv
 GATE = act("gate",                    "Check the whole cluster: may the next control plane follow?",                                static_pods_swap.GATE)
 
 # kb reconfigure endpoint: give the API servers a stable name, if the cluster has none or another one. First every certificate
-# gets the name, then the clients are pointed at it. On the other nodes the same command does their part.
-RECONFIGURE_ENDPOINT = story(
-    act("preflight", "Check that the endpoint leads to this cluster", endpoint.CHECKS),
-    control_planes_only(
-        step("certs/apiserver",       "Add the name to the API server's certificate, with the same key", endpoint.plan_apiserver_cert),
-        step("upload-config/kubeadm", "Store the endpoint in the cluster's configuration",               endpoint.plan_stored),
-    ),
-    BALANCER,
-    step("load-balancer/keeper", "Follow API servers as they come and go",         endpoint.plan_keeper, live="cluster"),
-    step("kubeconfig",           "Have this node's kubeconfigs call the endpoint", endpoint.plan_kubeconfigs),
-    control_planes_only(
-        step("cluster-info", "Publish the endpoint in cluster-info, for joining nodes", endpoint.plan_cluster_info),
-        step("kube-proxy",   "Point kube-proxy at the endpoint, and restart it",        endpoint.plan_kube_proxy),
-    ),
-    step("load-balancer/remove", "Remove the load balancer if the conversion that added it is undone",                        endpoint.plan_removal),
-    act("verify",                "Verify TLS with the API servers under the new name, and list what is left to do elsewhere", endpoint.HANDSHAKE),
-)
+# gets the name, then the clients are pointed at it. On the other nodes the same command does their part. Steps only named are init's.
+def make_endpoint(init: Callable[..., Story]) -> Story:
+    return story(
+        act("preflight", "Check that the endpoint leads to this cluster", endpoint.CHECKS),
+        control_planes_only(
+            step("certs/apiserver",       "Add the name to the API server's certificate, with the same key", endpoint.plan_apiserver_cert),
+            step("upload-config/kubeadm", "Store the endpoint in the cluster's configuration",               endpoint.plan_stored),
+        ),
+        init("load-balancer/local"),
+        step("load-balancer/keeper", "Follow API servers as they come and go",         endpoint.plan_keeper, live="cluster"),
+        step("kubeconfig",           "Have this node's kubeconfigs call the endpoint", endpoint.plan_kubeconfigs),
+        control_planes_only(
+            step("cluster-info", "Publish the endpoint in cluster-info, for joining nodes", endpoint.plan_cluster_info),
+            step("kube-proxy",   "Point kube-proxy at the endpoint, and restart it",        endpoint.plan_kube_proxy),
+        ),
+        step("load-balancer/remove", "Remove the load balancer if the conversion that added it is undone",                        endpoint.plan_removal),
+        act("verify",                "Verify TLS with the API servers under the new name, and list what is left to do elsewhere", endpoint.HANDSHAKE),
+    )
 
 # kb reconfigure static-pods: replace the running etcd, API server, controller-manager or scheduler of this node by those in the given
 # files. Nothing stops before the new ones were tried; whatever goes wrong later, the former ones come back. With --try they come back as
@@ -185,7 +183,6 @@ def make_restore(init: Callable[..., Story]) -> Story:
 # fmt: on
 
 STORIES: Mapping[str, Story] = {
-    "reconfigure-endpoint": RECONFIGURE_ENDPOINT,
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
     "reconfigure": RECONFIGURE,
     "reconfigure-back": RECONFIGURE_BACK,
@@ -199,3 +196,18 @@ STORIES: Mapping[str, Story] = {
     "drift-schedule": DRIFT_SCHEDULE,
 }
 """Each by its name in a node's state."""
+
+
+_WITH_STEPS_OF_INIT: Mapping[str, Callable[[Callable[..., Story]], Story]] = {
+    "reconfigure-endpoint": make_endpoint,
+    "restore": make_restore,
+}
+
+
+def find_story(name: str, *, init: Story) -> Story:
+    """A story by its name in a node's state. init: kb.py's, of which some have steps."""
+    if name in _WITH_STEPS_OF_INIT:
+        return _WITH_STEPS_OF_INIT[name](
+            lambda *names: tuple(phase for name in names for phase in init if phase.name == name)
+        )
+    return STORIES[name]

@@ -143,11 +143,16 @@ def render_phase_table(name: str) -> list[str]:
     import kb
     from kubeup import day_two
 
+    shared = {
+        name: day_two.find_story(name.lower().replace("_", "-"), init=kb.INIT)
+        for name in ("RESTORE", "RECONFIGURE_ENDPOINT")
+    }
+    stories = {**vars(day_two), **vars(kb), **shared}
     notes = {"": "", "control-plane": " (control planes)"}
     return [
         "| phase | what happens |",
         "|---|---|",
-        *(f"| `{p.name}` | {p.does}{notes[p.on]} |" for p in (getattr(kb, name, None) or getattr(day_two, name))),
+        *(f"| `{p.name}` | {p.does}{notes[p.on]} |" for p in stories[name]),
     ]
 
 

@@ -34,10 +34,15 @@ class Command:
     options: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     """Names of positional arguments; `name...` takes any number."""
-    phases: tuple[Phase, ...] = ()
+    story: Callable[[], tuple[Phase, ...]] = tuple
+    """What it does, if that is a workflow. It is asked for when it is needed: a story brings the modules of all its steps."""
     workflow: str = ""
     task: str = ""
     """The user's task that the command is for; help groups commands by it."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.story()
 
 
 def make_local_host(root: Path) -> LocalHost:

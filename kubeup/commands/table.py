@@ -5,6 +5,7 @@ Owns the table. The workflows are defined in kb.py and passed in.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 from kubeup.cli.program import Command, Invocation
@@ -168,8 +169,13 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
 # fmt: on
 
 
-def make_commands(stories: Mapping[str, Story]) -> tuple[Command, ...]:
-    """The commands. stories: those of kb.py, by their name in a node's state."""
+def make_commands(stories: Mapping[str, Story], *, others: Callable[[str], Story]) -> tuple[Command, ...]:
+    """The commands. stories: those of kb.py, by their name in a node's state; others: finds those of day two, which load only with a command
+    of theirs."""
+
+    def find(name: str) -> Story:
+        return stories[name] if name in stories else others(name)
+
     return tuple(
         Command(
             row.name,
@@ -177,7 +183,7 @@ def make_commands(stories: Mapping[str, Story]) -> tuple[Command, ...]:
             row.run,
             options=flags_of(row.name),
             arguments=(row.words,) if row.words else (),
-            phases=stories.get(row.story, ()),
+            story=functools.cache(functools.partial(find, row.story)) if row.story else tuple,
             workflow=row.story if row.runs_story else "",
             task=task,
         )

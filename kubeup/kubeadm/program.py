@@ -8,6 +8,7 @@ run. Mirrors cmd/kubeadm/app/cmd/*.go and cmd/kubeadm/app/util/errors/errors.go.
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import re
@@ -30,7 +31,6 @@ from kubeup.engine.runner import RunResult
 from kubeup.engine.step import Phase
 from kubeup.errors import KbError, PreflightError, UsageError
 from kubeup.kubeadm import reset as kubeadm_reset
-from kubeup.kubeadm import upgrade, upgrade_phases
 from kubeup.kubeadm.lines import KubeadmReport, Speech, init_lines, join_lines, speaking
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
@@ -39,7 +39,7 @@ from kubeup.report import Report
 with lazily:
     from kubeup import yaml_files
     from kubeup.config import choose, load_reset, types
-    from kubeup.kubeadm import stands_for
+    from kubeup.kubeadm import stands_for, upgrade, upgrade_phases
 
 if TYPE_CHECKING:
     from kubeup.machine.host import Host
@@ -119,8 +119,8 @@ def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
     found = [_as_kubeadm_has_it(command) for command in kb_commands if _COMMANDS.fullmatch(command.name)]
     of_reset = flags_of("kubeadm reset")
     found += [
-        Command("reset", "Take back what was done to this node by init or join", reset, of_reset, (), RESET, "reset"),
-        Command("reset phase", "Run one phase of reset", reset, of_reset, ("phase...",), RESET, "reset"),
+        Command("reset", "Take back what was done to this node by init or join", reset, of_reset, (), lambda: RESET, "reset"),
+        Command("reset phase", "Run one phase of reset", reset, of_reset, ("phase...",), lambda: RESET, "reset"),
         Command("version", "Print the version of Kubernetes that this stands for", version, ("output",)),
         *_upgrade_commands(),
         Command("alpha", "Experimental commands: there are none", alpha, (), ("word...",)),
@@ -131,16 +131,16 @@ def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
 
 
 def _upgrade_commands() -> list[Command]:
-    apply, node = upgrade_phases.APPLY, upgrade_phases.NODE
+    apply, node = (lambda: upgrade_phases.APPLY), (lambda: upgrade_phases.NODE)
     of_apply, of_node = flags_of("kubeadm upgrade apply"), flags_of("kubeadm upgrade node")
     return [
         Command("upgrade", "Upgrade a cluster, one node after the other", upgrade_parent, (), ("word...",)),
-        Command("upgrade apply", "Upgrade this control plane, and the cluster's objects", upgrade.apply, of_apply, ("version...",), apply, "upgrade-apply"),
+        Command("upgrade apply", "Upgrade this control plane, and the cluster's objects", lambda call: upgrade.apply(call), of_apply, ("version...",), apply, "upgrade-apply"),
         Command("upgrade apply phase", "Run one phase of upgrade apply", upgrade_phase, of_apply, ("phase...",), apply, "upgrade-apply"),
-        Command("upgrade node", "Upgrade this node to the version that the cluster has", upgrade.node, of_node, (), node, "upgrade-node"),
+        Command("upgrade node", "Upgrade this node to the version that the cluster has", lambda call: upgrade.node(call), of_node, (), node, "upgrade-node"),
         Command("upgrade node phase", "Run one phase of upgrade node", upgrade_phase, of_node, ("phase...",), node, "upgrade-node"),
-        Command("upgrade plan", "See what an upgrade would bring", upgrade.plan, flags_of("kubeadm upgrade plan"), ("version...",)),
-        Command("upgrade diff", "Compare the manifests here with those of another version", upgrade.diff, flags_of("kubeadm upgrade diff"), ("version...",)),
+        Command("upgrade plan", "See what an upgrade would bring", lambda call: upgrade.plan(call), flags_of("kubeadm upgrade plan"), ("version...",)),
+        Command("upgrade diff", "Compare the manifests here with those of another version", lambda call: upgrade.diff(call), flags_of("kubeadm upgrade diff"), ("version...",)),
     ]  # fmt: skip
 
 
@@ -158,8 +158,8 @@ def _as_kubeadm_has_it(command: Command) -> Command:
     if "output" in options:
         options += ("show-managed-fields", "allow-missing-template-keys")
     runs = {"init": init, "init phase": one_phase, "join": join, "join phase": one_phase}
-    phases = kubeadm_phases(command.workflow, command.phases)
-    return replace(command, options=options, phases=phases, run=runs.get(command.name, command.run), task="")
+    story = functools.cache(lambda: kubeadm_phases(command.workflow, command.phases))
+    return replace(command, options=options, story=story, run=runs.get(command.name, command.run), task="")
 
 
 def kubeadm_phases(name: str, phases: Sequence[Phase]) -> tuple[Phase, ...]:

@@ -33,6 +33,7 @@ with lazily:
     from kubeup.machine import local_host
     from kubeup.node import crictl, runtime
     from kubeup.phases import preflight
+    from kubeup.upgrade import kept
 
 if TYPE_CHECKING:
     from kubeup.airgap.programs import Offered, Standing
@@ -294,6 +295,14 @@ def plan_released_packages(run: BareRun) -> Plan:
         return Plan()
     release = lambda ground: distro_packages.release(ground.host)  # noqa: E731
     return Plan(Gone("held packages", lambda _: distro_packages.HELD, release))
+
+
+def plan_released_images(run: BareRun) -> Plan:
+    """Reset: let the kubelet delete the images that an upgrade keeps for its way back."""
+    if not run.host.exists(kept.folder(run.paths)):
+        return Plan()
+    find = lambda ground: kept.list_images(ground.host, run.paths)  # noqa: E731
+    return Plan(Gone("kept images", find, lambda ground: kept.release_images(ground.host, run.paths)))
 
 
 def plan_no_runtime_data(run: BareRun) -> Plan:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kubeup import yaml_files
-from kubeup.engine.items import File, Gone
+from kubeup.engine.items import File
 from kubeup.engine.plan import Plan
-from kubeup.engine.run import BareRun, Outputs, Run
+from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazily
 from kubeup.phases import static_pods_swap, stored_cluster, upload_config
@@ -55,14 +55,6 @@ def _keep_images(run: UpgradeRun) -> None:
     why_not = kept.keep_images(run.host, run.paths, socket=run.config.node.cri_socket, images=filter(None, images))
     if why_not:
         run.report.note(f"the kubelet may delete the former images if the disk becomes full: {why_not}")
-
-
-def plan_released_images(run: BareRun) -> Plan:
-    """Reset: let the kubelet delete the images that an upgrade keeps for its way back."""
-    if not run.host.exists(kept.folder(run.paths)):
-        return Plan()
-    find = lambda ground: kept.list_images(ground.host, run.paths)  # noqa: E731
-    return Plan(Gone("kept images", find, lambda ground: kept.release_images(ground.host, run.paths)))
 
 
 def _renew_certs(run: Run) -> None:

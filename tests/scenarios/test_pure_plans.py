@@ -10,7 +10,6 @@ from unittest import mock
 import pytest
 
 import kb
-from kubeup import day_two
 from kubeup.engine.plan import Plan
 from kubeup.engine.step import Phase
 from tests.fake_cluster import ClusterHost
@@ -22,7 +21,11 @@ CHANGES = (
     "write_file", "write_stream", "make_dir", "symlink", "remove", "remove_tree", "move_file", "copy_attributes", "put_back",
     "append", "rename", "run", "http_send", "http_upload", "sleep",
 )  # fmt: skip
-WORKFLOWS = {"init": kb.INIT, "join": kb.JOIN, "reconfigure endpoint": day_two.RECONFIGURE_ENDPOINT}
+WORKFLOWS = {
+    "init": kb.INIT,
+    "join": kb.JOIN,
+    "reconfigure endpoint": next(one.phases for one in kb.COMMANDS if one.name == "reconfigure endpoint"),
+}
 
 
 @pytest.fixture

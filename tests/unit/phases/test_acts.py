@@ -16,7 +16,9 @@ from kubeup.kubeadm import program
 PHASES = Path(kb.__file__).parent / "kubeup/phases"
 ADR = Path(kb.__file__).parent / "docs/adr/0013-acts.md"
 A_NODE = (kb.INIT, kb.JOIN, kb.RESET, program.RESET)
-DAY_TWO = (kb.RESTORE, *day_two.STORIES.values())
+DAY_TWO = tuple(
+    day_two.find_story(name, init=kb.INIT) for name in (*day_two.STORIES, "restore", "reconfigure-endpoint")
+)
 MOST_ACTS_OF_A_NODE = 14
 MOST_ACTS_OF_DAY_TWO = 11
 

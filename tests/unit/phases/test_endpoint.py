@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import pytest
 
+import kb
 from kubeup import day_two
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import objects
@@ -132,9 +133,9 @@ def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any)
 
 def run(host: Endpoint, ctx: EndpointRun) -> list[str]:
     node_state = load_state(host, PATHS)
-    result = Runner("reconfigure-endpoint", day_two.RECONFIGURE_ENDPOINT, state=node_state).run(
-        replace(ctx, found=Found())
-    )
+    result = Runner(
+        "reconfigure-endpoint", day_two.find_story("reconfigure-endpoint", init=kb.INIT), state=node_state
+    ).run(replace(ctx, found=Found()))
     return list(result.results.remaining or ())
 
 

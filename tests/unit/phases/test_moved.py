@@ -53,7 +53,7 @@ ACTS = {
 WORKFLOWS = {
     "init": kb.INIT,
     "join": kb.JOIN,
-    "reconfigure endpoint": day_two.RECONFIGURE_ENDPOINT,
+    "reconfigure endpoint": day_two.find_story("reconfigure-endpoint", init=kb.INIT),
     "reconfigure static-pods": day_two.RECONFIGURE_STATIC_PODS,
     "certs add-san": day_two.CERTS_ADD_SAN,
     "reset": kb.RESET,
