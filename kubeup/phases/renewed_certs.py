@@ -67,7 +67,7 @@ def renew_files(
 ) -> Renewed:
     """Renew these certificates, each with its key, and keep the former ones; restart nothing. tell: called after each with its outcome.
     Raises HostError from the files."""
-    _put_torn_right(ctx)
+    put_torn_right(ctx)
     files = [path for row in rows for path in _files(ctx, row)]
     done = Renewed(former_certs.keep_former(ctx.host, ctx.paths, files=files))
     for row in rows:
@@ -93,7 +93,7 @@ def _renew_and_restart(
     return done
 
 
-def _put_torn_right(ctx: Run) -> None:
+def put_torn_right(ctx: Run) -> None:
     """Make the pairs usable that a renewal left torn when it was cut off, before what is kept of them could be of no use."""
     for torn in torn_pairs.find_torn_pairs(ctx.host, ctx.paths, rows=renewal.wanted_rows(ctx.config.cluster)):
         torn_pairs.put_right(ctx.host, torn)

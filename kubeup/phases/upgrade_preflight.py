@@ -6,6 +6,7 @@ Mirrors cmd/kubeadm/app/phases/upgrade/{policy,health,preflight}.go.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 
@@ -22,6 +23,7 @@ from kubeup.yaml_files import load_mapping
 
 with lazily:
     from kubeup.cluster import api, health, objects, probes
+    from kubeup.phases import renewed_certs
     from kubeup.swap import store
     from kubeup.upgrade import changed_config, policy, survey, v2_content
     from kubeup.upgrade import target as targets
@@ -44,6 +46,10 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
         return None
     refuse_edits(ctx)
     _refuse_pressure(ctx)
+    if (
+        "control-plane" in ctx.selection.cut_off
+    ):  # perhaps between a certificate and its key, which the trials would refuse
+        renewed_certs.put_torn_right(dataclasses.replace(ctx, host=ctx.machine or ctx.host))
     parts = static_pods_swap.read_health(ctx, patience_s=static_pods_swap.GATE_S if _goes_on(ctx) else PATIENCE_S)
     _judge_versions(ctx, parts)
     _judge_health(ctx, parts)

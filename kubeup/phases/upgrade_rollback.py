@@ -26,6 +26,7 @@ from kubeup.yaml_files import load_mapping, load_yaml
 
 with lazily:
     from kubeup.cluster import api, eviction, health, objects, upgrade_turn
+    from kubeup.phases import renewed_certs
     from kubeup.swap import proof, store
     from kubeup.upgrade import kept, survey
 
@@ -111,6 +112,8 @@ def check_return(ctx: UpgradeRun) -> Outputs:
     former = _former(ctx)
     _refuse_lost(ctx)
     upgrade_preflight.refuse_edits(ctx, is_return=True)
+    if ctx.config.is_control_plane and not _has_ended(ctx):  # perhaps cut off between a certificate and its key
+        renewed_certs.put_torn_right(dataclasses.replace(ctx, host=ctx.machine or ctx.host))
     pods = plan_return(ctx)
     trouble = judge_return(former, pods=pods, facts=read_facts(ctx))
     trouble = trouble or (_judge_own_kubelet(ctx, former) if pods else None)
@@ -189,6 +192,12 @@ def _former(ctx: UpgradeRun) -> str:
     if found is None:
         raise nothing_kept()
     return found.former
+
+
+def _has_ended(ctx: UpgradeRun) -> bool:
+    """Whether the upgrade that is taken back came to its end."""
+    found = kept.load(ctx.host, ctx.paths)
+    return found is not None and found.status != kept.RUNNING
 
 
 def nothing_kept() -> HostError:

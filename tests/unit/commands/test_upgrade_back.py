@@ -11,7 +11,7 @@ import pytest
 
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
-from kubeup.phases import upgrade_rollback
+from kubeup.phases import renewed_certs, upgrade_rollback
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.swap import store
 from kubeup.upgrade import kept
@@ -78,6 +78,18 @@ def test_a_worker_goes_back_as_a_worker(stage: Stage, monkeypatch: pytest.Monkey
     monkeypatch.setattr(upgrade_rollback, "read_facts", read_facts)
     ended = kb(host, "upgrade", "rollback", "--yes")
     assert seen == [False], ended.err
+
+
+@pytest.mark.parametrize("status", [kept.RUNNING, kept.DONE])
+def test_a_renewal_that_the_upgrade_was_cut_off_in_is_put_right_first(
+    status: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate and a key that do not belong together would be refused by the trials."""
+    asked: list[bool] = []
+    monkeypatch.setattr(renewed_certs, "put_torn_right", lambda ctx: asked.append(True))
+    host = upgraded(status)
+    assert kb(host, "upgrade", "rollback", "--yes").status == 0
+    assert asked == ([True] if status == kept.RUNNING else [])
 
 
 def test_the_kubelet_alone_leaves_the_static_pods(stage: Stage) -> None:

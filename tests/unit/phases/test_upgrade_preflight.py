@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any, Optional
 
 import pytest
@@ -14,6 +15,8 @@ from kubeup.engine.plan import Difference
 from kubeup.engine.run import Selection
 from kubeup.errors import HostError, KbError
 from kubeup.machine.http import HttpResponse
+from kubeup.node import torn_pairs
+from kubeup.node.renewal import find_row
 from kubeup.phases.upgrade_control_plane import plan_kubelet_server, swap_control_plane
 from kubeup.phases.upgrade_preflight import check_upgrade
 from kubeup.phases.upgrade_run import UpgradeRun
@@ -88,6 +91,23 @@ def test_what_others_changed_wants_a_word(stage: Stage) -> None:
         run = make_run(edits=(EDIT,), keep_edits=keeps)
         check_upgrade(run)
         assert f"--v is 4, not unset; {word}" in said(run)
+
+
+@pytest.mark.parametrize("cut_off", ["control-plane", "programs"])
+def test_a_renewal_that_was_cut_off_between_two_files_is_put_right_before_the_trials(
+    cut_off: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They refuse a certificate and a key that do not belong together, so the same command would never go on."""
+    key, cert, copy = Path("/etc/kubernetes/pki/etcd/server.key"), Path("/c"), Path("/copy")
+    host = make_control_plane()
+    torn = torn_pairs.TornPair(find_row("etcd-server", make_run(host).config.cluster), key, cert, key, copy)
+    host.files |= {str(key): b"new", str(copy): b"former"}
+    monkeypatch.setattr(
+        torn_pairs, "find_torn_pairs", lambda *args, **more: [torn] if host.files[str(key)] == b"new" else []
+    )
+    names = frozenset(("preflight", "programs", "backup", cut_off))
+    check_upgrade(make_run(host, selection=Selection(cut_off=names)))
+    assert host.files[str(key)] == (b"former" if cut_off == "control-plane" else b"new")
 
 
 def test_keys_of_etcd_2_are_in_the_way(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
