@@ -66,13 +66,14 @@ def gate(
     etcd_client: Optional[etcd.Etcd] = None,
     *,
     renewed: Optional[Mapping[str, tuple[str, float]]] = None,
+    led: Optional[Mapping[str, tuple[str, str]]] = None,
 ) -> list[Part]:
-    """All parts of the cluster: whether the next node may be changed. Without `etcd_client`, etcd is left out. renewed: a result of
-    read_node_renewals of some seconds ago, which saves the wait for kubelets that have renewed their leases since.
+    """All parts of the cluster: whether the next node may be changed. Without `etcd_client`, etcd is left out. renewed, led: results of
+    read_node_renewals and read_leader_renewals of some seconds ago, which save the wait for who has renewed a lease since.
 
     Raises Unreachable if the API server of `api` does not serve, ApiRefused if it rejects the identity.
     """
-    before, renewed = _read_renewals(api), renewed or read_node_renewals(api)
+    before, renewed = led or read_leader_renewals(api), renewed or read_node_renewals(api)
     servers = probe_api_servers(api)
     members = probe_etcd(etcd_client) if etcd_client is not None else []
     leaders, admission = probe_leaders(api, before), probe_admission(api)
@@ -315,7 +316,7 @@ def _judge_member(member: etcd.Member, statuses: Mapping[str, etcd.Status], *, n
 # ---- controllers
 
 
-def _read_renewals(api: Api) -> dict[str, tuple[str, str]]:
+def read_leader_renewals(api: Api) -> dict[str, tuple[str, str]]:
     """Component -> (holderIdentity, renewTime); components without a lease are left out."""
     found = {}
     for name in LEADERS:
@@ -328,13 +329,13 @@ def _read_renewals(api: Api) -> dict[str, tuple[str, str]]:
 def probe_leaders(api: Api, before: Optional[Mapping[str, tuple[str, str]]] = None) -> list[Part]:
     """Check that the controller-managers and the schedulers have a leader: one that renews its lease while kb watches.
 
-    Clocks are not compared. before: an earlier result of _read_renewals, which saves most of the wait.
+    Clocks are not compared. before: an earlier result of read_leader_renewals, which saves most of the wait.
     """
-    earlier = dict(before if before is not None else _read_renewals(api))
+    earlier = dict(before if before is not None else read_leader_renewals(api))
     latest = dict(earlier)
 
     def have_all_moved() -> bool:
-        latest.update(_read_renewals(api))
+        latest.update(read_leader_renewals(api))
         return all(latest[name] != earlier[name] for name in earlier)
 
     becomes_so(api.host, have_all_moved, timeout_s=LEASE_MOVES_S, poll_s=0.5)

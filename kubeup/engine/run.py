@@ -198,6 +198,10 @@ class Found:
     """This is a dry run on a machine that still lacks the programs that the checks would call."""
     renewals: Optional[Mapping[str, tuple[str, float]]] = None
     """When each kubelet had renewed its lease as this node's API server came back: node -> (renewTime, leaseDurationSeconds)."""
+    led: Optional[Mapping[str, tuple[str, str]]] = None
+    """When each leader had renewed its lease as the new static pods began to be watched: component -> (holderIdentity, renewTime)."""
+    looked_at: float = 0.0
+    """When the renewals were read, on the monotonic clock: they prove only that somebody lived since."""
     lagging: Optional[Sequence[str]] = None
     """The API servers whose certificates do not have the new endpoint's name yet."""
 

@@ -45,6 +45,8 @@ BROKEN_S = 5.0
 """For how long a component may fail its probe before it counts as broken."""
 GATE_S = 60.0
 """How long the cluster may take to be well again."""
+NEW_S = 30.0
+"""For how long leases that were read count as those of now: who has renewed one since then lived not longer ago."""
 API_GAP_S, ETCD_GAP_S = 10, 15
 """How long the API is away on a node that is alone, as measured; said before it happens."""
 
@@ -465,6 +467,7 @@ def find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "")
         except KbError as error:
             lapse_min = drain_marks.LAPSE_S / 60
             run.report.warn(f"the load balancers spare this API server for up to {lapse_min:.0f} minutes more: {error}")
+        run.found.looked_at = run.host.monotonic()
         with contextlib.suppress(KbError):  # for the gate, which has its own look if this one fails
             run.found.renewals = health.read_node_renewals(proof.own_api(run))
         try:
@@ -473,7 +476,11 @@ def find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "")
         except HostError as error:
             run.report.warn(f"{error}. Remedy: {error.remedy}")
 
-    return order.Surroundings(lambda: not list_other_servers(run), leave, rejoin, lambda: _end_turn(run))
+    def begin_watch() -> None:  # no leader of before is swapped any more
+        with contextlib.suppress(KbError):
+            run.found.led = health.read_leader_renewals(proof.own_api(run))
+
+    return order.Surroundings(lambda: not list_other_servers(run), leave, rejoin, lambda: _end_turn(run), begin_watch)
 
 
 def _run_users(run: Run, command: str, *, flag: str) -> None:
@@ -529,9 +536,11 @@ def read_health(ctx: SwapRun, *, patience_s: float) -> list[health.Part]:
     parts: list[health.Part] = []
 
     def look() -> str:
-        # of the kubelets, each has renewed its lease in the ten seconds for which the swap has watched its pods
-        parts[:] = health.gate(ctx.api, client, renewed=ctx.found.renewals)
-        ctx.found.renewals = None
+        # while the swap has watched its pods, each kubelet and leader has renewed its lease
+        seen, is_new = ctx.found, ctx.host.monotonic() - ctx.found.looked_at < NEW_S
+        renewed, led = (seen.renewals, seen.led) if is_new else (None, None)
+        parts[:] = health.gate(ctx.api, client, renewed=renewed, led=led)
+        seen.renewals = seen.led = None
         return "; ".join(part.trouble.what for part in health.find_blockers(parts) if part.trouble is not None)
 
     def is_over(missing: str, elapsed: float) -> bool:

@@ -477,7 +477,9 @@ def _wait_for_static_pods(run: Run) -> None:
 
 
 def _note_renewals(run: Run) -> None:
-    """For the gate: a kubelet that renews its lease while this one is watched need not do so once more. A worker may not see the others'."""
+    """For the gate: a kubelet that renews its lease while this one is watched need not do so once more. A worker may not see the others'.
+    Leaders are looked at then: static pods may have started again with this kubelet."""
+    run.found.led, run.found.looked_at = None, run.host.monotonic()
     if run.config.is_control_plane:
         with contextlib.suppress(KbError):  # the gate has its own look then
             run.found.renewals = health.read_node_renewals(run.api)

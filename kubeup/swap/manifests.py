@@ -118,8 +118,8 @@ def take_out(run: Run, names: Sequence[str]) -> None:
     for name in names:
         _set_aside(run, name)
     fresh: list[bool] = []
-    _wait_until_dropped(run, names, fresh)
-    _end_containers(run, names)
+    is_told = not _wait_until_dropped(run, names, fresh) and not fresh
+    _end_containers(run, names, is_told=is_told)
     _wait_until_gone(run, uids, names=names, fresh=fresh)
 
 
@@ -186,8 +186,9 @@ def _set_aside(run: Run, name: str) -> None:
         run.host.move_file(live, former)
 
 
-def _wait_until_dropped(run: Run, names: Sequence[str], fresh: list[bool]) -> None:  # noqa: PLR0917
-    """Until the kubelet no longer wants the pods. If it does not answer, until they end by themselves, or it must have noticed.
+def _wait_until_dropped(run: Run, names: Sequence[str], fresh: list[bool]) -> str:  # noqa: PLR0917
+    """Until the kubelet no longer wants the pods. If it does not answer, until they end by themselves, or it must have noticed. Returns what
+    is missing in the end.
 
     fresh: not empty if the kubelet was started after the manifests had gone. Such a kubelet has never heard of the pods: it neither
     restarts their containers, nor cleans up after them before an API server answers it."""
@@ -202,16 +203,18 @@ def _wait_until_dropped(run: Run, names: Sequence[str], fresh: list[bool]) -> No
         return f"the kubelet still runs {', '.join(held)}" if held else ""
 
     limit_s = DROP_S * find_patience(run.host)
-    _watch(run, look, goal=f"{', '.join(names)} to stop", timeout_s=limit_s, on_start=lambda: fresh.append(True))
+    return _watch(run, look, goal=f"{', '.join(names)} to stop", timeout_s=limit_s, on_start=lambda: fresh.append(True))
 
 
-def _end_containers(run: Run, names: Sequence[str]) -> None:
+def _end_containers(run: Run, names: Sequence[str], *, is_told: bool) -> None:
+    """is_told: the kubelet has sent SIGTERM, so they have had their time by then."""
     grace_s = max(GRACE_S.get(name, 1.0) for name in names)
     left, _ = watch(run.host, lambda: _say_living(run, names), timeout_s=grace_s, poll_s=POLL_S)
     ids = [one.id for one in _find_living(run, names) or ()]
     if not left or not ids:
         return
-    done = run.host.run(crictl_argv(run.config.node.cri_socket, "stop", "--timeout", "1", *ids), timeout_s=60)
+    stop_s = "0" if is_told else "1"
+    done = run.host.run(crictl_argv(run.config.node.cri_socket, "stop", "--timeout", stop_s, *ids), timeout_s=60)
     if not done.ok:
         run.report.detail(f"crictl stop: {last_words(done.stderr)}")
 

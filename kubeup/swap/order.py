@@ -44,12 +44,13 @@ class Surroundings:
     """What is around this node's control plane. is_only: whether no other node runs these components.
 
     leave, rejoin: take this node's API server out of the load balancers in front of it, and put it back; both do nothing if there
-    are none. let_others: other control planes may swap."""
+    are none. let_others: other control planes may swap. begin_watch: all new pods run, and are watched from now on."""
 
     is_only: Callable[[], bool]
     leave: Callable[[], None] = lambda: None
     rejoin: Callable[[], None] = lambda: None
     let_others: Callable[[], None] = lambda: None
+    begin_watch: Callable[[], None] = lambda: None
 
 
 @frozen
@@ -161,6 +162,7 @@ class Order:
             if pod.name not in new:  # an earlier run has put it in
                 new[pod.name] = self._wait_again(pod.name, pod.wanted)
         first = proof.read_renewals(self.run, self.swap.holders)
+        self.around.begin_watch()
         proof.watch_all(self.run, new)
         self._wake(wake.CONTROLLERS)
         leading = proof.wait_for_lead(self.run, self.swap.holders, first=first, is_only=self.around.is_only())

@@ -181,6 +181,18 @@ def test_the_gate_does_not_wait_for_kubelets_that_have_renewed_since_an_earlier_
     assert cluster.ticks - began < 5
 
 
+def test_the_gate_waits_for_no_leader_that_has_renewed_since_an_earlier_look() -> None:
+    cluster = make_cluster()
+    began = cluster.ticks
+    parts = health.gate(
+        api_of(cluster),
+        renewed=dict.fromkeys(("cp1", "cp2"), ("before that", 40.0)),
+        led=dict.fromkeys(health.LEADERS, ("cp2_5f1c", "before that")),
+    )
+    assert [part for part in parts if part.trouble] == [] and cluster.ticks == began
+    assert {part.node for part in parts if part.kind == "leader"} == {"cp2"}
+
+
 def test_a_node_without_a_lease_and_one_that_renews_rarely_are_not_proven() -> None:
     cluster = make_cluster(node("cp1"), node("w3"))
     cluster.answers_of[f"{SERVER}{NODE_LEASES}"] = (200, {"items": []})

@@ -11,7 +11,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup import day_two
-from kubeup.cluster import etcd_join
+from kubeup.cluster import etcd_join, health
 from kubeup.cluster.health import Part
 from kubeup.engine.records import PROGRAMS, load_records, record_programs
 from kubeup.engine.run import Run
@@ -362,6 +362,27 @@ def test_a_cluster_that_is_well_lets_the_next_follow(stage: Stage) -> None:
     run = make_swap_run(make_control_plane(), ALL)
     check_cluster(run)
     assert "not proven: nobody knows" in said(run)
+
+
+@pytest.mark.parametrize(("age_s", "counts"), [(8.0, True), (60.0, False)])
+def test_the_gate_counts_leases_that_were_read_a_moment_ago(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, age_s: float, counts: bool
+) -> None:
+    host = make_control_plane()
+    run, asked = make_swap_run(host, ALL), list[dict[str, Any]]()
+
+    def gate(api: object, client: object, **more: Any) -> list[Part]:
+        asked.append(more)
+        return []
+
+    monkeypatch.setattr(health, "gate", gate)
+    run.found.renewals, run.found.led = {"cp1": ("t", 40.0)}, {"kube-scheduler": ("cp1_x", "t")}
+    run.found.looked_at = host.monotonic()
+    host.sleep(age_s)
+    check_cluster(run)
+    seen = {"renewed": {"cp1": ("t", 40.0)}, "led": {"kube-scheduler": ("cp1_x", "t")}}
+    assert asked == [seen if counts else {"renewed": None, "led": None}]
+    assert run.found.renewals is None and run.found.led is None, "the next look is one of its own"
 
 
 def test_a_cluster_gets_a_minute_to_be_well(stage: Stage) -> None:

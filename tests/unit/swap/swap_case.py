@@ -124,7 +124,7 @@ def set_stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
         monkeypatch.setattr(module, "etcd_data", made.copies)
     monkeypatch.setattr(static_pods_swap, "drain", made.balancers)
     monkeypatch.setattr(static_pods_swap, "pod_trials", made)
-    monkeypatch.setattr(health, "gate", lambda api, client, renewed=None: made.parts, raising=False)
+    monkeypatch.setattr(health, "gate", lambda api, client, **more: made.parts, raising=False)
     monkeypatch.setattr(
         health, "find_blockers", lambda parts: [part for part in parts if part.trouble is not None], raising=False
     )

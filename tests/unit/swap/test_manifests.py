@@ -49,6 +49,16 @@ def test_an_api_server_does_not_get_its_whole_grace_period() -> None:
     assert host.ticks - began < 6
 
 
+@pytest.mark.parametrize(("is_told", "grace"), [(True, "0"), (False, "1")])
+def test_who_was_told_to_end_and_had_its_time_is_killed(is_told: bool, grace: str) -> None:
+    """The kubelet tells a pod that it drops; one that was started without the manifest has never heard of it."""
+    host, run = machine()
+    host.kubelet_runs = is_told
+    manifests.take_out(run, ["kube-apiserver"])
+    (stop,) = (change for change in host.changes if " stop " in change and "crictl" in change)
+    assert f" stop --timeout {grace} " in stop
+
+
 @pytest.mark.parametrize("late_s", [0.0, 5.0, 20.0])
 def test_a_container_is_never_ended_before_the_kubelet_has_dropped_its_pod(late_s: float) -> None:
     """It would be started again."""

@@ -10,6 +10,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
+from kubeup.cluster import health
 from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
@@ -129,6 +130,22 @@ def test_the_api_server_leaves_the_balancers_before_it_stops_and_is_back_before_
     place = {name: told.index(f"/etc/kubernetes/manifests/.{name}.yaml.kb-former") for name in COMPONENTS}
     assert before < place["kube-apiserver"] < place["etcd"]
     assert told.index("/etc/kubernetes/manifests/kube-apiserver.yaml") < after < place["kube-controller-manager"]
+
+
+def test_who_leads_is_read_when_no_leader_of_before_runs_any_more(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have renewed its lease just before it was stopped, which would count as a sign of life later."""
+    host, seen = make_control_plane(), list[str]()
+
+    def read(api: object) -> dict[str, tuple[str, str]]:
+        seen[:] = host.events
+        return {"kube-scheduler": ("cp1_x", "now")}
+
+    monkeypatch.setattr(health, "read_leader_renewals", read)
+    run = swap(host, "kube-scheduler")
+    assert seen.index("end kube-scheduler") < seen.index("start kube-scheduler")
+    assert run.found.led == {"kube-scheduler": ("cp1_x", "now")}
 
 
 @pytest.mark.parametrize("name", CONTROLLERS)
