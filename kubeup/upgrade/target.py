@@ -6,7 +6,7 @@ Only looks. The comparison itself is in three_way.py.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,7 +16,7 @@ from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
-from kubeup.releases import parse_version
+from kubeup.releases import RELEASES, parse_version, version_of_image
 from kubeup.yaml_files import containers_of_pod, dump_yaml, is_same_yaml, load_mapping
 
 with lazily:
@@ -97,8 +97,9 @@ def _plan_target(
     path = paths.manifest(name)
     text = host.read_text(path)
     found = load_mapping(text, str(path))
+    present = _with_own_version(former, found, name=name)
     wanted, rendered, *older = (
-        own_manifests.render_own(host, paths, config=one, component=name) for one in (config, former, *asked.older)
+        own_manifests.render_own(host, paths, config=one, component=name) for one in (config, present, *asked.older)
     )
     if name == "etcd":  # its members and its data are not a matter of the configuration
         wanted, rendered, *older = (etcd_data.keep_initial_cluster(pod, found) for pod in (wanted, rendered, *older))
@@ -120,6 +121,16 @@ def _plan_target(
         merged = merge.run(base, merged, wanted=wanted, recorded=recorded)
     new = text if merged == three_way.join_words(found) else dump_yaml(merged)
     return Target(name, text, recorded_text or dump_yaml(rendered), new, tuple(merge.edits), tuple(merge.conflicts))
+
+
+def _with_own_version(former: NodeConfig, found: Mapping[str, Any], *, name: str) -> NodeConfig:
+    """The configuration with the version that this component runs: an upgrade that was left half done has the former one of some, and a
+    field that only that version writes is nobody's change. etcd's image says nothing of Kubernetes."""
+    own = version_of_image(proof.image_of(found)) if name != "etcd" else None
+    running = parse_version(former.cluster.kubernetes_version)
+    if own is None or running is None or own.minor == running.minor or own.minor not in RELEASES:
+        return former
+    return replace(former, cluster=replace(former.cluster, kubernetes_version=own.text))
 
 
 @frozen

@@ -83,6 +83,23 @@ def test_the_same_version_changes_nothing_at_all(component: str) -> None:
     assert not found.is_changed
 
 
+@pytest.mark.parametrize("minor", [34, 35])
+@pytest.mark.parametrize("done", [("etcd",), ("etcd", "kube-apiserver"), COMPONENTS[:3]])
+def test_an_upgrade_that_another_tool_left_half_done_goes_on(done: tuple[str, ...], minor: int) -> None:
+    """The API server says which version the node runs, and some of the rest may still be of the former one."""
+    texts = {name.replace("-", "_"): golden_text(minor + 1, f"manifests/{name}.yaml") for name in done}
+    running = golden_config(minor + 1 if "kube-apiserver" in done else minor)
+    for keep_edits in (True, False):
+        found = plan_targets(
+            node(minor, **texts), PATHS, former=running, config=golden_config(minor + 1), keep_edits=keep_edits
+        )
+        for target in found:
+            wanted = golden_text(minor + 1, f"manifests/{target.name}.yaml")
+            assert load_yaml(target.wanted) == load_yaml(wanted), target.name
+            assert (target.edits, target.conflicts) == ((), ()), target.name
+            assert target.is_changed == (target.name not in done)
+
+
 def test_another_tag_of_an_image_is_nobodys_change() -> None:
     text = golden_text(35, "manifests/kube-apiserver.yaml").replace(":v1.35.6", ":v1.35.2")
     found = plan(node(kube_apiserver=text))
