@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, own_units, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # Steps that both upgrades have, and the last of them a swap too.
@@ -22,6 +22,7 @@ UPGRADE_SERVER = step("kubeconfig",   "Have this node's kubelet call its own API
 UPGRADE_KUBELET = act("kubelet-config", "Replace the kubelet and its configuration together; watch it, and go back if it does not work", upgrade_kubelet.KUBELET)
 UPGRADE_DNS = step("addon/coredns",   "Upgrade CoreDNS once every API server has the new version, its edits kept",                   upgrade_addons.plan_coredns,    live="cluster")
 UPGRADE_PROXY = step("addon/kube-proxy", "Upgrade kube-proxy once every API server has the new version, its edits kept",             upgrade_addons.plan_kube_proxy, live="cluster")
+UPGRADE_UNITS = step("own-units",     "Have kb's own units on this node run this kb, if they run another one",                      own_units.plan_own_units, live="node")
 GATE = act("gate",                    "Check the whole cluster: may the next control plane follow?",                                static_pods_swap.GATE)
 
 # kb reconfigure endpoint: give the API servers a stable name, if the cluster has none or another one. First every certificate
@@ -107,6 +108,7 @@ UPGRADE_APPLY = story(
     step("bootstrap-token",       "Write what joining nodes, and kubelets that renew certificates, are allowed", upgrade_rights.plan_bootstrap_rights, live="cluster"),
     UPGRADE_DNS,
     UPGRADE_PROXY,
+    UPGRADE_UNITS,
     GATE,
 )
 
@@ -117,8 +119,13 @@ UPGRADE_NODE = story(
     UPGRADE_PROGRAMS,
     control_planes_only(UPGRADE_SWAP, UPGRADE_SERVER),
     UPGRADE_KUBELET,
-    control_planes_only(UPGRADE_DNS, UPGRADE_PROXY, GATE),
+    control_planes_only(UPGRADE_DNS, UPGRADE_PROXY),
+    UPGRADE_UNITS,
+    control_planes_only(GATE),
 )
+
+# kb upgrade self: a newer kb.pyz was copied to the node; what runs of kb here is to be that one.
+UPGRADE_SELF = story(UPGRADE_UNITS)
 
 # kb upgrade rollback: this node alone goes back, from what was kept of it. First the kubelet, which must not be newer than an API server.
 UPGRADE_ROLLBACK = story(
@@ -190,6 +197,7 @@ STORIES: Mapping[str, Story] = {
     "upgrade-apply": UPGRADE_APPLY,
     "upgrade-node": UPGRADE_NODE,
     "upgrade-rollback": UPGRADE_ROLLBACK,
+    "upgrade-self": UPGRADE_SELF,
     "certs-auto": CERTS_AUTO,
     "certs-add-san": CERTS_ADD_SAN,
     "backup-schedule": BACKUP_SCHEDULE,

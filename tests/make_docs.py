@@ -28,6 +28,7 @@ _TABLES = {
     "UPGRADE_APPLY": "## kb upgrade apply",
     "UPGRADE_NODE": "## kb upgrade node",
     "UPGRADE_ROLLBACK": "## kb upgrade rollback",
+    "UPGRADE_SELF": "## kb upgrade self",
     "CERTS_ADD_SAN": "## kb certs add-san",
     "BACKUP_SCHEDULE": "## kb backup schedule",
     "DRIFT_SCHEDULE": "## kb drift schedule",

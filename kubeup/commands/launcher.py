@@ -69,6 +69,7 @@ NEED_ROOT: Mapping[str, str] = {
     "upgrade rollback": _CHANGES_FILES,
     "upgrade finish": _CHANGES_FILES,
     "upgrade runtime": _CHANGES_FILES,
+    "upgrade self": _CHANGES_FILES,
     "adopt": _CHANGES_FILES,
     "certs renew": _CHANGES_FILES,
     "certs auto": _CHANGES_FILES,

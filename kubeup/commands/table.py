@@ -53,6 +53,7 @@ with lazily:
         upgrade_back,
         upgrade_plan,
         upgrade_runtime,
+        upgrade_self,
     )
 
 
@@ -109,6 +110,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("upgrade apply", "Upgrade this control plane and the cluster's objects to a version, or continue", lambda call: upgrade.apply(call), words="version...", story="upgrade-apply"),
         Row("upgrade node",  "Upgrade this node to the version that the cluster stores, or continue",          lambda call: upgrade.node(call), story="upgrade-node"),
         Row("upgrade rollback", "Take this node back to what it ran before its upgrade", lambda call: upgrade_back.rollback(call), story="upgrade-rollback"),
+        Row("upgrade self",     "Have kb's own units on this node run the kb.pyz that is called",              lambda call: upgrade_self.upgrade_self(call), story="upgrade-self"),
         Row("upgrade runtime",  "Replace this node's containerd with its configuration; go back if it does not work", lambda call: upgrade_runtime.runtime(call)),
         Row("upgrade finish",   "Remove what is kept of the last upgrade of this node",  lambda call: upgrade_back.finish(call)),
     ),

@@ -16,6 +16,7 @@ with lazily:
     from kubeup.backup import schedule as schedules
 
 _NAME = "kb-backup"
+SERVICE, TIMER = own_timer.units_of(_NAME)
 
 
 @frozen_by_name

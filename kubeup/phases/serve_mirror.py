@@ -94,17 +94,22 @@ def _prove_service(run: Run) -> Proof:
 
 
 def _render_unit(ctx: Run, pyz: Optional[Path]) -> str:
+    command = own_copy.plan_command(ctx.host, pyz, paths=ctx.paths)
+    return yaml_files.fill_template(f"systemd/{MIRROR_UNIT}", unit_values(ctx, command=command))
+
+
+def unit_values(ctx: Run, *, command: str) -> dict[str, str]:
+    """What the unit's file is filled in with. command: how it runs kb."""
     cert, key = _mirror_cert(ctx)
     address = ctx.config.local_api_endpoint.advertise_address
-    values = {
-        "command": own_copy.plan_command(ctx.host, pyz, paths=ctx.paths),
-        "folder": MIRROR_FOLDER,
+    return {
+        "command": command,
+        "folder": str(MIRROR_FOLDER),
         "listen": f"[::]:{MIRROR_PORT}" if ":" in address else f"0.0.0.0:{MIRROR_PORT}",
-        "cert": cert,
-        "key": key,
-        "ca": ctx.paths.pki / "ca.crt",
+        "cert": str(cert),
+        "key": str(key),
+        "ca": str(ctx.paths.pki / "ca.crt"),
     }
-    return yaml_files.fill_template(f"systemd/{MIRROR_UNIT}", values)
 
 
 def _issue_certificate(ctx: Run) -> None:

@@ -110,6 +110,36 @@ def test_a_whole_cluster(make_node: MakeNode, older: Path, kb_pyz: Path, k8s_ver
     check_members(cp1, ["cp1", "cp3"])
 
 
+def test_kb_alone(make_node: MakeNode, older: Path, kb_pyz: Path, k8s_version: str) -> None:
+    """A newer kb for what runs of kb on a node: the units run it, nothing of Kubernetes restarts, and nothing has drifted."""
+    (cp1,) = start_cluster(make_node, older, k8s_version, names=["cp1"])
+    cp1.wait_node_ready()
+    exchange(kb_pyz, cp1)
+    units, pods = read_starts(cp1), cp1.run("crictl ps -q | sort").stdout
+    assert "nothing to do" not in cp1.run(f"{KB} upgrade self", timeout=120).stderr
+    digests = cp1.run("sha256sum /root/kb.pyz /usr/local/lib/kb/kb.pyz").stdout.split()[::2]
+    assert digests[0] == digests[1]
+    now = read_starts(cp1)
+    assert set(now) == set(units) and not set(now.items()) & set(units.items())
+    assert cp1.run("crictl ps -q | sort").stdout == pods
+    assert "nothing to do" in cp1.run(f"{KB} upgrade self", timeout=120).stderr
+    assert read_starts(cp1) == now
+    cp1.run(f"{KB} drift")
+    examine(cp1)
+    cp1.run(f"{KB} reset --force", timeout=300)
+    assert cp1.run("find /usr/local/lib/kb /etc/systemd/system -name 'kb*'", check=False).stdout == ""
+
+
+def read_starts(node: Node) -> dict[str, str]:
+    """kb's services that run -> when each was started."""
+    names = node.run("systemctl list-units --plain --no-legend --state=running 'kb-*.service'").stdout
+    units = [line.split()[0] for line in names.splitlines()]
+    assert "kb-routes.service" in units
+    return {
+        unit: node.run(f"systemctl show -P ExecMainStartTimestampMonotonic {unit}").stdout.strip() for unit in units
+    }
+
+
 def test_killed(make_node: MakeNode, older: Path, kb_pyz: Path, k8s_version: str) -> None:
     """The older kb is killed at phases all along; the newer one comes to the end, or takes back what there is."""
     node = make_node("cp1", version=k8s_version)
