@@ -543,11 +543,18 @@ def write_event(launch: Launch, patient: Patient, *, reason: str, message: str, 
         launch.call.report.note(f"no Event was written: {error}")
 
 
-def no_control_plane(paths: Paths) -> HostError:
+def kubelet_api(host: Host, paths: Paths, *, retry_s: float = 20) -> api.Api:
+    """The API server as this node's kubelet calls it."""
+    return api.Api(host, api.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=retry_s)
+
+
+def no_control_plane(paths: Paths, *, then: str = "") -> HostError:
+    """then: what is to be done here afterwards."""
+    remedy = "run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane"
     return HostError(
         "this node is not a control plane",
         cause=f"there is no {paths.manifest('kube-apiserver')}",
-        remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
+        remedy=f"{remedy}; then here: {then}" if then else remedy,
         code="not-a-control-plane",
     )
 

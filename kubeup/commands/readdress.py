@@ -14,7 +14,6 @@ from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
-    from kubeup.cluster import api as kubeapi
     from kubeup.cluster import membership
     from kubeup.config import choose, types
     from kubeup.doctor import node_files
@@ -102,7 +101,9 @@ def _make_run(launch: Launch, old: str, *, new: str) -> phases.ReaddressRun:
     config = _make_config(local, patient, old=old, new=new, is_own=is_own)
     base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
     if not patient.is_control_plane:
-        base = dataclasses.replace(base, caller=run.Caller(lambda _: _kubelet_api(launch.target, paths), "kubelet"))
+        base = dataclasses.replace(
+            base, caller=run.Caller(lambda _: launcher.kubelet_api(launch.target, paths, retry_s=60), "kubelet")
+        )
     return phases.ReaddressRun(
         **base.values(),
         old=old,
@@ -164,8 +165,3 @@ def _find_peers(local: Host, patient: Patient, *, mine: tuple[str, str]) -> tupl
     hosts += [host_of(server) for server in load_balancer.read_servers(local, patient.paths)]
     others = sorted({host for host in hosts if host and host not in mine})
     return tuple(f"https://{bracket(host)}:{ETCD_PORT}" for host in others)
-
-
-def _kubelet_api(host: Host, paths: Paths) -> kubeapi.Api:
-    """The API server as this node's kubelet calls it."""
-    return kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=60)

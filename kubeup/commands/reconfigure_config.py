@@ -89,12 +89,7 @@ def _work(launch: Launch, node_state: State, *, ctx: reconfigure_config.Reconfig
 
 def _refuse_worker(launch: Launch) -> None:
     if not launch.local.exists(Paths().manifest("kube-apiserver")):
-        raise HostError(
-            "this node is not a control plane",
-            cause=f"there is no {Paths().manifest('kube-apiserver')}, and what the cluster stores is changed on one",
-            remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane; then here: kb reconfigure node",
-            code="not-a-control-plane",
-        )
+        raise launcher.no_control_plane(Paths(), then="kb reconfigure node")
 
 
 _ALWAYS = ("preflight", "gate")
@@ -261,7 +256,7 @@ def _configure(client: kubeapi.Api, word: str, *, wish: Wish, minor: int) -> rec
 def _api_of(launch: Launch, here: upgrade.Here) -> kubeapi.Api:
     """The API server as this node's admin, or a worker's kubelet, calls it."""
     if not here.patient.is_control_plane:
-        return upgrade.kubelet_api(launch.local, here.patient.paths)
+        return launcher.kubelet_api(launch.local, here.patient.paths)
     paths = here.patient.paths
     server = node_files.find_own_server(launch.local, paths)
     return kubeapi.Api(launch.local, kubeapi.read_identity(launch.local, paths.admin_conf, server=server), retry_s=20)
@@ -296,7 +291,7 @@ def make_run(launch: Launch, node_state: State, *, ground: Ground) -> reconfigur
     base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
     if not config.is_control_plane:
         base = dataclasses.replace(
-            base, caller=run.Caller(lambda _: upgrade.kubelet_api(launch.target, paths), "kubelet")
+            base, caller=run.Caller(lambda _: launcher.kubelet_api(launch.target, paths), "kubelet")
         )
     ctx = dataclasses.replace(
         _as_run(call, base, wish=wish, texts=()),

@@ -220,7 +220,7 @@ def make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run.
     if config.is_control_plane:
         asking = launcher.make_run(caller, config, paths=paths, report=call.report).caller
     else:
-        asking = run.Caller(lambda _: kubelet_api(caller, paths), "kubelet")
+        asking = run.Caller(lambda _: launcher.kubelet_api(caller, paths), "kubelet")
     base = dataclasses.replace(base, caller=asking)
     keeps = upgrade_outlook.read_keeps(call)
     targets = target.plan_targets(launch.local, paths, former=former, config=config, keep_edits=keeps is not False)
@@ -315,7 +315,7 @@ def look(launch: Launch, *, is_first: bool) -> Here:
     join: Optional[types.Join] = None
     if not patient.is_control_plane:
         join = types.Join(member.server, member.ca_pem)
-        api = kubelet_api(local, paths)
+        api = launcher.kubelet_api(local, paths)
     else:
         server = node_files.find_own_server(local, paths)
         api = kubeapi.Api(local, kubeapi.read_identity(local, paths.admin_conf, server=server), retry_s=20)
@@ -333,8 +333,3 @@ def config_of(local: Host, patient: Patient) -> types.NodeConfig:
     return dataclasses.replace(
         patient.config, join=types.Join(member.server, member.ca_pem) if member else types.Join()
     )
-
-
-def kubelet_api(host: Host, paths: Paths) -> kubeapi.Api:
-    """The API server as this node's kubelet calls it."""
-    return kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=20)

@@ -81,7 +81,7 @@ def _make_run(
     base = launcher.make_run(launch.target, config, paths=patient.paths, report=call.report)
     if not patient.is_control_plane:
         base = dataclasses.replace(
-            base, caller=run.Caller(lambda _: upgrade.kubelet_api(launch.target, patient.paths), "kubelet")
+            base, caller=run.Caller(lambda _: launcher.kubelet_api(launch.target, patient.paths), "kubelet")
         )
     is_kubelet_only = bool(call.flags.get("kubelet-only")) or not patient.is_control_plane
     keeps = upgrade_outlook.read_keeps(call)

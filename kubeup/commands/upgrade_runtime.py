@@ -68,7 +68,7 @@ def _make_run(launch: Launch) -> upgrade_run.UpgradeRun:
     config = dataclasses.replace(config, kb=upgrade.with_sources(call, config.kb))
     base = launcher.make_run(launch.target, config, paths=patient.paths, report=call.report)
     if not patient.is_control_plane:
-        caller = run.Caller(lambda _: upgrade.kubelet_api(launch.target, patient.paths), "kubelet")
+        caller = run.Caller(lambda _: launcher.kubelet_api(launch.target, patient.paths), "kubelet")
         base = dataclasses.replace(base, caller=caller)
     return upgrade_run.UpgradeRun(
         **base.values(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Optional
@@ -182,22 +182,9 @@ def _fetch_files(run: UpgradeRun, source: str, outdated: list[Program]) -> None:
     missing = [one for one in outdated if not _is_good(run, folder / one.name, one.name)]
     if not missing:
         return
-    arch = local_bundle.find_architecture(run)
-    names = [one.name for one in missing]
-    standing = [programs.Standing(downloads.FILES_BY_NAME[name], "wrong") for name in names]
-    offered = install_programs.offer_programs(run, source, names=names, arch=arch)
-    chosen = install_programs.choose_programs(run, standing, source=source, offered=offered)
-    if not chosen:
-        return  # the mirror has images alone, and has said so
-    staged = programs.stage(
-        run.host,
-        chosen,
-        arch=arch,
-        cluster_version=wanted,
-        release=run.release,
-        tell=run.report.waiting,
-        folder=folder,
-    )
+    staged = stage_programs(run, source, names=[one.name for one in missing], folder=folder)
+    if not staged:
+        return
     for name, path in staged.items():
         if not _is_good(run, path, name):
             version, why = programs.ask_version(run.host, path, item=downloads.FILES_BY_NAME[name])
@@ -208,9 +195,30 @@ def _fetch_files(run: UpgradeRun, source: str, outdated: list[Program]) -> None:
                 remedy=f"make a bundle for it: kb bundle create --kubernetes-version {wanted}",
                 code="wrong-version",
             )
+    run.report.note(f"fetched from the {source}, and verified: {', '.join(sorted(staged))} {wanted}")
+
+
+def stage_programs(run: UpgradeRun, source: str, *, names: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Fetch these programs and verify them: name -> where it waits, below `folder`. {} if the mirror serves only images, which is said
+    then. Raises HostError (packages-not-found, file-damaged, wrong-architecture, disk-full)."""
+    arch = local_bundle.find_architecture(run)
+    standing = [programs.Standing(downloads.FILES_BY_NAME[name], "wrong") for name in names]
+    offered = install_programs.offer_programs(run, source, names=names, arch=arch)
+    chosen = install_programs.choose_programs(run, standing, source=source, offered=offered)
+    if not chosen:
+        return {}
+    staged = programs.stage(
+        run.host,
+        chosen,
+        arch=arch,
+        cluster_version=wanted_version(run),
+        release=run.release,
+        tell=run.report.waiting,
+        folder=folder,
+    )
     if source == "download":
         run.host.remove_tree(install_programs.spool_of(run))
-    run.report.note(f"fetched from the {source}, and verified: {', '.join(sorted(staged))} {wanted}")
+    return staged
 
 
 def _is_good(run: Run, path: Path, name: str) -> bool:  # noqa: PLR0917

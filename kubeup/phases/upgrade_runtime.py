@@ -24,7 +24,7 @@ from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.waiting import watch
 from kubeup.paths import Paths
-from kubeup.phases import install_programs, kubelet_start, local_bundle, upgrade_kubelet, upgrade_programs
+from kubeup.phases import kubelet_start, upgrade_kubelet, upgrade_programs
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.releases import Version, parse_version
 
@@ -149,33 +149,24 @@ def _fetch(run: UpgradeRun) -> dict[str, Path]:
     if len(waiting) == len(NAMES):
         return waiting
     source = upgrade_programs.find_source(run)
-    if not source or source in upgrade_programs.MANAGERS:
-        raise HostError(
-            "no source of containerd is given" if not source else f"{source} replaces containerd itself",
-            cause="it comes from a bundle, a mirror or the official downloads"
-            if not source
-            else "a package's scripts restart it unwatched, and its configuration stays as it is; nothing was changed",
-            remedy=f"say where it comes from: {run.command} --bundle FILE, --mirror URL or --packages download",
-            code="no-source",
+    if not source:
+        raise _no_source(
+            run, "no source of containerd is given", cause="it comes from a bundle, a mirror or the official downloads"
         )
-    arch = local_bundle.find_architecture(run)
-    standing = [programs.Standing(downloads.FILES_BY_NAME[name], "wrong") for name in NAMES]
-    offered = install_programs.offer_programs(run, source, names=list(NAMES), arch=arch)
-    chosen = install_programs.choose_programs(run, standing, source=source, offered=offered)
-    version = run.config.cluster.kubernetes_version
-    staged = programs.stage(
-        run.host,
-        chosen,
-        arch=arch,
-        cluster_version=version,
-        release=run.release,
-        tell=run.report.waiting,
-        folder=folder,
-    )
-    if source == "download":
-        run.host.remove_tree(install_programs.spool_of(run))
+    if source in upgrade_programs.MANAGERS:
+        cause = "a package's scripts restart it unwatched, and its configuration stays as it is; nothing was changed"
+        raise _no_source(run, f"{source} replaces containerd itself", cause=cause)
+    staged = upgrade_programs.stage_programs(run, source, names=NAMES, folder=folder)
+    if not staged:
+        cause = "it was made from a bundle without programs, or is another registry; nothing was changed"
+        raise _no_source(run, "the mirror serves no containerd", cause=cause)
     run.report.note(f"fetched from the {source}, and verified: {', '.join(staged)}")
     return staged
+
+
+def _no_source(run: UpgradeRun, what: str, *, cause: str) -> HostError:
+    remedy = f"say where it comes from: {run.command} --bundle FILE, --mirror URL or --packages download"
+    return HostError(what, cause=cause, remedy=remedy, code="no-source")
 
 
 def _carry_over(run: UpgradeRun, program: Path, *, config: Path, text: str, version: Optional[Version]) -> str:

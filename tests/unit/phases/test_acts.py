@@ -111,7 +111,6 @@ CHANGING = {
     "tried_swap.py:_start_unit": "swap",
     "tried_swap.py:remove_unit": "swap",
     "upgrade_runtime.py:_carry_over": "the command upgrade runtime: a trial of the configuration",
-    "upgrade_runtime.py:_fetch": "the command upgrade runtime: downloads",
     "upgrade_runtime.py:_start": "the command upgrade runtime: containerd, then the kubelet",
     "upgrade_runtime.py:_stop": "the command upgrade runtime: the kubelet, then containerd",
     "upgrade_runtime.py:prepare": "the command upgrade runtime: what is left of downloads",
@@ -120,6 +119,7 @@ CHANGING = {
     "upgrade_kubelet.py:start_and_watch": "kubelet-config",
     "upgrade_kubelet.py:take_back": "kubelet-config",
     "upgrade_programs.py:_fetch_files": "programs",
+    "upgrade_programs.py:stage_programs": "programs",
     "serve_mirror.py:_issue_certificate": "Issued: the mirror's certificate",
     "serve_mirror.py:follow_authority": "files",
 }

@@ -168,6 +168,16 @@ def test_what_is_refused(host: Machine, version: str, source: str, code: str) ->
     assert not [step for step in host.steps if step.startswith("systemctl")]
 
 
+def test_a_mirror_of_images_alone_is_no_source(host: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubeup.phases.upgrade_programs.find_source", lambda run: "mirror")
+    monkeypatch.setattr("kubeup.phases.install_programs.offer_programs", lambda run, source, *, names, arch: {})
+    run = make_run(host, source="auto", command="kb upgrade runtime")
+    with pytest.raises(HostError) as caught:
+        upgrade_runtime.prepare(run)
+    assert caught.value.code == "no-source" and "--bundle FILE" in caught.value.remedy
+    assert not [step for step in host.steps if step.startswith("systemctl")]
+
+
 @pytest.mark.parametrize("at", ["systemctl stop containerd", f"write {CONFIG}", "systemctl start containerd"])
 def test_killed_in_the_middle_the_same_command_goes_on(host: Machine, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fetched(host)
