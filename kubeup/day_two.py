@@ -20,8 +20,9 @@ UPGRADE_PROGRAMS = act("programs",    "Fetch and try the new kubelet and kubectl
 UPGRADE_SWAP = act("control-plane",   "Renew certificates and swap the static pods that differ; go back if one does not work",      upgrade_control_plane.SWAP)
 UPGRADE_SERVER = step("kubeconfig",   "Have this node's kubelet call its own API server, where the new version has it so",          upgrade_control_plane.plan_kubelet_server)
 UPGRADE_KUBELET = act("kubelet-config", "Replace the kubelet and its configuration together; watch it, and go back if it does not work", upgrade_kubelet.KUBELET)
-UPGRADE_DNS = step("addon/coredns",   "Upgrade CoreDNS once every API server has the new version, its edits kept",                   upgrade_addons.plan_coredns,    live="cluster")
-UPGRADE_PROXY = step("addon/kube-proxy", "Upgrade kube-proxy once every API server has the new version, its edits kept",             upgrade_addons.plan_kube_proxy, live="cluster")
+UPGRADE_DNS = step("addon/coredns",   "Upgrade CoreDNS once every API server has the new version, its edits kept",                   upgrade_addons.start_coredns,    live="cluster")
+UPGRADE_PROXY = step("addon/kube-proxy", "Upgrade kube-proxy once every API server has the new version, its edits kept",             upgrade_addons.start_kube_proxy, live="cluster")
+UPGRADE_ROLLOUTS = step("addon/rollouts", "Wait until the new pods of CoreDNS and kube-proxy run on every node",                  upgrade_addons.plan_rollouts,    live="cluster")
 UPGRADE_UNITS = step("own-units",     "Have kb's own units on this node run this kb, if they run another one",                      own_units.plan_own_units, live="node")
 GATE = act("gate",                    "Check the whole cluster: may the next control plane follow?",                                static_pods_swap.GATE)
 
@@ -104,11 +105,12 @@ UPGRADE_APPLY = story(
     step("upload-config/kubeadm", "Store the new version in the cluster's configuration, for the other nodes",  upgrade_control_plane.plan_stored_version, live="cluster"),
     step("upload-config/kubelet", "Store the kubelets' configuration of the new version",                       upgrade_control_plane.plan_kubelet_config, live="cluster"),
     UPGRADE_SERVER,
-    UPGRADE_KUBELET,
-    step("bootstrap-token",       "Write what joining nodes, and kubelets that renew certificates, are allowed", upgrade_rights.plan_bootstrap_rights, live="cluster"),
     UPGRADE_DNS,
     UPGRADE_PROXY,
+    UPGRADE_KUBELET,
+    step("bootstrap-token",       "Write what joining nodes, and kubelets that renew certificates, are allowed", upgrade_rights.plan_bootstrap_rights, live="cluster"),
     UPGRADE_UNITS,
+    UPGRADE_ROLLOUTS,
     GATE,
 )
 
@@ -117,11 +119,10 @@ UPGRADE_APPLY = story(
 UPGRADE_NODE = story(
     UPGRADE_CHECKS,
     UPGRADE_PROGRAMS,
-    control_planes_only(UPGRADE_SWAP, UPGRADE_SERVER),
+    control_planes_only(UPGRADE_SWAP, UPGRADE_SERVER, UPGRADE_DNS, UPGRADE_PROXY),
     UPGRADE_KUBELET,
-    control_planes_only(UPGRADE_DNS, UPGRADE_PROXY),
     UPGRADE_UNITS,
-    control_planes_only(GATE),
+    control_planes_only(UPGRADE_ROLLOUTS, GATE),
 )
 
 # kb upgrade self: a newer kb.pyz was copied to the node; what runs of kb here is to be that one.

@@ -41,6 +41,7 @@ STALLED_S = 120.0
 """How long a rollout may go on without any progress: an image has to be pulled on the next node, and a pod gets 30 s to end."""
 ROLLOUT_S = 3600.0
 POLL_S = 1.0
+_PROXY_LABEL = "k8s-app=kube-proxy"
 _PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 MERGED = ("Deployment", "DaemonSet", "Service")
 """The kinds in which edits of others are kept. What CoreDNS and kube-proxy may do has to be the new version's."""
@@ -125,7 +126,7 @@ def plan_kube_proxy(run: UpgradeRun) -> Plan:
     return Plan(
         PodConfig(wanted, place, told),
         *items,
-        _rollout(place, "k8s-app=kube-proxy"),
+        _rollout(place, _PROXY_LABEL),
         notes=[*notes, *edits.kept],
         warnings=edits.lost,
     )
@@ -255,6 +256,35 @@ def _name_of(obj: Manifest) -> tuple[str, str]:
 
 
 # ---- rollout
+
+
+def start_coredns(run: UpgradeRun) -> Plan:
+    """CoreDNS, not waited for: its pods come up while this node's kubelet is replaced (plan_rollouts)."""
+    return _without_proofs(plan_coredns(run))
+
+
+def start_kube_proxy(run: UpgradeRun) -> Plan:
+    """kube-proxy in the same way."""
+    return _without_proofs(plan_kube_proxy(run))
+
+
+def _without_proofs(plan: Plan) -> Plan:
+    parts = (part for part in plan.parts if not isinstance(part, Proof))
+    return Plan(*parts, details=plan.details, notes=plan.notes, warnings=plan.warnings)
+
+
+def plan_rollouts(run: UpgradeRun) -> Plan:
+    """That the pods of both run on every node in the version that was started; nothing while other control planes are left."""
+    if find_lagging(run):
+        return Plan()
+    found = []
+    dns = read_running_dns(run)
+    if dns.tag and not run.config.cluster.dns.disabled:
+        found.append(_rollout(api.path_of("Deployment", dns.deployment, namespace=SYSTEM), addons.DNS_LABEL))
+    proxy = api.path_of("DaemonSet", "kube-proxy", namespace=SYSTEM)
+    if not run.config.cluster.proxy.disabled and run.api.get(proxy) is not None:
+        found.append(_rollout(proxy, _PROXY_LABEL))
+    return Plan(*found)
 
 
 def _rollout(place: str, label: str) -> Proof:

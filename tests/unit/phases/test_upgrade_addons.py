@@ -404,3 +404,29 @@ def test_a_change_that_no_controller_has_seen_is_not_rolled_out(tmp_path: Path) 
     made(run, "DaemonSet")["kube-proxy"]["metadata"]["generation"] = 2
     made(run, "DaemonSet")["kube-proxy"]["status"]["observedGeneration"] = 1
     assert not is_done(upgrade_addons.plan_kube_proxy, run)
+
+
+def test_addons_are_started_at_once_and_waited_for_later(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    made(run, "DaemonSet")["kube-proxy"]["status"] = {"desiredNumberScheduled": 3, "updatedNumberScheduled": 2}
+    for plan in (upgrade_addons.start_coredns, upgrade_addons.start_kube_proxy):
+        do(plan, run)
+        assert is_done(plan, run)
+    assert not is_done(upgrade_addons.plan_rollouts, run)
+    with pytest.raises(ClusterError) as caught:
+        do(upgrade_addons.plan_rollouts, run)
+    assert caught.value.code == "addon-not-rolled-out"
+    made(run, "DaemonSet")["kube-proxy"]["status"].update(updatedNumberScheduled=3, numberAvailable=3)
+    do(upgrade_addons.plan_rollouts, run)
+    assert is_done(upgrade_addons.plan_rollouts, run)
+
+
+def test_nothing_is_waited_for_while_control_planes_are_left(tmp_path: Path) -> None:
+    run = make_run(tmp_path, servers=("cp1", "cp2"))
+    fake(run).versions["10.0.0.12:6443"] = "v1.35.6"
+    assert upgrade_addons.plan_rollouts(run).parts == ()
+    fake(run).versions["10.0.0.12:6443"] = "v1.36.0"
+    assert len(upgrade_addons.plan_rollouts(run).parts) == 2
+    for path in ("daemonsets/kube-proxy", "deployments/coredns"):
+        del fake(run).objects[f"/apis/apps/v1/namespaces/kube-system/{path}"]
+    assert upgrade_addons.plan_rollouts(run).parts == ()
