@@ -65,9 +65,14 @@ def back(call: Invocation) -> int:
     launch, paths = Launch(call), Paths()
     launch.require_root()
     with launch.locked(paths) as node_state:
-        one = _load(launch.local, paths)
-        ctx = _make_run(launch, node_state, one=one, agrees=bool(call.flags.get("yes")))
-        result = _go_back(launch, node_state, ctx=ctx, phases=call.command.phases)
+        last = try_record.load(launch.local, paths)
+        if last is not None and last.status == try_record.BACK and static_pods.lacks_gate(call, node_state):
+            call.report.note("this node has gone back already; only the check of the cluster is left")
+            result = static_pods.run_gate(launch, node_state)
+        else:
+            one = _load(launch.local, paths)
+            ctx = _make_run(launch, node_state, one=one, agrees=bool(call.flags.get("yes")))
+            result = _go_back(launch, node_state, ctx=ctx, phases=call.command.phases)
     launch.print_result(result)
     return 0
 
@@ -170,7 +175,7 @@ def _end_trial(launch: Launch, node_state: State, *, one: try_record.Try, has_re
     if has_rebooted and store.load_cut_off(launch.local, ctx.paths) is None:
         watch(launch.local, lambda: _say_missing(ctx), timeout_s=BOOT_S, poll_s=LOOK_S)
     patient = node_files.read_patient(store.with_missing(launch.local, ctx.paths, texts=dict(one.formers)), ctx.paths)
-    phases = [phase for phase in launch.call.command.phases if phase.name != "gate"]
+    phases = [phase for phase in launch.call.command.phases if phase.name != static_pods.GATE]
     try:
         _go_back(launch, node_state, ctx=ctx, phases=phases)
     except KbError as error:

@@ -22,10 +22,13 @@ with lazily:
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.doctor.node_files import Patient
+    from kubeup.engine.runner import RunResult
     from kubeup.engine.state import State
     from kubeup.machine.host import Host
 
 COMMAND = "kb reconfigure static-pods"
+GATE = "gate"
+"""The phase that checks the cluster at the end."""
 Texts = tuple[tuple[str, str], ...]
 
 
@@ -48,19 +51,35 @@ def static_pods(call: Invocation) -> int:
         is_cut_off = last is not None and last.status == store.RUNNING
         if not launch.is_dry and not is_cut_off:
             manifests.remove_leftovers(local, paths)
-        texts = _choose_texts(call, local, last=last, paths=paths)
-        seen = store.with_missing(local, paths, texts=last.formers if last is not None and is_cut_off else {})
-        ctx = make_swap_run(
-            launch,
-            node_state,
-            patient=node_files.read_patient(seen, paths),
-            texts=texts,
-            is_undo=bool(call.flags.get("undo")),
-            try_s=read_try(call),
-        )
-        result = launch.work(ctx, node_state)
+        is_back = last is not None and last.status == store.TAKEN_BACK and bool(call.flags.get("undo"))
+        if is_back and lacks_gate(call, node_state):
+            call.report.note("the last swap was taken back already; only the check of the cluster is left")
+            result = run_gate(launch, node_state)
+        else:
+            texts = _choose_texts(call, local, last=last, paths=paths)
+            seen = store.with_missing(local, paths, texts=last.formers if last is not None and is_cut_off else {})
+            ctx = make_swap_run(
+                launch,
+                node_state,
+                patient=node_files.read_patient(seen, paths),
+                texts=texts,
+                is_undo=bool(call.flags.get("undo")),
+                try_s=read_try(call),
+            )
+            result = launch.work(ctx, node_state)
     launch.print_result(result)
     return 0
+
+
+def lacks_gate(call: Invocation, node_state: State) -> bool:
+    """Whether this command has done its work, and the cluster was not well at its end."""
+    return launcher.is_begun(node_state, f"{call.command.workflow}/{GATE}")
+
+
+def run_gate(launch: Launch, node_state: State) -> RunResult:
+    """Check the cluster alone. Raises ClusterError (cluster-not-well)."""
+    ctx = make_swap_run(launch, node_state, patient=node_files.read_patient(launch.local, Paths()), texts=())
+    return launch.work(ctx, node_state, phases=[one for one in launch.call.command.phases if one.name == GATE])
 
 
 def make_swap_run(launch: Launch, node_state: State, *, patient: Patient, **fields: Any) -> static_pods_swap.SwapRun:

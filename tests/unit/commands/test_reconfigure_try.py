@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from kubeup.cluster import health
 from kubeup.commands import reconfigure_try
 from kubeup.errors import HostError
 from kubeup.machine import own_copy
@@ -19,7 +18,6 @@ from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import tried_swap
 from kubeup.swap import store, try_record
-from kubeup.trouble import Trouble
 from tests.fake_control_plane import (
     FORMER,
     MANIFESTS,
@@ -32,7 +30,7 @@ from tests.fake_control_plane import (
 )
 from tests.fuzz.node import Ended, call
 from tests.unit.commands import test_reconfigure_config as case
-from tests.unit.commands.test_static_pods import files, machine
+from tests.unit.commands.test_static_pods import files, machine, not_well
 from tests.unit.swap.swap_case import Stage, set_stage
 
 UNIT = "/etc/systemd/system/kb-try.service"
@@ -198,6 +196,21 @@ def test_all_of_a_control_plane_goes_back_at_once(host: ControlPlane) -> None:
     refused(host, "reconfigure", "static-pods", "--undo", code="nothing-to-undo")
 
 
+def test_a_way_back_where_only_the_gate_failed_is_continued_by_the_same_command(
+    host: ControlPlane, stage: Stage
+) -> None:
+    begin(host)
+    stage.parts = not_well()
+    failed = kb(host, "reconfigure", "back", "--yes")
+    assert "code:   cluster-not-well\n" in failed.err and is_over(host, "back")
+    events = list(host.events)
+    assert "code:   cluster-not-well\n" in kb(host, "reconfigure", "back", "--yes").err
+    stage.parts = []
+    assert "has gone back" in done(host, "reconfigure", "back", "--yes").err
+    assert host.events == events
+    refused(host, "reconfigure", "back", code="nothing-tried")
+
+
 def test_confirming_comes_too_late(host: ControlPlane) -> None:
     begin(host)
     done(host, "reconfigure", "wait")
@@ -222,11 +235,6 @@ def test_the_same_again_is_nothing_to_try(host: ControlPlane) -> None:
     done(host, "reconfigure", "static-pods", *files(*ONE))
     begin(host)
     assert RECORD not in host.files and UNIT not in host.files
-
-
-def not_well() -> list[health.Part]:
-    trouble = Trouble("the scheduler's lease is not renewed", "it ended", "read its log")
-    return [health.Part("kube-scheduler", "kube-scheduler", trouble)]
 
 
 def test_the_same_command_goes_on_where_only_the_gate_failed(host: ControlPlane, stage: Stage) -> None:

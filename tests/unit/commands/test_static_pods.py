@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from kubeup.cluster.health import Part
 from kubeup.machine.local_host import LocalHost
+from kubeup.trouble import Trouble
 from tests.fake_control_plane import (
     COMPONENTS,
     FORMER,
@@ -46,6 +48,11 @@ def kb(host: ControlPlane, *words: str) -> Ended:
     ended = call(["reconfigure", "static-pods", *words], make, limit_s=120)
     assert not ended.bug, ended.bug
     return ended
+
+
+def not_well() -> list[Part]:
+    """What the health gate finds of a cluster whose scheduler has just gone away."""
+    return [Part("leader", "kube-scheduler", Trouble("no kube-scheduler leads", "it ended", "read its log"))]
 
 
 def files(*names: str) -> list[str]:
@@ -204,6 +211,19 @@ def test_undo_of_a_swap_that_is_done(stage: Stage) -> None:
     swapped(host, *files(*COMPONENTS), "--yes")
     swapped(host, "--undo", "--yes")
     expect_settled(host, FORMER, status="taken back")
+
+
+def test_an_undo_where_only_the_gate_failed_is_continued_by_the_same_command(stage: Stage) -> None:
+    host = machine()
+    swapped(host, *files("kube-scheduler"))
+    stage.parts = not_well()
+    failed = kb(host, "--undo")
+    assert "code:   cluster-not-well\n" in failed.err and "continue with the same command" in failed.err
+    events = list(host.events)
+    assert "code:   cluster-not-well\n" in kb(host, "--undo").err
+    stage.parts = []
+    assert kb(host, "--undo").status == 0 and host.events == events
+    refused(host, "--undo", code="nothing-to-undo")
 
 
 def test_a_second_undo_does_not_bring_the_new_ones_again(stage: Stage) -> None:
