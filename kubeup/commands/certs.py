@@ -4,8 +4,8 @@ including the form of the output."""
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -181,17 +181,59 @@ def renew(call: Invocation) -> int:
         launch.require_root()
     refuse_cut_off(launch)
     if name == KUBELET_SERVER and call.program.does_more:
-        return _renew_kubelet_s(launch)
+        _print_outcome(launch, _renew_kubelet_s(launch))
+        return 0
     if name != "all":
         renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before querying the cluster
     cluster = read_cluster(call, local, verb="renew")
     rows = renewal.wanted_rows(cluster) if name == "all" else (renewal.find_row(name, cluster),)
     paths = _paths(call, cluster)
     if call.flags.get("expiring"):
-        _renew_expiring(launch, rows, cluster=cluster, paths=paths, name=name)
+        outcome = _renew_expiring(launch, rows, cluster=cluster, paths=paths, name=name)
     else:
-        _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name)
+        outcome = _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name)
+    _print_outcome(launch, outcome)
     return 0
+
+
+@dataclass
+class Outcome:
+    """What a renewal did, or would do: the names of certificates and components.
+
+    external: not renewed, since the key of their authority is kept elsewhere; left: those of them that have less than a fifth of their life
+    left; not_restarted: component -> why it goes on with its former certificate; former: the folder of the former files."""
+
+    renewed: list[str] = field(default_factory=list)
+    external: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    restarted: list[str] = field(default_factory=list)
+    not_restarted: dict[str, str] = field(default_factory=dict)
+    former: str = ""
+
+    def take(self, row: Row, outcome: str) -> None:
+        {"renewed": self.renewed, "external": self.external, "missing": self.missing}[outcome].append(row.name)
+
+
+def _print_outcome(launch: Launch, outcome: Outcome) -> None:
+    """The end of the text, or all of it for programs."""
+    call = launch.call
+    if call.output == "text":
+        if launch.is_dry:
+            call.print("nothing was changed")
+        return
+    call.print_value(
+        {
+            "dryRun": launch.is_dry,
+            "renewed": outcome.renewed,
+            "external": outcome.external,
+            "missing": outcome.missing,
+            "left": outcome.left,
+            "restarted": outcome.restarted,
+            "notRestarted": outcome.not_restarted,
+            "formerFiles": outcome.former,
+        }
+    )
 
 
 def refuse_cut_off(launch: Launch) -> None:
@@ -205,7 +247,7 @@ def refuse_cut_off(launch: Launch) -> None:
             raise  # unless it is under way: then that is what is told
 
 
-def renew_due(launch: Launch) -> Due:
+def renew_due(launch: Launch) -> Outcome:
     """What `kb certs renew all --expiring` does, for the timer. If the cluster does not answer, this node's files tell its configuration.
     Raises KbError."""
     refuse_cut_off(launch)
@@ -218,55 +260,80 @@ def renew_due(launch: Launch) -> Due:
 
 def _renew_rows(
     launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, name: str
-) -> Mapping[str, str]:
-    """Renew these rows, as kb or as kubeadm, and return what became of each. name: what the user named."""
+) -> Outcome:
+    """Renew these rows, as kb or as kubeadm. name: what the user named."""
     call, local = launch.call, launch.local
     for ca in {row.ca: None for row in rows}:
         for warning in renewal.find_warnings(local, paths, ca=ca, cluster=cluster):
             call.report.warn_once(warning)
     if call.program.does_more:
         is_of_this_node = paths.pki == Path(cluster.certificates_dir) and local.is_root_user()
+        if is_of_this_node:
+            launch.refuse_tried(paths)
+        if launch.is_dry:
+            return _foretell(launch, rows, cluster=cluster, paths=paths, restarts=is_of_this_node)
         renew_here = _renew_and_restart if is_of_this_node else _renew_elsewhere
         return renew_here(launch, rows, cluster=cluster, paths=paths)
-    outcomes: dict[str, str] = {}
+    done = Outcome()
     for row in rows:
-        outcomes[row.name] = renewal.renew(local, paths, row=row, cluster=cluster)
-        _tell_outcome(call, row, outcome=outcomes[row.name])
+        _note_outcome(call, row, outcome=renewal.renew(local, paths, row=row, cluster=cluster), done=done)
     if name == "all":
         call.print(_AFTER_RENEWAL)
-    return outcomes
+    return done
 
 
-@dataclass
-class Due:
-    """The certificates that had less than a fifth of their life left, by name: those that were renewed, and those that were not, because
-    the key of their authority is kept elsewhere."""
+def _foretell(
+    launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, restarts: bool
+) -> Outcome:
+    """What a renewal of these would do. restarts: whether it would restart what reads them when it starts."""
+    done, call = Outcome(), launch.call
+    for row in rows:
+        found = renewal.read_expiry(launch.local, paths, row=row)
+        if found.expires is None or found.is_external:
+            _note_outcome(call, row, outcome="external" if found.is_external else "missing", done=done)
+            continue
+        done.renewed.append(row.name)
+        _say(call, f"would renew: {row.what} ({renewal.files_of(paths, row)[-1]})")
+    readers = [row.reader for row in rows if row.reader and row.name in done.renewed]
+    ctx = _make_ctx(launch, cluster=cluster, paths=paths)
+    if restarts:
+        done.not_restarted = renewed_certs.find_left(ctx, readers)
+        done.restarted = [name for name in readers if name not in done.not_restarted]
+    _tell_restarts(call, done)
+    return done
 
-    renewed: list[str]
-    left: list[str]
+
+def _tell_restarts(call: Invocation, done: Outcome) -> None:
+    if done.restarted:
+        _say(call, f"would restart: {', '.join(done.restarted)}")
+    for component, why in done.not_restarted.items():
+        call.report.note(f"{component} would not be restarted: {why}")
 
 
 def _renew_expiring(
     launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths, name: str
-) -> Due:
+) -> Outcome:
     """Renew those of these that are due, or that a renewal which was cut off has left unusable or unread, and with `all` the kubelet's
-    serving certificate if that is due and its own. What an authority signs elsewhere stays, and is warned of, so that a timer's log says it."""
+    serving certificate if that is due and its own. What an authority signs elsewhere stays, and is warned of, so that a timer's log says
+    it."""
     call, local = launch.call, launch.local
-    cut_off = {one.row.name for one in torn_pairs.find_torn_pairs(local, paths, rows=rows)} | _find_unread(
-        launch, rows, paths=paths
-    )
+    cut_off = {one.row.name for one in torn_pairs.find_torn_pairs(local, paths, rows=rows)}
+    cut_off |= _find_unread(launch, rows, paths=paths)
     rows = tuple(row for row in rows if row.name in cut_off or renewal.is_due(local, paths, row=row, cluster=cluster))
-    outcomes = _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name) if rows else {}
-    done = Due([one for one, what in outcomes.items() if what == "renewed"], [])
+    done = _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name) if rows else Outcome()
     for row in rows:
-        if renewal.is_due(local, paths, row=row, cluster=cluster):
+        would_be = launch.is_dry and row.name in done.renewed
+        if not would_be and renewal.is_due(local, paths, row=row, cluster=cluster):
             done.left.append(row.name)
-            call.report.warn(f"{row.name} has less than a fifth of its life left, and was not renewed")
+            verb = "would not be" if launch.is_dry else "was not"
+            call.report.warn(f"{row.name} has less than a fifth of its life left, and {verb} renewed")
     if name == "all" and _is_kubelet_due(launch):
-        _renew_kubelet_s(launch)
-        done.renewed.append(KUBELET_SERVER)
+        own = _renew_kubelet_s(launch)
+        done.renewed += own.renewed
+        done.restarted += own.restarted
+        done.former = done.former or own.former
     if not done.renewed and not done.left:
-        call.print("nothing to renew: every certificate has more than a fifth of its life left")
+        _say(call, "nothing to renew: every certificate has more than a fifth of its life left")
     return done
 
 
@@ -315,13 +382,16 @@ def _find_name(call: Invocation) -> str:
     )
 
 
-def _tell_outcome(call: Invocation, row: Row, *, outcome: str) -> None:
-    call.print(
+def _note_outcome(call: Invocation, row: Row, *, outcome: str, done: Outcome) -> None:
+    """Note what became of a certificate, and say it."""
+    done.take(row, outcome)
+    _say(
+        call,
         {
             "missing": f"MISSING! {row.what}",
             "external": f"Detected external {row.ca}, {row.what} can't be renewed",
             "renewed": f"{row.what} renewed",
-        }[outcome]
+        }[outcome],
     )
 
 
@@ -329,23 +399,40 @@ _AFTER_RENEWAL = """
 Done renewing certificates. You must restart the kube-apiserver, kube-controller-manager, kube-scheduler and etcd, so that they use them."""
 
 
-def _renew_elsewhere(
-    launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths
-) -> Mapping[str, str]:
+def _renew_elsewhere(launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths) -> Outcome:
     """Renew in a folder that this node's components do not use, or without the rights to restart them."""
-    outcomes: dict[str, str] = {}
+    done = Outcome()
     for row in rows:
-        outcomes[row.name] = renewal.renew(launch.local, paths, row=row, cluster=cluster)
-        _tell_outcome(launch.call, row, outcome=outcomes[row.name])
-    _tell_end(launch.call, left=[row.reader for row in rows if row.reader and outcomes[row.name] == "renewed"])
-    return outcomes
+        outcome = renewal.renew(launch.local, paths, row=row, cluster=cluster)
+        _note_outcome(launch.call, row, outcome=outcome, done=done)
+    why = "they are not this node's, or you are not root"
+    done.not_restarted = {row.reader: why for row in rows if row.reader and row.name in done.renewed}
+    _tell_end(launch.call, left=list(done.not_restarted))
+    return done
 
 
-def _renew_and_restart(
-    launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths
-) -> Mapping[str, str]:
-    launch.refuse_tried(paths)
-    call, local = launch.call, launch.local
+def _renew_and_restart(launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths) -> Outcome:
+    call, done = launch.call, Outcome()
+    ctx = _make_ctx(launch, cluster=cluster, paths=paths)
+    with launch.local.lock(paths.lock, f"kb {call.command.name}"):
+        renewed = renewed_certs.renew_and_restart(
+            ctx, rows, tell=lambda row, outcome: _note_outcome(call, row, outcome=outcome, done=done)
+        )
+    for one in renewed.restarted:
+        _say(call, f"{one.component} restarted: it was away for {one.away_s:.1f} s")
+        done.restarted.append(one.component)
+    for component, why in renewed.left.items():
+        call.report.note(f"{component} was not restarted: {why}")
+    done.not_restarted = dict(renewed.left)
+    _tell_end(call, left=list(renewed.left))
+    if done.renewed:
+        done.former = str(renewed.former.folder)
+        _say(call, f"The former files are in {done.former}")
+    return done
+
+
+def _make_ctx(launch: Launch, *, cluster: ClusterConfiguration, paths: Paths) -> Run:
+    local = launch.local
     patient = node_files.read_patient(local, paths)
 
     def make_api(_: Who) -> kubeapi.Api:
@@ -353,29 +440,17 @@ def _renew_and_restart(
         server = node_files.find_own_server(local, paths)
         return kubeapi.Api(local, kubeapi.read_identity(local, paths.admin_conf, server=server), retry_s=0)
 
-    ctx = run.Run(
+    return run.Run(
         host=local,
         paths=paths,
         config=replace(patient.config, cluster=cluster),
         release=patient.release,
-        report=call.report,
+        report=launch.call.report,
         caller=run.Caller(make_api),
     )
-    with local.lock(paths.lock, f"kb {call.command.name}"):
-        done = renewed_certs.renew_and_restart(
-            ctx, rows, tell=lambda row, outcome: _tell_outcome(call, row, outcome=outcome)
-        )
-    for one in done.restarted:
-        call.print(f"{one.component} restarted: it was away for {one.away_s:.1f} s")
-    for component, why in done.left.items():
-        call.report.note(f"{component} was not restarted: {why}")
-    _tell_end(call, left=list(done.left))
-    if "renewed" in done.outcomes.values():
-        call.print(f"The former files are in {done.former.folder}")
-    return done.outcomes
 
 
-def _renew_kubelet_s(launch: Launch) -> int:
+def _renew_kubelet_s(launch: Launch) -> Outcome:
     """Have the kubelet make its serving certificate again, unless it is somebody else's to renew. Works on workers as well."""
     call, local = launch.call, launch.local
     launch.require_root()
@@ -389,11 +464,20 @@ def _renew_kubelet_s(launch: Launch) -> int:
             remedy=f"see what the kubelet presents: {call.program.name} certs check-expiration",
             code="not-the-kubelets-own",
         )
+    done = Outcome(renewed=[KUBELET_SERVER], restarted=["kubelet"])
+    if launch.is_dry:
+        _say(call, f"would renew: {_KUBELET_S} ({path})")
+        _tell_restarts(call, done)
+        return done
     with local.lock(patient.paths.lock, f"kb {call.command.name}"):
         former = renewed_kubelet_cert.make_again(ctx, path, port=certs_in_use.find_kubelet_port(patient))
-    call.print(f"certificate for serving the kubelet's API renewed: the kubelet was restarted, and presents {path}")
-    call.print(f"The former files are in {former.folder}")
-    return 0
+    done.former = str(former.folder)
+    _say(call, f"{_KUBELET_S} renewed: the kubelet was restarted, and presents {path}")
+    _say(call, f"The former files are in {done.former}")
+    return done
+
+
+_KUBELET_S = "certificate for serving the kubelet's API"
 
 
 def _tell_end(call: Invocation, *, left: Sequence[str]) -> None:
@@ -402,7 +486,7 @@ def _tell_end(call: Invocation, *, left: Sequence[str]) -> None:
     if left:
         end += f" You must restart the {' and '.join(left)}, so that {'they use' if len(left) > 1 else 'it uses'} them."
     if left or call.words == ["all"]:
-        call.print(f"\n{end}")
+        _say(call, f"\n{end}")
 
 
 # ---- generate-csr

@@ -83,7 +83,7 @@ def _renew_and_restart(
     readers = {
         row.reader: row for row in rows if row.reader and (done.outcomes[row.name] == "renewed" or row.name in unread)
     }
-    done.left = {name: why for name in readers if (why := find_obstacle(ctx, name))}
+    done.left = find_left(ctx, readers)
     readers = {name: row for name, row in readers.items() if name not in done.left}
     _check_accepted(ctx, readers, former=done.former)
     try:
@@ -98,6 +98,11 @@ def put_torn_right(ctx: Run) -> None:
     for torn in torn_pairs.find_torn_pairs(ctx.host, ctx.paths, rows=renewal.wanted_rows(ctx.config.cluster)):
         torn_pairs.put_right(ctx.host, torn)
         ctx.report.note(f"{torn.describe()}" + (f": {torn.half} is as it was before" if torn.half else ""))
+
+
+def find_left(ctx: Run, components: Iterable[str]) -> dict[str, str]:
+    """Those of these components that cannot be restarted here, and why, in words."""
+    return {name: why for name in components if (why := find_obstacle(ctx, name))}
 
 
 # ---- one control plane at a time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,79 @@ def test_a_torn_pair_is_due(machine: Machine, monkeypatch: pytest.MonkeyPatch, c
     assert renew(machine, capsys, "all", "--expiring")[0] == "certificate for serving the Kubernetes API renewed"
     own = private_keys.parse_key(machine.read_text(key))
     assert private_keys.is_key_of(own, certificates.parse_certs(machine.read_text(cert))[0])
+
+
+# ---- dry run, and for programs
+
+
+def shown(host: LocalHost, capsys: Any, *words: str) -> dict[str, Any]:
+    assert run(host, "certs", "renew", *words, "-o", "json") == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def contents(machine: Machine) -> dict[Path, bytes]:
+    return {path: machine.read_bytes(path) for path in machine.files() if path != Paths.lock}
+
+
+def test_a_dry_run_renews_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    let_restart(monkeypatch)
+    monkeypatch.setattr(renewed_certs, "restart_static_pods", lambda *args: pytest.fail("it restarts"))
+    machine.remove(Paths().pki / "front-proxy-ca.key")
+    machine.remove(Paths().kubeconfig("super-admin.conf"))
+    before = contents(machine)
+    lines = renew(machine, capsys, "all", "--dry-run")
+    assert "would renew: certificate for serving the Kubernetes API (/etc/kubernetes/pki/apiserver.crt)" in lines
+    assert "Detected external front-proxy-ca, certificate for the front proxy client can't be renewed" in lines
+    assert lines[-2:] == ["would restart: kube-controller-manager, kube-scheduler", "nothing was changed"]
+    assert renew(machine, capsys, "apiserver", "--dry-run")[-2:] == [
+        "would renew: certificate for serving the Kubernetes API (/etc/kubernetes/pki/apiserver.crt)",
+        "nothing was changed",
+    ]
+    found = shown(machine, capsys, "all", "--dry-run")
+    assert found["dryRun"] and found["external"] == ["front-proxy-client"] and found["missing"] == ["super-admin.conf"]
+    assert found["restarted"] == ["kube-controller-manager", "kube-scheduler"] and "apiserver" in found["renewed"]
+    assert found["formerFiles"] == "" and contents(machine) == before
+
+
+def test_a_dry_run_of_what_is_due(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    let_restart(monkeypatch)
+    assert renew(machine, capsys, "all", "--expiring", "--dry-run")[0].startswith("nothing to renew")
+    at(machine, monkeypatch, days=300)
+    machine.remove(Paths().pki / "front-proxy-ca.key")
+    before = contents(machine)
+    found = shown(machine, capsys, "all", "--expiring", "--dry-run")
+    assert "apiserver" in found["renewed"] and found["external"] == found["left"] == ["front-proxy-client"]
+    assert contents(machine) == before
+
+
+def test_the_kubelet_s_own_in_a_dry_run(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(renewed_kubelet_cert, "find_obstacle", lambda ctx, path, config: "")
+    monkeypatch.setattr(renewed_kubelet_cert, "make_again", lambda *args, **more: pytest.fail("it is made"))
+    assert renew(machine, capsys, "kubelet-server", "--dry-run") == [
+        "would renew: certificate for serving the kubelet's API (/var/lib/kubelet/pki/kubelet.crt)",
+        "would restart: kubelet",
+        "nothing was changed",
+    ]
+    found = shown(machine, capsys, "kubelet-server", "--dry-run")
+    assert found["renewed"] == ["kubelet-server"] and found["restarted"] == ["kubelet"]
+
+
+def test_what_was_done_for_programs(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    let_restart(monkeypatch)
+    found = shown(machine, capsys, "all")
+    assert found["renewed"] == list(renewal.ROWS) and found["restarted"] == [
+        "kube-controller-manager",
+        "kube-scheduler",
+    ]
+    assert not found["dryRun"] and found["notRestarted"] == {} and found["left"] == []
+    assert machine.is_dir(Path(found["formerFiles"]))
+    let_restart(monkeypatch, obstacle="there is no crictl")
+    found = shown(machine, capsys, "scheduler.conf")
+    assert found["restarted"] == [] and found["notRestarted"] == {"kube-scheduler": "there is no crictl"}
+    assert shown(machine, capsys, "all", "--expiring")["renewed"] == []
+
+
+@pytest.mark.parametrize("words", [("--dry-run",), ("-o", "json")])
+def test_kubeadm_has_neither(machine: Machine, words: tuple[str, ...]) -> None:
+    assert run(machine, "certs", "renew", "all", *words, "--as-kubeadm") != 0
