@@ -88,6 +88,16 @@ def check_listings(node: Node) -> None:
     assert {row["user"]: row["groups"] for row in rows}["kubernetes-admin"] == ["kubeadm:cluster-admins"]
 
 
+def check_dry_run(node: Node) -> None:
+    """What would be renewed and restarted is told, and nothing is."""
+    state = "find /etc/kubernetes /var/lib/kubelet/pki -type f | sort | xargs sha256sum; crictl ps -q | sort; ls /var/lib/kb"
+    before = node.run(state).stdout
+    told = json.loads(renew(node, "all --dry-run -o json").stdout)
+    assert "apiserver" in told["renewed"] and told["restarted"] == list(RESTARTED) and told["dryRun"], told
+    assert "would renew: certificate for serving the kubelet's API" in renew(node, "kubelet-server --dry-run").stdout
+    assert node.run(state).stdout == before
+
+
 def check_torn(node: Node) -> None:
     """A pair of which a renewal that was cut off has replaced one half: it is told, and the timer's next run makes it a pair again."""
     pair = f"{PKI}/front-proxy-client"
@@ -199,6 +209,7 @@ def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     node.scp(kb_pyz, "/root/kb.pyz")
     node.write("/root/init.yaml", lab_config(k8s_version, address=node.address))
     node.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
+    check_dry_run(node)
     before = read_containers(node)
     done = renew(node, "all")
     assert re.search(r"^kube-controller-manager restarted: it was away for [\d.]+ s$", done.stdout, re.MULTILINE), done
