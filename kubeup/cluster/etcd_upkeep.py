@@ -198,8 +198,8 @@ def find_leader(members: Iterable[Member], statuses: Mapping[str, Status]) -> Op
     return next((one for one in members if {one.member_id} == leaders), None)
 
 
-def move_leader(client: Etcd, members: Sequence[Member], *, to: Member, tell: Callable[[str], None]) -> bool:
-    """Have `to` lead; False if it does already. Raises ClusterError (etcd-no-leader, etcd-leader-unfit), EtcdRefused, Unreachable."""
+def find_former_leader(client: Etcd, members: Sequence[Member], *, to: Member) -> Optional[Member]:
+    """Who leads and would hand over to `to`; None if that leads already. Raises ClusterError (etcd-no-leader, etcd-leader-unfit)."""
     statuses = etcd.read_statuses(client, members)
     leader = find_leader(members, statuses)
     if leader is None:
@@ -210,7 +210,7 @@ def move_leader(client: Etcd, members: Sequence[Member], *, to: Member, tell: Ca
             code="etcd-no-leader",
         )
     if leader == to:
-        return False
+        return None
     why = etcd_stop.find_unfit(to, statuses=statuses)
     if why:
         raise ClusterError(
@@ -219,6 +219,14 @@ def move_leader(client: Etcd, members: Sequence[Member], *, to: Member, tell: Ca
             remedy="name another one: kb etcd members",
             code="etcd-leader-unfit",
         )
+    return leader
+
+
+def move_leader(client: Etcd, members: Sequence[Member], *, to: Member, tell: Callable[[str], None]) -> bool:
+    """Have `to` lead; False if it does already. Raises ClusterError (etcd-no-leader, etcd-leader-unfit), EtcdRefused, Unreachable."""
+    leader = find_former_leader(client, members, to=to)
+    if leader is None:
+        return False
     tell(f"{leader.name or leader.hex_id} hands over to {to.name}")
     etcd_stop.hand_over(client, members, own=leader, to=to)
     return True

@@ -81,16 +81,27 @@ def remove(call: Invocation) -> int:
                 remedy=f"on that machine: kb reset; to remove only the member anyway: kb etcd remove {gone.hex_id} --force",
                 code="etcd-member-serves",
             )
-        client.remove(gone)
-    call.print(f"removed: {gone.describe()}; {len(found) - 1} members are left")
+        if not launch.is_dry:
+            client.remove(gone)
+    left = [member.name or member.hex_id for member in found if member is not gone]
+    if call.output != "text":
+        call.print_value({"dryRun": launch.is_dry, "removed": gone.name or gone.hex_id, "left": left})
+    elif launch.is_dry:
+        call.print(f"would remove {gone.describe()}; {len(left)} members would be left\nnothing was changed")
+    else:
+        call.print(f"removed: {gone.describe()}; {len(left)} members are left")
     return 0
 
 
 @contextlib.contextmanager
 def hold_turn(launch: launcher.Launch, *, instead: str) -> Iterator[Callable[[], None]]:
-    """This node's lock and the cluster's Lease; yields what goes on to hold that. Raises what find_client raises before the cluster is
-    asked for anything, and ClusterError (swap-elsewhere)."""
+    """This node's lock and the cluster's Lease; yields what goes on to hold that. A dry run takes neither. Raises what find_client raises
+    before the cluster is asked for anything, and ClusterError (swap-elsewhere)."""
     call, local = launch.call, launch.local
+    if launch.is_dry:
+        find_client(call, local, instead=instead)
+        yield lambda: None
+        return
     with launch.locked(Paths()):
         find_client(call, local, instead=instead)
         patient = node_files.read_patient(local, Paths())

@@ -46,6 +46,10 @@ class _Scene:
         return etcd.read_statuses(self.client, self.members)
 
     @property
+    def is_dry(self) -> bool:
+        return bool(self.call.flags.get("dry-run"))
+
+    @property
     def quota(self) -> int:
         """--quota-backend-bytes of this node's etcd."""
         given = self.flags.get("quota-backend-bytes", "")
@@ -72,12 +76,35 @@ def defrag(call: Invocation) -> int:
         scene = _look(launch, instead="defrag")
         etcd_upkeep.check_all_serve(scene.members, scene.statuses)
         _check_room(scene)
+        if launch.is_dry:
+            return _print_plan(scene, list(_foretell_defrag(scene)))
         _ask_for_gap(scene)
         done = [_tell(scene, one) for one in _defragment(scene, hold_on)]
     if call.output != "text":
         call.print_value([_describe(one) for one in done])
     else:
         call.print(f"{etcd_upkeep.in_mib(sum(one.freed for one in done))} MiB were freed on {len(done)} members")
+    return 0
+
+
+def _foretell_defrag(scene: _Scene) -> Iterator[str]:
+    for member in etcd_upkeep.order_of(scene.members, scene.statuses):
+        status = scene.statuses[member.member_id]
+        size, used = etcd_upkeep.in_mib(status.db_size), etcd_upkeep.in_mib(status.db_in_use)
+        yield f"defragment {_name(member)}: {size} MiB, of which {used} MiB are in use"
+    why = etcd_upkeep.stop_gap(scene.members, scene.statuses)
+    if why:
+        yield f"pause the API meanwhile: {why}"
+
+
+def _print_plan(scene: _Scene, steps: Sequence[str]) -> int:
+    """The end of a dry run."""
+    if scene.call.output != "text":
+        scene.call.print_value({"dryRun": True, "would": list(steps)})
+        return 0
+    for step in steps:
+        scene.call.print(f"would {step}")
+    scene.call.print("nothing was changed")
     return 0
 
 
@@ -161,6 +188,9 @@ def compact(call: Invocation) -> int:
             call.report.warn(
                 f"revisions up to {revision} are younger than what the API servers keep ({floor}): lists that clients read in pages begin anew"
             )
+        if launch.is_dry:
+            step = f"have etcd forget what was before revision {revision} of {newest}, as far as it still knows it"
+            return _print_plan(scene, [step] if revision else [])
         is_done = bool(revision) and etcd_upkeep.compact(scene.client, revision, statuses=scene.statuses)
     if call.output != "text":
         call.print_value({"revision": newest, "compacted": revision if is_done else None})
@@ -238,6 +268,10 @@ def _disarm(scene: _Scene, hold_on: Callable[[], None]) -> int:
     if any(one.kind == "NOSPACE" for one in alarms):
         etcd_upkeep.check_all_serve(scene.members, scene.statuses)
         _check_room(scene)
+        if scene.is_dry:
+            return _print_plan(
+                scene, ["have etcd forget its history", *_foretell_defrag(scene), *_foretell_disarm(alarms)]
+            )
         _ask_for_gap(scene)
         newest, _ = etcd_upkeep.find_floor(scene.client)
         # etcd takes no writes, so nobody waits for its history, and the API servers' own compaction is refused
@@ -245,6 +279,8 @@ def _disarm(scene: _Scene, hold_on: Callable[[], None]) -> int:
             scene.call.report.note(f"etcd has forgotten what was before revision {newest}")
         done = [_tell(scene, one) for one in _defragment(scene, hold_on)]
         etcd_upkeep.refuse_full(etcd_upkeep.find_full(scene.members, scene.look_again(), quota=scene.quota))
+    if scene.is_dry:
+        return _print_plan(scene, list(_foretell_disarm(alarms)))
     for one in alarms:
         scene.client.disarm(one)
     left = scene.client.list_alarms()
@@ -257,6 +293,11 @@ def _disarm(scene: _Scene, hold_on: Callable[[], None]) -> int:
     else:
         scene.call.print("no alarm is raised" if not left else "an alarm was raised again: kb etcd alarm list")
     return 1 if left else 0
+
+
+def _foretell_disarm(alarms: Sequence[etcd.Alarm]) -> Iterator[str]:
+    for one in alarms:
+        yield f"disarm {one.kind} of member {int(one.member_id):x}"
 
 
 # ---- leader
@@ -277,6 +318,10 @@ def leader(call: Invocation) -> int:
     is_moved = False
     if call.words:
         to = etcd.match_member(scene.members, call.words[0])
+        if launch.is_dry:
+            former = etcd_upkeep.find_former_leader(scene.client, scene.members, to=to)
+            step = f"have {_name(to)} lead etcd, in the place of {_name(former)}"
+            return _print_plan(scene, [step] if former else [])
         with members_command.hold_turn(launch, instead="move-leader ID"):
             is_moved = etcd_upkeep.move_leader(scene.client, scene.members, to=to, tell=call.report.detail)
     found = etcd_upkeep.find_leader(scene.members, scene.look_again())

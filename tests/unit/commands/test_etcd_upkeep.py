@@ -91,6 +91,43 @@ def test_a_full_disk_refuses_it() -> None:
     assert "84 MiB" in refused(host, "defrag", code="disk-full").err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("defrag",), ["would defragment cp2: 100 MiB, of which 20 MiB are in use", "would defragment cp1"]),
+        (("compact",), ["would have etcd forget what was before revision 4000 of 5000"]),
+        (("leader", "cp3"), ["would have cp3 lead etcd, in the place of cp1"]),
+        (("leader", "cp1"), []),
+        (("alarm", "disarm"), []),
+    ],
+)
+def test_a_dry_run_asks_etcd_for_no_change(words: tuple[str, ...], said: list[str]) -> None:
+    host = make_etcd_plane(leads=1)
+    ended = kb(host, *words, "--dry-run")
+    assert ended.status == 0 and ended.out.endswith("nothing was changed\n"), ended.err
+    assert all(line in ended.out for line in said) and ("would" in ended.out) == bool(said), ended.out
+    told = does(host, *words, "--dry-run")
+    assert told["dryRun"] and len(told["would"]) >= len(said)
+    assert host.asked == [] and not [one for one in host.changes if "/leases" in one]
+
+
+def test_a_dry_run_is_refused_as_the_command_is() -> None:
+    host = make_etcd_plane(alarms=[("3", "CORRUPT")])
+    refused(host, "alarm", "disarm", "--dry-run", code="etcd-corrupt")
+    host = make_etcd_plane()
+    host.of_etcd[2].is_learner, host.of_etcd[3].is_up = True, False
+    refused(host, "leader", "cp2", "--dry-run", code="etcd-leader-unfit")
+    refused(host, "defrag", "--dry-run", code="etcd-member-away")
+    refused(host, "compact", "5001", "--dry-run", code="etcd-revision-unknown")
+
+
+def test_a_dry_run_of_an_alarm_says_what_makes_room() -> None:
+    host = make_etcd_plane(alarms=[("2", "NOSPACE")], quota=110 * MIB)
+    told = does(host, "alarm", "disarm", "--dry-run")["would"]
+    assert told[0] == "have etcd forget its history" and told[-1] == "disarm NOSPACE of member 2"
+    assert host.asked == [] and host.alarms == [("2", "NOSPACE")]
+
+
 # ---- compact
 
 
@@ -238,6 +275,20 @@ def test_a_member_that_is_lost_is_removed() -> None:
     host.of_etcd[3].is_up = False
     ended = kb(host, "remove", "cp3")
     assert ended.status == 0 and "removed: cp3 (https://10.0.0.13:2380); 2 members are left" in ended.out, ended.err
+
+
+def test_a_removal_is_foretold_and_told_to_programs() -> None:
+    host = make_etcd_plane()
+    assert "etcd-member-serves" in kb(host, "remove", "cp3", "--dry-run").err
+    host.of_etcd[3].is_up = False
+    ended = kb(host, "remove", "cp3", "--dry-run")
+    assert ended.out == "would remove cp3 (https://10.0.0.13:2380); 2 members would be left\nnothing was changed\n", (
+        ended.err
+    )
+    assert does(host, "remove", "cp3", "--dry-run")["dryRun"]
+    assert host.asked == [] and not host.changes
+    assert does(host, "remove", "cp3") == {"dryRun": False, "removed": "cp3", "left": ["cp1", "cp2"]}
+    assert host.done() == ["cp1 remove"]
     assert host.asked == [("cp1", "remove", {"ID": "3"})]
     refused(make_etcd_plane(), "remove", "cp3", code="etcd-member-serves")
     refused(make_etcd_plane(), "remove", code="usage")
