@@ -178,6 +178,10 @@ class ControlPlane(FakeHost):
     never_cleans_up: bool = False
     """It finishes with no pod, and every cgroup stays, as they do while no API server has answered a kubelet; started anew, it does not
     know the pods of before."""
+    is_cut_off: bool = False
+    """No API server has answered the kubelet since its start: it ends no pod whose manifest goes, and finishes with none."""
+    unready: frozenset[str] = frozenset()
+    """Components that run, and whose containers wait for something before they are ready. One that starts while the API serves does not."""
     runtime_answers: bool = True
     answers_at: float = 1e9
     """When a runtime that does not answer begins to."""
@@ -206,7 +210,10 @@ class ControlPlane(FakeHost):
     deferred: list[str] = field(default_factory=list)
     _not_before: dict[str, float] = field(default_factory=dict)
     _missed: dict[str, float] = field(default_factory=dict)
+    answers_after: float = 0.0
+    """When a kubelet that was started begins to answer."""
     _made: int = 0
+    _served_since: float = 0.0
 
     def __getattribute__(self, name: str) -> Any:
         if (name in _LOOKS or name in _CHANGES) and object.__getattribute__(self, "is_dead"):
@@ -251,7 +258,10 @@ class ControlPlane(FakeHost):
                 del self.pods[name], self._missed[name]
                 self.events.append(f"drop {name}")
                 self.ending.append((pod, 0.0))
-                if pod.container and pod.container.is_running and name != "kube-apiserver":  # it waits for its clients
+                waits = (
+                    name == "kube-apiserver" or self.is_cut_off
+                )  # for its clients; for what the API has to say of its pods
+                if pod.container and pod.container.is_running and not waits:
                     pod.container.stops_at = min(pod.container.stops_at or 1e9, self.ticks + 0.5)
         self._clean_up()
         busy = {pod.name for pod, _ in self.ending}
@@ -276,7 +286,7 @@ class ControlPlane(FakeHost):
                 left.append((pod, 0.0))
             elif not seen:
                 left.append((pod, self.ticks))
-            elif self.ticks - seen < 0.6 or self.never_cleans_up:
+            elif self.ticks - seen < 0.6 or self.never_cleans_up or self.is_cut_off:
                 left.append((pod, seen))
         self.ending = left
 
@@ -340,6 +350,9 @@ class ControlPlane(FakeHost):
             return 2 * (1 + sum(self.members.values())) > 1 + len(self.members)
         return name != "kube-apiserver" or self.serves("etcd")
 
+    def _is_unready(self, name: str) -> bool:
+        return name in self.unready and self.running(name)[0].began < self._served_since
+
     def _elect(self) -> None:
         if not self.serves("kube-apiserver"):
             return
@@ -361,6 +374,8 @@ class ControlPlane(FakeHost):
         return self.ticks if holder is None or holder.is_running else holder.ended
 
     def _judge(self) -> None:
+        if not self.serves("kube-apiserver"):
+            self._served_since = self.ticks
         for name in COMPONENTS:
             if len(self.running(name)) > 1:
                 self._blame(f"{name} has two containers")
@@ -494,6 +509,8 @@ class ControlPlane(FakeHost):
             if not self.kubelet_runs or words[1] == "restart":  # a new one knows no pods that have ended
                 self.pods = {name: pod for name, pod in self.pods.items() if pod.container and pod.container.is_running}
                 self.ending = [one for one in self.ending if one[0].container and one[0].container.is_running]
+            if not self.kubelet_runs:
+                self.answers_after = self.ticks + 1.5
             self.kubelet_runs = True
             return ""
         if words == ("systemctl", "stop", "kubelet"):
@@ -508,7 +525,7 @@ class ControlPlane(FakeHost):
         kept = {pod.uid for pod in self.pods.values()}
         kept |= {pod.uid for pod, seen in self.ending if not seen or self.ticks - seen < 0.3}
         wanted = [word for word in words if "pod" in word]
-        if self.never_cleans_up:
+        if self.never_cleans_up or (self.is_cut_off and self.kubelet_runs):
             return "".join(f"/sys/fs/cgroup/kubepods/{word}\n" for word in wanted[:1])
         return "".join(f"/sys/fs/cgroup/kubepods/pod{uid}\n" for uid in kept if f"pod{uid}" in wanted)
 
@@ -556,12 +573,15 @@ class ControlPlane(FakeHost):
             return self.urls.get(url, HttpResponse(200, b"ok"))
         names = {"10257": "kube-controller-manager", "10259": "kube-scheduler"}
         if port in names and self.running(names[port]):
-            return HttpResponse(200, b"ok") if self.serves(names[port]) else HttpResponse(500, b"starting")
+            is_well = self.serves(names[port]) and not (path == "readyz" and self._is_unready(names[port]))
+            return HttpResponse(200, b"ok") if is_well else HttpResponse(500, b"starting")
         return super().http_get(url, tls=tls, **more)
 
     def _kubelet(self, url: str, path: str) -> HttpResponse:
-        if not (self.kubelet_runs and self.kubelet_answers):
+        if not (self.kubelet_runs and self.kubelet_answers) or self.ticks < self.answers_after:
             raise Unreachable(url, "refused", text="connection refused")
+        if self.is_cut_off:
+            return HttpResponse(500, b"Authorization error (user=kube-apiserver-kubelet-client)")
         if path == "metrics":
             lines = 'kubelet_working_pods{config="desired",lifecycle="sync",static="true"} 4\n'
             lines += (

@@ -16,7 +16,7 @@ from kubeup.addresses import join_host_port
 from kubeup.errors import HostError
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host
-from kubeup.machine.http import Tls, Unreachable
+from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.shapes import fit
@@ -55,6 +55,17 @@ def read_static_pods(host: Host, paths: Paths, *, node_name: str) -> Optional[Ma
     }
 
 
+CUT_OFF = 500
+"""A kubelet that has nobody to ask who may ask it, neither now nor in the last five minutes, answers this: no API server has answered it, as
+after a power cut in the middle of a swap (InstallAuthFilter of pkg/kubelet/server/server.go)."""
+
+
+def probe(host: Host, paths: Paths, *, node_name: str) -> int:
+    """The HTTP status with which the kubelet answers who asks for its pods; 0 if it does not answer."""
+    answer = _send(host, paths, node_name=node_name, path="/pods")
+    return answer.status if answer is not None else 0
+
+
 def count_ending(host: Host, paths: Paths, *, node_name: str) -> Optional[int]:
     """How many static pods the kubelet is still stopping or cleaning up after; None if that cannot be told.
 
@@ -71,6 +82,11 @@ def count_ending(host: Host, paths: Paths, *, node_name: str) -> Optional[int]:
 
 def _ask(host: Host, paths: Paths, *, node_name: str, path: str) -> Optional[bytes]:
     """What this node's kubelet answers the API server's own client; None if it does not."""
+    answer = _send(host, paths, node_name=node_name, path=path)
+    return answer.body if answer is not None and answer.status == 200 else None
+
+
+def _send(host: Host, paths: Paths, *, node_name: str, path: str) -> Optional[HttpResponse]:
     client = paths.pki / "apiserver-kubelet-client.crt", paths.pki / "apiserver-kubelet-client.key"
     try:
         tls = Tls(
@@ -80,10 +96,9 @@ def _ask(host: Host, paths: Paths, *, node_name: str, path: str) -> Optional[byt
             server_name=node_name,
         )
         url = f"https://{_find_address(host, paths)}{path}"
-        answer = host.http_get(url, tls=tls, timeout_s=5, max_bytes=_MAX_BYTES)
+        return host.http_get(url, tls=tls, timeout_s=5, max_bytes=_MAX_BYTES)
     except (Unreachable, HostError, ValueError, TypeError):
         return None
-    return answer.body if answer.status == 200 else None
 
 
 def _find_address(host: Host, paths: Paths) -> str:

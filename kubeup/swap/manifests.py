@@ -17,7 +17,7 @@ from kubeup.engine.run import Run
 from kubeup.errors import HostError
 from kubeup.machine import services
 from kubeup.machine.host import Host
-from kubeup.machine.waiting import say_round, watch
+from kubeup.machine.waiting import becomes_so, say_round, watch
 from kubeup.node import containers
 from kubeup.node.crictl import crictl_argv, last_words
 from kubeup.paths import Paths
@@ -37,6 +37,8 @@ FINISH_S = 8.0
 """How long the kubelet may take to finish with a pod that has ended. Its count may include pods of others that never end."""
 UNTOLD_S = 3.0
 """How long to wait for that if the kubelet does not tell."""
+ANSWERS_S = 10.0
+"""How long a kubelet may take from its start to its first answer."""
 STOP_S = 5
 """How long a container may take to end after SIGTERM where no kubelet has sent one before."""
 GRACE_S = {"kube-apiserver": 2.0, "etcd": 3.0}
@@ -109,8 +111,18 @@ def _is_live(run: Run, name: str, text: str) -> bool:  # noqa: PLR0917
 def take_out(run: Run, names: Sequence[str]) -> None:
     """Stop these static pods, side by side, and return when the kubelet would start others of the same names.
 
+    A kubelet that no API server has answered since its start does not even end a pod whose manifest goes: it is stopped meanwhile, and
+    started anew (HandlePodRemoves of pkg/kubelet/kubelet.go, "skipping delete because sources aren't ready yet").
+
     Raises HostError (pod-does-not-end).
     """
+    if _probe_kubelet(run) == kubelet_view.CUT_OFF:
+        run.report.note(f"no API server has answered the kubelet: it is stopped meanwhile ({', '.join(names)} to end)")
+        take_out_stopped(run, names)
+        services.run(run.host, "start", unit="kubelet")
+        # the next pods are stopped in the same way, which needs its answer
+        becomes_so(run.host, lambda: bool(_probe_kubelet(run)), timeout_s=ANSWERS_S, poll_s=POLL_S)
+        return
     seen = _read_pods(run) or {}
     kubelet_view.count_ending(run.host, run.paths, node_name=run.config.node.name)  # while somebody can authorize it
     uids = {seen[name] for name in names if name in seen}
@@ -145,6 +157,10 @@ def take_out_stopped(run: Run, names: Sequence[str]) -> None:
             f"{services.spoken_of(run.host).say('start', 'kubelet')}",
             code="pod-does-not-end",
         )
+
+
+def _probe_kubelet(run: Run) -> int:
+    return kubelet_view.probe(run.host, run.paths, node_name=run.config.node.name)
 
 
 def can_ask_kubelet(run: Run) -> bool:

@@ -619,7 +619,7 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
         ("cluster/etcd", "read_client_tls", "given"),
         ("cluster/etcd", "read_external_tls", "given"),
         ("phases/serve_mirror", "_own_tls", "given"),
-        ("swap/kubelet_view", "_ask", "given"),
+        ("swap/kubelet_view", "_send", "given"),
         # what an API server that kb has started wrote into a folder of kb's
         ("backup/rehearsal_objects", "get", "given"),
         # the cluster's authority, as discovery or this node's files have it

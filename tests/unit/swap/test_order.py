@@ -20,6 +20,7 @@ from tests.fake_control_plane import (
     COMPONENTS,
     DATA,
     FORMER,
+    MANIFESTS,
     SERVER,
     WANTED,
     ControlPlane,
@@ -234,6 +235,18 @@ def test_a_controller_that_waits_for_its_next_start_is_started_at_once(stage: St
     assert host.serves(name) and host.ticks - began < 45
     assert f"the kubelet delays the next start of {name}" in said(run)
     expect_settled(host, {**FORMER, **wanted("etcd")}, status="done")
+
+
+def test_a_scheduler_that_still_waits_for_what_it_asked_before_is_started_anew(stage: Stage) -> None:
+    """It runs and says that it is alive: what it asked of an API server that was away it asks again only after half a minute."""
+    host = make_control_plane(unready=frozenset({"kube-scheduler"}))
+    probe = "    readinessProbe:\n      httpGet:\n        host: 127.0.0.1\n        path: /readyz\n        port: 10259\n        scheme: HTTPS\n"
+    host.files[f"{MANIFESTS}/kube-scheduler.yaml"] = (FORMER["kube-scheduler"] + probe).encode()
+    host.sleep(60)
+    former = host.running("kube-scheduler")[0].id
+    run = swap(host, "etcd")
+    assert host.running("kube-scheduler")[0].id != former
+    assert "not ready since the API was away, and started anew: kube-scheduler" in said(run)
 
 
 def test_the_way_back_starts_it_too(stage: Stage) -> None:
