@@ -14,6 +14,7 @@ from kubeup.engine.run import Outputs
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError
 from kubeup.lazy_modules import lazily
+from kubeup.machine import services
 from kubeup.phases import static_pods_swap
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.phases.wait_node import node_path
@@ -50,7 +51,9 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
         "control-plane" in ctx.selection.cut_off
     ):  # perhaps between a certificate and its key, which the trials would refuse
         renewed_certs.put_torn_right(dataclasses.replace(ctx, host=ctx.machine or ctx.host))
-    parts = static_pods_swap.read_health(ctx, patience_s=static_pods_swap.GATE_S if _goes_on(ctx) else PATIENCE_S)
+    # where the kubelet was stopped when an upgrade was cut off, no patience makes the node Ready
+    is_settling = _goes_on(ctx) and services.is_active(ctx.host, "kubelet")
+    parts = static_pods_swap.read_health(ctx, patience_s=static_pods_swap.GATE_S if is_settling else PATIENCE_S)
     _judge_versions(ctx, parts)
     _judge_health(ctx, parts)
     if _goes_on(ctx) and not static_pods_swap.plan_swap(ctx).pods and not store.load_cut_off(ctx.host, ctx.paths):

@@ -14,9 +14,11 @@ from kubeup.config.types import APIServer, Arg, Join
 from kubeup.engine.plan import Difference
 from kubeup.engine.run import Selection
 from kubeup.errors import HostError, KbError
+from kubeup.machine import services
 from kubeup.machine.http import HttpResponse
 from kubeup.node import torn_pairs
 from kubeup.node.renewal import find_row
+from kubeup.phases import static_pods_swap, upgrade_preflight
 from kubeup.phases.upgrade_control_plane import plan_kubelet_server, swap_control_plane
 from kubeup.phases.upgrade_preflight import check_upgrade
 from kubeup.phases.upgrade_run import UpgradeRun
@@ -108,6 +110,25 @@ def test_a_renewal_that_was_cut_off_between_two_files_is_put_right_before_the_tr
     names = frozenset(("preflight", "programs", "backup", cut_off))
     check_upgrade(make_run(host, selection=Selection(cut_off=names)))
     assert host.files[str(key)] == (b"former" if cut_off == "control-plane" else b"new")
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_node_whose_kubelet_is_stopped_is_not_waited_for(
+    is_running: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was cut off meanwhile, and the node becomes Ready only by what follows."""
+    asked: list[float] = []
+
+    def read_health(ctx: UpgradeRun, *, patience_s: float) -> list[Part]:
+        asked.append(patience_s)
+        return parts()
+
+    monkeypatch.setattr(static_pods_swap, "read_health", read_health)
+    monkeypatch.setattr(services, "is_active", lambda host, unit: is_running)
+    check_upgrade(
+        make_run(selection=Selection(cut_off=frozenset({"preflight", "kubelet-config"})), texts=tuple(FORMER.items()))
+    )
+    assert asked == ([static_pods_swap.GATE_S] if is_running else [upgrade_preflight.PATIENCE_S])
 
 
 def test_keys_of_etcd_2_are_in_the_way(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
