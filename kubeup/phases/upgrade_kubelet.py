@@ -35,7 +35,7 @@ with lazily:
     from kubeup.engine import records
     from kubeup.network import load_balancer
     from kubeup.node import containers, kubeconfig
-    from kubeup.swap import kubelet_view, order, patience, proof, store, turn
+    from kubeup.swap import former_pods, kubelet_view, order, patience, proof, store, turn
     from kubeup.upgrade import kept
 
 PHASE = "kubelet-config"
@@ -173,8 +173,9 @@ class Change:
         try:
             if drains:
                 drain(self.run)
-            with spared(self.run, leaves_minor=upgrade_programs.leaves_minor(self.run, self.wanted)):
-                took_s = self._replace()
+            leaves_minor = upgrade_programs.leaves_minor(self.run, self.wanted)
+            with spared(self.run, leaves_minor=leaves_minor):
+                took_s = self._replace(leaves_minor=leaves_minor)
         except BaseException:
             with contextlib.suppress(KbError):  # its own failure must stay the one that is shown
                 eviction.uncordon(client, node)
@@ -185,14 +186,16 @@ class Change:
             self.run.report.note(f"node {node} takes new pods again")
         return took_s
 
-    def _replace(self) -> float:
+    def _replace(self, *, leaves_minor: bool) -> float:
         began = self.run.host.now()
         try:
             self._put_in()
-            return start_and_watch(self.run, version=self.wanted, since=began, needs_ready=self.needs_ready)
+            return start_and_watch(
+                self.run, version=self.wanted, since=began, leaves_minor=leaves_minor, needs_ready=self.needs_ready
+            )
         except BaseException as error:
             trouble = find_trouble(self.run, error)
-            self._go_back(trouble, error)
+            self._go_back(trouble, error, leaves_minor=leaves_minor)
             raise
 
     def _put_in(self) -> None:
@@ -204,11 +207,11 @@ class Change:
         record_programs(run)
         static_pods_swap.record_files(run, self.files)
 
-    def _go_back(self, trouble: Trouble, error: BaseException) -> None:
+    def _go_back(self, trouble: Trouble, error: BaseException, *, leaves_minor: bool) -> None:
         """Put the former program and files back, start them, and raise an error that says why. An interruption goes on as one."""
         version = find_former(self.run)
         self.run.report.note(f"the kubelet {self.wanted} does not work: taking it back. {trouble.cause}")
-        take_back(self.run, version=version, needs_ready=self.needs_ready)
+        take_back(self.run, version=version, leaves_minor=leaves_minor, needs_ready=self.needs_ready)
         if not isinstance(error, KbError):
             return
         raise ClusterError(
@@ -237,6 +240,13 @@ def spared(run: UpgradeRun, *, leaves_minor: bool) -> Iterator[None]:
             yield
         finally:
             around.rejoin()
+
+
+def _former_pods_ended(run: Run, *, leaves_minor: bool) -> contextlib.AbstractContextManager[None]:
+    """Where a kubelet of another minor is started: it starts static pods of its own, beside those that still run."""
+    if run.config.is_control_plane and leaves_minor:
+        return former_pods.ended_by_start(run)
+    return contextlib.nullcontext()
 
 
 def end_spared(run: UpgradeRun) -> None:
@@ -312,8 +322,9 @@ def find_former(run: Run) -> str:
     return programs.ask_version(run.host, copy, item=downloads.FILES_BY_NAME["kubelet"])[0]
 
 
-def take_back(run: Run, *, version: str, needs_ready: bool = True) -> None:
-    """Put the kubelet's former program and files back, start it and watch it. Raises ClusterError (kubelet-not-taken-back)."""
+def take_back(run: Run, *, version: str, leaves_minor: bool, needs_ready: bool = True) -> None:
+    """Put the kubelet's former program and files back, start it and watch it. leaves_minor: it is of another minor. Raises ClusterError
+    (kubelet-not-taken-back)."""
     host, paths = run.host, run.paths
     began = host.now()
     try:
@@ -323,7 +334,7 @@ def take_back(run: Run, *, version: str, needs_ready: bool = True) -> None:
             host.write_file(path, text, keeps=True)
         record_programs(run)
         static_pods_swap.record_files(run, _kubelet_files(run))
-        start_and_watch(run, version=version, since=began, needs_ready=needs_ready)
+        start_and_watch(run, version=version, since=began, leaves_minor=leaves_minor, needs_ready=needs_ready)
         _tell_of_packages(run, version)
     except KbError as error:
         trouble = find_trouble(run, error)
@@ -373,16 +384,19 @@ def _with_former_server(run: Run) -> dict[Path, str]:
 # ---- the watch
 
 
-def start_and_watch(run: Run, *, version: str, since: datetime.datetime, needs_ready: bool = True) -> float:
+def start_and_watch(
+    run: Run, *, version: str, since: datetime.datetime, leaves_minor: bool = False, needs_ready: bool = True
+) -> float:
     """Start the kubelet, and wait until the node is Ready with it and it has run for a while without a restart. Returns after how many
-    seconds the node was Ready. since: reports from before it do not count.
+    seconds the node was Ready. since: reports from before it do not count. leaves_minor: the kubelet of before was of another minor.
 
     Raises HostError (kubelet-not-started), ClusterError (not-healthy) with what is broken.
     """
     host = run.host
     if services.find(host) is services.SYSTEMD:
         host.run(["systemctl", "reset-failed", "kubelet"])
-    kubelet_start.restart_kubelet(run)
+    with _former_pods_ended(run, leaves_minor=leaves_minor):
+        kubelet_start.restart_kubelet(run)
     looked = 0.0
     began = host.monotonic()
 

@@ -222,8 +222,9 @@ def return_kubelet(ctx: UpgradeRun) -> Outputs:
             return left
         if upgrade_programs.drains(run, former):
             upgrade_kubelet.drain(run)
-        with upgrade_kubelet.spared(run, leaves_minor=upgrade_programs.leaves_minor(run, former)):
-            upgrade_kubelet.take_back(run, version=former)
+        leaves_minor = upgrade_programs.leaves_minor(run, former)
+        with upgrade_kubelet.spared(run, leaves_minor=leaves_minor):
+            upgrade_kubelet.take_back(run, version=former, leaves_minor=leaves_minor)
     except BaseException:
         with contextlib.suppress(KbError):  # its own failure must stay the one that is shown
             eviction.uncordon(run.api, node)

@@ -126,7 +126,7 @@ def take_out(run: Run, names: Sequence[str]) -> None:
     seen = _read_pods(run) or {}
     kubelet_view.count_ending(run.host, run.paths, node_name=run.config.node.name)  # while somebody can authorize it
     uids = {seen[name] for name in names if name in seen}
-    uids.update(one.pod_uid for one in _find_living(run, names) or () if one.pod_uid)
+    uids.update(one.pod_uid for one in find_living(run, names) or () if one.pod_uid)
     for name in names:
         _set_aside(run, name)
     fresh: list[bool] = []
@@ -144,7 +144,7 @@ def take_out_stopped(run: Run, names: Sequence[str]) -> None:
     services.run(run.host, "stop", unit="kubelet", timeout_s=60)
     for name in names:
         _set_aside(run, name)
-    ids = [one.id for one in _find_living(run, names) or ()]
+    ids = [one.id for one in find_living(run, names) or ()]
     if ids:
         run.host.run(crictl_argv(run.config.node.cri_socket, "stop", "--timeout", f"{STOP_S}", *ids), timeout_s=60)
     limit_s = GONE_S * find_patience(run.host)
@@ -178,7 +178,7 @@ def is_of_pod(run: Run, one: containers.ContainerInfo, *, name: str) -> bool:
     return one.namespace == "kube-system" and one.pod.lower() == f"{name}-{run.config.node.name}".lower()
 
 
-def _find_living(run: Run, names: Sequence[str]) -> Optional[list[containers.ContainerInfo]]:
+def find_living(run: Run, names: Sequence[str]) -> Optional[list[containers.ContainerInfo]]:
     """The pods' containers that have not ended, those of helpers beside the component too; None if the runtime does not tell."""
     found = containers.ask_containers(run.host, run.config.node.cri_socket, has_exits=False)
     if found is None:
@@ -188,7 +188,7 @@ def _find_living(run: Run, names: Sequence[str]) -> Optional[list[containers.Con
 
 def _say_living(run: Run, names: Sequence[str]) -> str:
     """Which of the pods' containers still run, in words; "" if all have ended."""
-    living = _find_living(run, names)
+    living = find_living(run, names)
     return _SILENT if living is None else ", ".join(f"{one.name} still runs" for one in living)
 
 
@@ -226,7 +226,7 @@ def _end_containers(run: Run, names: Sequence[str], *, is_told: bool) -> None:
     """is_told: the kubelet has sent SIGTERM, so they have had their time by then."""
     grace_s = max(GRACE_S.get(name, 1.0) for name in names)
     left, _ = watch(run.host, lambda: _say_living(run, names), timeout_s=grace_s, poll_s=POLL_S)
-    ids = [one.id for one in _find_living(run, names) or ()]
+    ids = [one.id for one in find_living(run, names) or ()]
     if not left or not ids:
         return
     stop_s = "0" if is_told else "1"

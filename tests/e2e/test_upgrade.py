@@ -20,8 +20,8 @@ from .lab.static_pods import (
     Client,
     fill_store,
     list_left,
+    read_gaps,
     read_manifests,
-    read_outages,
     read_running,
     read_stored,
     start_health_log,
@@ -82,7 +82,7 @@ def test_two_minors_in_a_row(make_node: MakeNode, kb_pyz: Path) -> None:
     for former, minor in (("1.34", "1.35"), ("1.35", "1.36")):
         version = offer(node, minor)
         took_s = upgrade(node, f"{APPLY} {version}")
-        print(f"{version}: {took_s:.1f} s, away for {read_outages(node)}", flush=True)
+        print(f"{version}: {took_s:.1f} s, away for {read_gaps(node)}", flush=True)
         check_version(node, version)
         assert list_pinned(node) == {find_release(former).version}
         assert stored <= read_stored(node)
@@ -110,7 +110,7 @@ def test_etcd_goes_from_3_5_to_3_6(make_node: MakeNode, kb_pyz: Path, k8s_versio
     version = offer(node, "1.34")
     start_health_log(node)
     took_s = upgrade(node, f"{APPLY} {version}")
-    print(f"{version}: {took_s:.1f} s, away for {read_outages(node)}", flush=True)
+    print(f"{version}: {took_s:.1f} s, away for {read_gaps(node)}", flush=True)
     check_version(node, version)
     assert "etcd:3.6." in read_manifests(node)["etcd"]
     assert stored <= read_stored(node)

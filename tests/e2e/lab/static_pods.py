@@ -145,6 +145,9 @@ def read_stored(node: Node) -> set[str]:
 # ---- who could not be reached, and for how long
 
 
+BETWEEN_S = 5.0
+
+
 def start_program(node: Node, unit: str, argv: Sequence[str]) -> None:
     node.run(["systemd-run", "--quiet", "--collect", "--unit", unit, "--working-directory", "/root", *argv])
 
@@ -168,6 +171,21 @@ def read_outages(node: Node) -> dict[str, float]:
         bad = [began for began, seen in rows if not seen[component]]
         outages[component] = round(bad[-1] - bad[0] + health_log.EVERY_S, 1) if bad else 0.0
     return outages
+
+
+def read_gaps(node: Node) -> dict[str, list[float]]:
+    """The same in pieces: the seconds of each time that a component was away. What was well for less than BETWEEN_S in between counts as none."""
+    rows = [json.loads(line) for line in node.read(HEALTH_LOG).splitlines() if line.endswith("]")]
+    gaps: dict[str, list[float]] = {}
+    for component in COMPONENTS:
+        pieces: list[tuple[float, float]] = []
+        for began in (began for began, seen in rows if not seen[component]):
+            if pieces and began - pieces[-1][1] < BETWEEN_S:
+                pieces[-1] = (pieces[-1][0], began)
+            else:
+                pieces.append((began, began))
+        gaps[component] = [round(last - first + health_log.EVERY_S, 1) for first, last in pieces]
+    return gaps
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs, u
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from kubeup.swap import kubelet_view, order, proof, turn
+from kubeup.swap import former_pods, kubelet_view, order, proof, turn
 from kubeup.upgrade import kept
 from tests.fake_drain import BUDGET, NODE, DrainedNode, api_of, make_pod, refuse
 from tests.fake_node import PATHS, make_config
@@ -432,6 +432,30 @@ def test_an_api_server_that_the_new_kubelet_starts_again_is_out_of_the_balancers
     assert not is_spared or told[-1] == "rejoin"
 
 
+@pytest.mark.parametrize(
+    ("is_server", "leaves_minor", "ends"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_static_pods_of_before_end_with_the_start_of_a_kubelet_of_another_minor(
+    is_server: bool, leaves_minor: bool, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would run beside those that it starts, and keep their ports."""
+    host = make_worker()
+    run = as_control_plane(host) if is_server else begin(host)
+
+    @contextlib.contextmanager
+    def ended_by_start(run: Any) -> Iterator[None]:
+        host.steps.append("end")
+        yield
+        host.steps.append("ended")
+
+    monkeypatch.setattr(former_pods, "ended_by_start", ended_by_start)
+    monkeypatch.setattr(upgrade_kubelet, "find_missing", lambda run, version, **more: "")
+    monkeypatch.setattr(upgrade_kubelet, "_wait_for_static_pods", lambda run: None)
+    upgrade_kubelet.start_and_watch(run, version="", since=host.now(), leaves_minor=leaves_minor)
+    told = [step for step in host.steps if step in ("end", "systemctl restart kubelet", "ended")]
+    assert told == (["end", "systemctl restart kubelet", "ended"] if ends else ["systemctl restart kubelet"])
+
+
 @pytest.mark.parametrize("is_server", [True, False])
 def test_who_renews_a_lease_while_the_kubelet_is_watched_need_not_do_so_again_for_the_gate(
     is_server: bool, monkeypatch: pytest.MonkeyPatch
@@ -598,7 +622,7 @@ def test_killed_before_each_change_the_same_command_goes_on(change: str, monkeyp
     run = begin(host)
     host.dies_at = change
     with monkeypatch.context() as dead:
-        dead.setattr(upgrade_kubelet.Change, "_go_back", lambda *args: None)
+        dead.setattr(upgrade_kubelet.Change, "_go_back", lambda *args, **more: None)
         dead.setattr(eviction, "uncordon", lambda *args: False)
         with pytest.raises(Killed):
             upgrade_kubelet.change_kubelet(run)

@@ -178,7 +178,7 @@ def test_the_failure_that_is_shown_is_that_of_the_kubelet(monkeypatch: pytest.Mo
     def fail(*args: Any, **more: Any) -> None:
         raise ClusterError("away", cause="x", remedy="y", code="unreachable")
 
-    monkeypatch.setattr(upgrade_kubelet, "take_back", lambda run, version: fail_as(HostError))
+    monkeypatch.setattr(upgrade_kubelet, "take_back", lambda run, version, leaves_minor: fail_as(HostError))
     monkeypatch.setattr(eviction, "uncordon", fail)
 
     def fail_as(kind: type[HostError]) -> None:
