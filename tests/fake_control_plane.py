@@ -469,8 +469,10 @@ class ControlPlane(FakeHost):
         if not self.serves("kube-apiserver"):
             raise Unreachable(url, "refused", text="connection refused")
         found = json.loads(body) if body else {}
-        name = url.rpartition("/")[2] if method != "POST" else found["metadata"]["name"]
+        name = url.partition("?")[0].rpartition("/")[2] if method != "POST" else found["metadata"]["name"]
         self.changes.append(f"{method} {url}")
+        if name in COMPONENTS:
+            return self._give_up(name, found)
         if method == "DELETE":
             self.leases.pop(name)
         else:
@@ -479,6 +481,21 @@ class ControlPlane(FakeHost):
             self.leases[name] = found
         self._changed(self.changes[-1])
         return _json(found)
+
+    def _give_up(self, name: str, found: dict[str, Any]) -> HttpResponse:
+        """The lease of a controller is given up on behalf of its holder."""
+        if found["metadata"]["resourceVersion"] != self._version_of(name):
+            return HttpResponse(409, b"{}")
+        holder = self.holders.get(name, "").partition("_")[2]
+        if any(one.id == holder and one.is_running for one in self.containers):
+            self._blame(f"the lease of a {name} that runs was given up")
+        assert found["spec"]["holderIdentity"] is None
+        self.holders[name] = ""
+        self._changed(self.changes[-1])
+        return _json(found)
+
+    def _version_of(self, name: str) -> str:
+        return f"{self.holders.get(name, '')} {self._renewed(name):.0f}"
 
     def _server_time(self) -> datetime.datetime:
         return self.now() - datetime.timedelta(seconds=self.clock_ahead_s)
@@ -607,7 +624,7 @@ class ControlPlane(FakeHost):
             if name not in COMPONENTS:
                 return _json(self.leases[name]) if name in self.leases else HttpResponse(404, b"{}")
             spec = {"holderIdentity": self.holders.get(name, ""), "renewTime": f"{self._renewed(name):.0f}"}
-            return _json({"metadata": {"name": name}, "spec": spec})
+            return _json({"metadata": {"name": name, "resourceVersion": self._version_of(name)}, "spec": spec})
         if path.endswith("/endpointslices/kubernetes"):
             ends = [{"addresses": [one.partition(":")[0]]} for one in (SERVER, *self.others)]
             return _json(

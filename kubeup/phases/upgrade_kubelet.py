@@ -35,7 +35,7 @@ with lazily:
     from kubeup.engine import records
     from kubeup.network import load_balancer
     from kubeup.node import containers, kubeconfig
-    from kubeup.swap import former_pods, kubelet_view, order, patience, proof, store, turn
+    from kubeup.swap import former_pods, kubelet_view, leads, order, patience, proof, store, turn, wake
     from kubeup.upgrade import kept
 
 PHASE = "kubelet-config"
@@ -242,11 +242,11 @@ def spared(run: UpgradeRun, *, leaves_minor: bool) -> Iterator[None]:
             around.rejoin()
 
 
-def _former_pods_ended(run: Run, *, leaves_minor: bool) -> contextlib.AbstractContextManager[None]:
+def _former_pods_ended(run: Run, *, leaves_minor: bool) -> contextlib.AbstractContextManager[frozenset[str]]:
     """Where a kubelet of another minor is started: it starts static pods of its own, beside those that still run."""
     if run.config.is_control_plane and leaves_minor:
         return former_pods.ended_by_start(run)
-    return contextlib.nullcontext()
+    return contextlib.nullcontext(frozenset())
 
 
 def end_spared(run: UpgradeRun) -> None:
@@ -395,7 +395,8 @@ def start_and_watch(
     host = run.host
     if services.find(host) is services.SYSTEMD:
         host.run(["systemctl", "reset-failed", "kubelet"])
-    with _former_pods_ended(run, leaves_minor=leaves_minor):
+    led = proof.read_holders(run, wake.CONTROLLERS) if run.config.is_control_plane and leaves_minor else {}
+    with _former_pods_ended(run, leaves_minor=leaves_minor) as ended:
         kubelet_start.restart_kubelet(run)
     looked = 0.0
     began = host.monotonic()
@@ -418,6 +419,8 @@ def start_and_watch(
         meanwhile=meanwhile,
         poll_s=POLL_S,
     )
+    if led and former_pods.have_ended(run, ended):
+        leads.free(run, led)
     _note_renewals(run)
     _watch_on(run)
     _wait_for_static_pods(run)

@@ -28,21 +28,29 @@ _GRACE_S = 2
 
 
 @contextlib.contextmanager
-def ended_by_start(run: Run) -> Iterator[None]:
-    """Whoever starts the kubelet within this context ends the static pods of before. Where systemd or crictl is missing, the kubelet has to."""
-    program, text = run.host.which("crictl"), ""
+def ended_by_start(run: Run) -> Iterator[frozenset[str]]:
+    """Whoever starts the kubelet within this context ends the static pods of before: the IDs of their containers. Where systemd or crictl is
+    missing, the kubelet has to, and none are known."""
+    program, text, ids = run.host.which("crictl"), "", frozenset[str]()
     if program is not None and services.find(run.host) is services.SYSTEMD:
         found = [[one.id for one in manifests.find_living(run, names) or ()] for names in _ORDER]
-        text = "".join(f"ExecStartPre=-{_stop(run, program, ids=ids)}\n" for ids in found if ids)
+        text = "".join(f"ExecStartPre=-{_stop(run, program, ids=some)}\n" for some in found if some)
+        ids = frozenset(one for some in found for one in some)
     if not text:
-        yield
+        yield ids
         return
     run.host.make_dir(DROP_IN.parent)
     run.host.write_file(DROP_IN, f"[Service]\n{text}")
     try:
-        yield
+        yield ids
     finally:
         run.host.remove(DROP_IN)
+
+
+def have_ended(run: Run, ids: frozenset[str]) -> bool:
+    """Whether all of these containers are known to have ended."""
+    living = manifests.find_living(run, [name for names in _ORDER for name in names])
+    return bool(ids) and living is not None and not ids & {one.id for one in living}
 
 
 def _stop(run: Run, program: Path, *, ids: list[str]) -> str:

@@ -22,7 +22,7 @@ from kubeup.engine.run import Run
 from kubeup.errors import ClusterError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
-from kubeup.swap import etcd_return, manifests, proof, store, wake
+from kubeup.swap import etcd_return, leads, manifests, proof, store, wake
 from kubeup.swap.store import Pod, Swap
 
 with lazily:
@@ -156,7 +156,11 @@ class Order:
         new: dict[str, str] = {}
         gap_s = self._exchange_servers(names, new)
         self.around.rejoin()
-        self._exchange([self.swap.pod(name) for name in wake.CONTROLLERS if name in names], new)
+        controllers = [name for name in wake.CONTROLLERS if name in names]
+        ended = {name: holder for name, holder in self.swap.holders.items() if name in controllers}
+        self._exchange(
+            [self.swap.pod(name) for name in controllers], new, meanwhile=lambda: leads.free(self.run, ended)
+        )
         self._wake([name for name in wake.CONTROLLERS if name in self.swap.names and name not in new])
         for pod in self.swap.pods:
             if pod.name not in new:  # an earlier run has put it in

@@ -415,7 +415,7 @@ def wait_for_lead(run: Run, before: Mapping[str, str], *, first: Mapping[str, st
     def look() -> str:
         found.update(read_holders(run, before))
         renewed = read_renewals(run, before)
-        led = {name for name in before if _is_own(run, found[name]) and found[name] != before[name]}
+        led = {name for name in before if is_own(run, found[name]) and found[name] != before[name]}
         led = {name for name in led if renewed[name] != first.get(name, "")}
         leading[:] = [Leading(name, name in led, found[name].partition("_")[0]) for name in before]
         return ", ".join(one.name for one in leading if not one.leads)
@@ -434,7 +434,7 @@ def wait_for_lead(run: Run, before: Mapping[str, str], *, first: Mapping[str, st
     return leading
 
 
-def _is_own(run: Run, holder: str) -> bool:
+def is_own(run: Run, holder: str) -> bool:
     return holder.partition("_")[0] == run.host.hostname()
 
 

@@ -28,7 +28,7 @@ from kubeup.phases import static_pods_swap, upgrade_kubelet, upgrade_programs, u
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from kubeup.swap import former_pods, kubelet_view, order, proof, turn
+from kubeup.swap import former_pods, kubelet_view, leads, order, proof, turn
 from kubeup.upgrade import kept
 from tests.fake_drain import BUDGET, NODE, DrainedNode, api_of, make_pod, refuse
 from tests.fake_node import PATHS, make_config
@@ -443,17 +443,22 @@ def test_static_pods_of_before_end_with_the_start_of_a_kubelet_of_another_minor(
     run = as_control_plane(host) if is_server else begin(host)
 
     @contextlib.contextmanager
-    def ended_by_start(run: Any) -> Iterator[None]:
+    def ended_by_start(run: Any) -> Iterator[frozenset[str]]:
         host.steps.append("end")
-        yield
+        yield frozenset({"c1"})
         host.steps.append("ended")
 
     monkeypatch.setattr(former_pods, "ended_by_start", ended_by_start)
+    monkeypatch.setattr(former_pods, "have_ended", lambda run, ids: ids == {"c1"})
+    monkeypatch.setattr(proof, "read_holders", lambda run, names: {name: f"cp1_{name}" for name in names})
+    freed: dict[str, str] = {}
+    monkeypatch.setattr(leads, "free", lambda run, ended: freed.update(ended))
     monkeypatch.setattr(upgrade_kubelet, "find_missing", lambda run, version, **more: "")
     monkeypatch.setattr(upgrade_kubelet, "_wait_for_static_pods", lambda run: None)
     upgrade_kubelet.start_and_watch(run, version="", since=host.now(), leaves_minor=leaves_minor)
     told = [step for step in host.steps if step in ("end", "systemctl restart kubelet", "ended")]
     assert told == (["end", "systemctl restart kubelet", "ended"] if ends else ["systemctl restart kubelet"])
+    assert set(freed) == ({"kube-controller-manager", "kube-scheduler"} if ends else set())
 
 
 @pytest.mark.parametrize("is_server", [True, False])

@@ -19,7 +19,7 @@ from tests.fake_control_plane import (
 )
 from tests.unit.swap.swap_case import PATHS, Stage, make_swap_run, undo_run
 
-CHANGES = {COMPONENTS: 27, ("etcd",): 19, ("kube-apiserver",): 13, COMPONENTS[2:]: 16}
+CHANGES = {COMPONENTS: 29, ("etcd",): 19, ("kube-apiserver",): 13, COMPONENTS[2:]: 18}
 """How many changes a swap of these makes: 1, the first, up to this one are killed."""
 KILLS = [(names, number, 0.0) for names, count in CHANGES.items() for number in range(1, count + 1)]
 KILLS += [(COMPONENTS, number, 5.0) for number in range(1, CHANGES[COMPONENTS] + 1)]
