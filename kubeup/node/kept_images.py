@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kubeup.json_text import as_table
 from kubeup.machine.host import Host
-from kubeup.node.crictl import ctr_argv, last_words, unit_of
+from kubeup.machine.waiting import becomes_so
+from kubeup.node.crictl import crictl_argv, ctr_argv, last_words, split_json, unit_of
 from kubeup.node.image_program import runtime_name
 
 PINNED, OURS = ("io.cri-containerd.pinned", "pinned"), ("kb.io/kept", "former")
 """Label and value."""
 _TIMEOUT_S = 30.0
+_TAKEN_S = 2.0
+"""How long containerd may take to notice a label."""
 
 
 def keep(host: Host, socket: str, *, images: Iterable[str]) -> str:
@@ -26,14 +30,23 @@ def keep(host: Host, socket: str, *, images: Iterable[str]) -> str:
     if why_not:
         return why_not
     pinned = _list(host, socket, label=PINNED)
-    for image in dict.fromkeys(map(runtime_name, images)):
-        if image in pinned:
-            continue
+    names = [name for name in dict.fromkeys(map(runtime_name, images)) if name not in pinned]
+    for image in names:
         words = (f"{name}={value}" for name, value in (PINNED, OURS))
         answer = host.run(ctr_argv(socket, "images", "label", image, *words), timeout_s=_TIMEOUT_S)
         if not answer.ok:
             why_not = f"ctr could not label {image}: {last_words(answer.stderr)}"
+    if names and not why_not and not becomes_so(host, lambda: _is_pinned(host, socket, names[-1]), timeout_s=_TAKEN_S):
+        why_not = "this containerd does not know pinned images, which came with 1.6.22 and 1.7.3"
     return why_not
+
+
+def _is_pinned(host: Host, socket: str, image: str) -> bool:  # noqa: PLR0917
+    """Whether the runtime tells the kubelet so; True where it cannot be asked."""
+    if not host.which("crictl"):
+        return True
+    answer = host.query(crictl_argv(socket, "inspecti", "-o", "json", image), timeout_s=_TIMEOUT_S)
+    return any(bool(as_table(one.get("status")).get("pinned")) for one in split_json(answer.stdout))
 
 
 def list_kept(host: Host, socket: str) -> tuple[str, ...]:

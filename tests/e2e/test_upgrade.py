@@ -34,8 +34,8 @@ APPLY, NODE = f"{KB} upgrade apply", f"{KB} upgrade node"
 BACK_S = 90.0
 
 
-def make_control_plane(make_node: MakeNode, kb_pyz: Path, version: str) -> Node:
-    node = make_node("cp1", version=version)
+def make_control_plane(make_node: MakeNode, kb_pyz: Path, version: str, **more: Any) -> Node:
+    node = make_node("cp1", version=version, **more)
     node.scp(kb_pyz, "/root/kb.pyz")
     kb = {"podNetwork": {"plugin": "bridge"}}
     node.write("/root/init.yaml", lab_config(version, address=node.address, kb=kb))
@@ -75,7 +75,7 @@ def list_pinned(node: Node) -> set[str]:
 
 
 def test_two_minors_in_a_row(make_node: MakeNode, kb_pyz: Path) -> None:
-    node = make_control_plane(make_node, kb_pyz, "1.34")
+    node = make_control_plane(make_node, kb_pyz, "1.34", containerd="2.1")
     stored = read_stored(node)
     start_health_log(node)
     assert list_pinned(node) == set()

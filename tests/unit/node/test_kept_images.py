@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from kubeup.machine.host import CommandResult
 from kubeup.node import kept_images
-from tests.fake_host import FakeHost
+from tests.fake_host import Answer, FakeHost
 
 SOCKET = "unix:///run/containerd/containerd.sock"
 CTR = "ctr --connect-timeout 5s -a /run/containerd/containerd.sock -n k8s.io images"
@@ -14,11 +16,14 @@ OLD, SANDBOX = "registry.k8s.io/kube-apiserver:v1.35.6", "registry.k8s.io/pause:
 class Images:
     """ctr's images and their labels."""
 
+    knows_pins = True
+
     def __init__(self, *names: str) -> None:
         self.labels: dict[str, dict[str, str]] = {name: {} for name in names}
 
     def host(self, *, programs: tuple[str, ...] = ("ctr",)) -> FakeHost:
-        return FakeHost(programs=set(programs), answers={f"{CTR} ls": self._list, f"{CTR} label": self._label})
+        answers: dict[str, Answer] = {f"{CTR} ls": self._list, f"{CTR} label": self._label, "crictl": self._inspect}
+        return FakeHost(programs=set(programs), answers=answers)
 
     def _list(self, argv: tuple[str, ...]) -> CommandResult:
         name, _, value = argv[-1].partition("==")
@@ -34,6 +39,10 @@ class Images:
             name, _, value = word.partition("=")
             self.labels[image][name] = value
         return CommandResult(argv, 0)
+
+    def _inspect(self, argv: tuple[str, ...]) -> CommandResult:
+        is_pinned = self.knows_pins and argv[-1] in self.pinned()
+        return CommandResult(argv, 0, json.dumps({"status": {"pinned": True} if is_pinned else {}}))
 
     def pinned(self) -> set[str]:
         return {image for image, labels in self.labels.items() if labels.get(kept_images.PINNED[0]) == "pinned"}
@@ -57,6 +66,14 @@ def test_an_image_is_named_as_the_runtime_names_it() -> None:
     images = Images("docker.io/library/haproxy:3.2")
     assert kept_images.keep(images.host(), SOCKET, images=["haproxy:3.2"]) == ""
     assert images.pinned() == {"docker.io/library/haproxy:3.2"}
+
+
+def test_a_containerd_that_ignores_the_label_is_named() -> None:
+    images = Images(OLD)
+    images.knows_pins = False
+    assert "1.7.3" in kept_images.keep(images.host(programs=("ctr", "crictl")), SOCKET, images=[OLD])
+    images = Images(OLD)
+    assert kept_images.keep(images.host(programs=("ctr", "crictl")), SOCKET, images=[OLD]) == ""
 
 
 def test_what_cannot_be_kept_is_said() -> None:
