@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -26,30 +25,32 @@ DROP_IN = "/etc/systemd/system/kubelet.service.d/90-own.conf"
 UPGRADE = f"python3 kb.pyz upgrade node --bundle {BUNDLE} --yes"
 
 
-def init(node: Node, kb_pyz: Path) -> None:
+def init(node: Node, kb_pyz: Path, *, cluster: Optional[dict[str, Any]] = None) -> None:
     """A cluster whose kubelets delete no image and evict no pod for want of space: a second release fills the disks of test nodes."""
     node.scp(kb_pyz, "/root/kb.pyz")
     spare = {"evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"}}
-    config = lab_config(node.release.minor, address=node.address, kubelet={**spare, "imageGCHighThresholdPercent": 100})
+    kubelet = {**spare, "imageGCHighThresholdPercent": 100}
+    config = lab_config(node.release.minor, address=node.address, kubelet=kubelet, cluster=cluster)
     node.write("/root/init.yaml", config)
     node.run(f"python3 kb.pyz init --config init.yaml --soak 0 {IGNORE}", timeout=600)
 
 
 @pytest.fixture
-def behind(
-    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path
-) -> Iterator[tuple[Node, Node]]:
+def behind(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path) -> tuple[Node, Node]:
+    return start_behind(make_node, lab, kb_pyz, version=k8s_version, folder=tmp_path)
+
+
+def start_behind(make_node: MakeNode, lab: Lab, kb_pyz: Path, *, version: str, folder: Path) -> tuple[Node, Node]:
     """A control plane of the new minor and a worker whose kubelet is of the one before, with a bundle that has the new one."""
-    release = settings.find_release(k8s_version)
-    containerd = release.facts.containerd
-    cp1 = make_node("cp1", version=k8s_version)
-    w1 = make_node("w1", version=FORMER[k8s_version], containerd=containerd)
+    release = settings.find_release(version)
+    cp1 = make_node("cp1", version=version)
+    w1 = make_node("w1", version=FORMER[version], containerd=release.facts.containerd)
     init(cp1, kb_pyz)
     w1.scp(kb_pyz, "/root/kb.pyz")
-    w1.load_images(k8s_version)
+    w1.load_images(version)
     join(w1, cp1, *make_token(cp1))
-    w1.scp(make_bundle(lab, kb_pyz, release, tmp_path / "new.tar"), BUNDLE)
-    yield cp1, w1
+    w1.scp(make_bundle(lab, kb_pyz, release, folder / "new.tar"), BUNDLE)
+    return cp1, w1
 
 
 def kubelet_of(cp1: Node, name: str) -> str:

@@ -106,3 +106,16 @@ def kubectl(node: Node, words: str, server: Optional[str] = None, *, check: bool
 def wait_kubectl(node: Node, words: str, *, timeout_s: float) -> None:
     """Until the command succeeds."""
     wait_until(lambda: kubectl(node, words, check=False).code == 0, what=f"kubectl {words}", timeout_s=timeout_s)
+
+
+def wait_well(node: Node) -> None:
+    """After a boot, until kubelet, controller-manager and scheduler have renewed their leases: what is stored says Ready from before."""
+    since = node.run("date -u +%Y-%m-%dT%H:%M:%S").stdout.strip()
+    names = {"kube-controller-manager": "kube-system", "kube-scheduler": "kube-system", node.name: "kube-node-lease"}
+
+    def are_renewed() -> bool:
+        found = [node.get(f"lease {name} -n {namespace}") for name, namespace in names.items()]
+        return all(one["spec"]["renewTime"] > since for one in found)
+
+    wait_until(are_renewed, what=f"the leases of {node.name} to be renewed", timeout_s=180)
+    node.wait_node_ready()

@@ -198,6 +198,27 @@ class Node:
                 return self.folder / place.rpartition("/")[2] / path[len(place) + 2 :]
         return self.root / path.lstrip("/")
 
+    def save_disk(self) -> None:
+        """Shut the node down, keep a copy of its disk, and boot it."""
+        self.stop()
+        self._copy_disk(self.folder, self.folder / "saved")
+        self.start()
+
+    def restore_disk(self) -> None:
+        """Cut the power, give the node the disk that was saved, and boot it."""
+        self.kill()
+        if str(self.root.resolve()) in image.list_mounts(self.root):
+            sh(["umount", str(self.root)])
+        self._copy_disk(self.folder / "saved", self.folder)
+        self.start()
+
+    @staticmethod
+    def _copy_disk(source: Path, target: Path) -> None:
+        target.mkdir(exist_ok=True)
+        for name in ("upper", *(place.rpartition("/")[2] for place in DISK_FOLDERS)):
+            image.remove_tree(target / name)
+            sh(["cp", "-a", "--reflink=auto", str(source / name), str(target / name)])
+
     def _write_identity(self) -> None:
         for place in DISK_FOLDERS:
             (self.root / place).mkdir(parents=True, exist_ok=True)
@@ -516,9 +537,9 @@ class Node:
         where = f"pods {selector or '(all)'} in {namespace}"
         wait_until(are_ready, what=f"{where} to be Ready", timeout_s=timeout_s, every_s=0.5)
 
-    def load_images(self, version: Optional[str] = None) -> list[str]:
+    def load_images(self, version: Union[str, Release, None] = None) -> list[str]:
         """Import all images of a release into the running containerd; returns their names."""
-        release = settings.find_release(version) if version else self.release
+        release = settings.find_release(version) if isinstance(version, str) else version or self.release
         layout = images.ensure_layout(release)
         archive = images.copy_layout_as_tar(layout, self.disk_path("/var/tmp/images.tar"))
         try:

@@ -111,6 +111,21 @@ def find_release(version: str) -> Release:
     return releases[minor]
 
 
+def make_patch(release: Release, folder: Path) -> Release:
+    """The next patch of a release, in `folder`: the same programs, which call themselves by its version. A version in a program of Go's is
+    text of some length, so another patch number of one digit fits in its place."""
+    place, _, patch = release.version.rpartition(".")
+    version = f"{place}.{int(patch) + 1}"
+    if len(version) != len(release.version):
+        raise LabError(f"{version} is longer than {release.version}: it does not fit in the programs")
+    folder.mkdir()
+    for source in release.folder.iterdir():
+        target = folder / source.name
+        target.write_bytes(source.read_bytes().replace(release.version.encode(), version.encode()))
+        shutil.copymode(source, target)
+    return Release(release.minor, version, folder)
+
+
 def find_crio(name: str) -> Path:
     """One of CRI-O's static programs. Raises LabError."""
     path = Path(os.environ.get("KB_E2E_BIN", "/nonexistent"), "crio", name)
