@@ -47,6 +47,8 @@ GATE_S = 60.0
 """How long the cluster may take to be well again."""
 NEW_S = 30.0
 """For how long leases that were read count as those of now: who has renewed one since then lived not longer ago."""
+LOOK_LASTS_S = 20.0
+"""For how long a look at them is not repeated: the rest of NEW_S is for what comes before the gate."""
 API_GAP_S, ETCD_GAP_S = 10, 15
 """How long the API is away on a node that is alone, as measured; said before it happens."""
 
@@ -467,9 +469,10 @@ def find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "")
         except KbError as error:
             lapse_min = drain_marks.LAPSE_S / 60
             run.report.warn(f"the load balancers spare this API server for up to {lapse_min:.0f} minutes more: {error}")
-        run.found.looked_at = run.host.monotonic()
-        with contextlib.suppress(KbError):  # for the gate, which has its own look if this one fails
-            run.found.renewals = health.read_node_renewals(proof.own_api(run))
+        if run.found.renewals is None or run.host.monotonic() - run.found.looked_at > LOOK_LASTS_S:
+            run.found.looked_at = run.host.monotonic()
+            with contextlib.suppress(KbError):  # for the gate, which has its own look if this one fails
+                run.found.renewals = health.read_node_renewals(proof.own_api(run))
         try:
             if after_start:
                 _run_users(run, after_start, flag="--after-start")

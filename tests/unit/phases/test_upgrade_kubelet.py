@@ -461,6 +461,22 @@ def test_static_pods_of_before_end_with_the_start_of_a_kubelet_of_another_minor(
     assert set(freed) == ({"kube-controller-manager", "kube-scheduler"} if ends else set())
 
 
+@pytest.mark.parametrize(("waited_s", "is_kept"), [(15.0, True), (25.0, False)])
+def test_a_look_at_the_leases_is_not_repeated_when_the_node_is_no_longer_spared(
+    waited_s: float, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would begin anew the ten seconds in which each kubelet renews its lease."""
+    host = make_worker()
+    run = as_control_plane(host)
+    monkeypatch.setattr("kubeup.network.drain.undrain", lambda api, server, tell: None)
+    monkeypatch.setattr(health, "read_node_renewals", lambda api: {"cp1": ("now", 40.0)})
+    around = static_pods_swap.find_surroundings(run)
+    run.found.renewals, run.found.looked_at = {"cp1": ("before", 40.0)}, host.monotonic()
+    host.sleep(waited_s)
+    around.rejoin()
+    assert run.found.renewals == {"cp1": ("before" if is_kept else "now", 40.0)}
+
+
 @pytest.mark.parametrize("is_server", [True, False])
 def test_who_renews_a_lease_while_the_kubelet_is_watched_need_not_do_so_again_for_the_gate(
     is_server: bool, monkeypatch: pytest.MonkeyPatch
