@@ -1,5 +1,5 @@
 """`kb restore`, `kb etcd recover` and `kb certs recover` are killed after what they change: the same command comes to a good end, and
-nothing is lost. With KB_E2E_EVERY_KILL=1 after every single change, which takes half an hour; else after a few of them.
+nothing is lost. With KB_E2E_EVERY_KILL=1 after every single change, which takes up to half an hour; else after a few of them.
 KB_E2E_FIRST_ROUND=7 goes on with a sweep of restore's that was broken off after the round before."""
 
 from __future__ import annotations
