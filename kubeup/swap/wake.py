@@ -14,8 +14,9 @@ from kubeup.cluster import probes
 from kubeup.engine.run import Run
 from kubeup.machine import services
 from kubeup.machine.waiting import becomes_so
+from kubeup.node import containers
 from kubeup.node.crictl import crictl_argv
-from kubeup.swap import proof
+from kubeup.swap import leads, proof
 from kubeup.swap.patience import find_patience
 
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
@@ -36,10 +37,14 @@ def wake(run: Run, names: Sequence[str]) -> bool:
         return True
     newest = {name: proof.find_newest(run, name) for name in names if not _is_ready(run, name)}
     running = {name: one.id for name, one in newest.items() if one is not None and one.state == "running"}
+    holders = proof.read_holders(run, newest)
     if running:
         run.report.note(f"not ready since the API was away, and started anew: {', '.join(running)}")
         argv = crictl_argv(run.config.node.cri_socket, "stop", "--timeout", "1", *running.values())
         run.host.run(argv, timeout_s=60)
+    listed = containers.ask_containers(run.host, run.config.node.cri_socket) or ()
+    ended = {one.id for one in listed if one.state == "exited"}
+    leads.free(run, {name: one for name, one in holders.items() if running.get(name) in {None, *ended}})
 
     def have_started() -> bool:
         found = {name: proof.find_newest(run, name, known=running.values()) for name in newest}

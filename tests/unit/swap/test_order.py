@@ -247,6 +247,9 @@ def test_a_scheduler_that_still_waits_for_what_it_asked_before_is_started_anew(s
     run = swap(host, "etcd")
     assert host.running("kube-scheduler")[0].id != former
     assert "not ready since the API was away, and started anew: kube-scheduler" in said(run)
+    assert any("/leases/kube-scheduler" in change for change in host.changes), (
+        "the next one need not wait for its lease to run out"
+    )
 
 
 def test_the_way_back_starts_it_too(stage: Stage) -> None:
