@@ -115,11 +115,11 @@ def test_a_reconfiguration(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     node = make_control_plane(make_node, kb_pyz, k8s_version)
     former, stored = read_manifests(node), read_config(node)
     words = "scheduler --set kube-api-qps=47"
-    told = reconfigure(node, f"{words} --try 60s")
+    told = reconfigure(node, f"{words} --try 90s")
     tried = read_record(node)
     assert "goes back by itself at" in told.output and read_config(node) == stored
     check_run(node, former, {"kube-scheduler": "--kube-api-qps=47"})
-    again = reconfigure(node, f"{words} --try 60s")
+    again = reconfigure(node, f"{words} --try 90s")
     assert f"goes back by itself at {tried['ends']}" in again.output and read_record(node) == tried
     for other in ("scheduler --set kube-api-qps=48 --try 1m", "apiserver --set v=3 --try 1m", words):
         refused = reconfigure(node, other, check=False)
