@@ -55,6 +55,14 @@ def check_run(node: Node, former: Mapping[str, str], flags: Mapping[str, str] = 
     assert list_left(node) == []
 
 
+def check_flag(node: Node, former: Mapping[str, str], component: str, flag: str) -> None:
+    """That the former manifests run, this one with one more argument, at its end."""
+    wanted = {name: (*argv_of(text), *([flag] if name == component else ())) for name, text in former.items()}
+    assert {name: argv_of(text) for name, text in read_manifests(node).items()} == wanted
+    assert {name: one.argv for name, one in read_running(node).items()} == wanted
+    assert list_left(node) == []
+
+
 def counted(node: Node) -> set[str]:
     """What was made to be counted; a token for a join is none of it."""
     return {one for one in read_stored(node) if "counted-" in one}
@@ -118,7 +126,7 @@ def test_a_reconfiguration(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     told = reconfigure(node, f"{words} --try 90s")
     tried = read_record(node)
     assert "goes back by itself at" in told.output and read_config(node) == stored
-    check_run(node, former, {"kube-scheduler": "--kube-api-qps=47"})
+    check_flag(node, former, "kube-scheduler", "--kube-api-qps=47")
     again = reconfigure(node, f"{words} --try 90s")
     assert f"goes back by itself at {tried['ends']}" in again.output and read_record(node) == tried
     for other in ("scheduler --set kube-api-qps=48 --try 1m", "apiserver --set v=3 --try 1m", words):
@@ -136,7 +144,7 @@ def test_a_reconfiguration(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     reconfigure(node, f"{words} --try 30m")
     node.run(f"{KB} reconfigure confirm")
     assert "max-requests-inflight" in read_config(node) and not node.exists(UNIT)
-    check_run(node, former, {"kube-apiserver": FLAGS["kube-apiserver"]})
+    check_flag(node, former, "kube-apiserver", FLAGS["kube-apiserver"])
     assert "nothing to do" in reconfigure(node, words).output
     node.run(f"{KB} drift")
     assert code_of(reconfigure(node, "kubelet --set maxPods=99 --try 5m", check=False)) == "not-tried"
