@@ -86,9 +86,9 @@ def test_a_control_plane(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_versio
     few = only(
         *PROGRAMS,
         "before-.*tar",
-        "clusterrolebindings",
+        "clusterrolebindings/kubeadm%3Acluster-admins",
         "write_file /etc/kubernetes/pki/etcd/server.key",
-        "/etcd.yaml.kb-former",
+        r"\.etcd\.yaml\.kb-former",
         "kube-apiserver.yaml.kb-next ",
         "swap/swap.json",
         "configmaps/kube",
