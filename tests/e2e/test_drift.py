@@ -37,7 +37,7 @@ CHANGES = {
     "foreign/miner.yaml": "printf 'apiVersion: v1\\nkind: Pod\\n' > /etc/kubernetes/manifests/miner.yaml",
     "certificate/front-proxy-client": "mv /etc/kubernetes/pki/front-proxy-client.crt /root/",
     "package/crictl": "echo >> $(readlink -f $(which crictl))",
-    "configmap/kube-system/coredns": "kubectl -n kube-system get cm coredns -o yaml | sed 's/cache 30/cache 5/' | kubectl replace -f -",
+    "configmap/kube-system/coredns": "kubectl -n kube-system get cm coredns -o yaml | sed 's/cache 30/cache 5/' | kubectl replace --validate=false -f -",
     "daemonset/kube-system/kube-proxy": "kubectl -n kube-system set image ds/kube-proxy kube-proxy=example.org/kube-proxy:v1",
     "manifest/kube-scheduler": "sed -i 's/- --leader-elect=true/&\\n    - --v=3/' /etc/kubernetes/manifests/kube-scheduler.yaml",
 }  # fmt: skip
