@@ -231,7 +231,7 @@ def _print_outcome(launch: Launch, outcome: Outcome) -> None:
             "left": outcome.left,
             "restarted": outcome.restarted,
             "notRestarted": outcome.not_restarted,
-            "formerFiles": outcome.former,
+            "formerFiles": outcome.former or None,
         }
     )
 

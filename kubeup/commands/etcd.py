@@ -87,7 +87,7 @@ def remove(call: Invocation) -> int:
     if call.output != "text":
         call.print_value({"dryRun": launch.is_dry, "removed": gone.name or gone.hex_id, "left": left})
     elif launch.is_dry:
-        call.print(f"would remove {gone.describe()}; {len(left)} members would be left\nnothing was changed")
+        call.print(f"would remove {gone.describe()}; left would be: {', '.join(left) or 'none'}\nnothing was changed")
     else:
         call.print(f"removed: {gone.describe()}; {len(left)} members are left")
     return 0

@@ -246,7 +246,7 @@ def test_a_dry_run_renews_nothing(machine: Machine, monkeypatch: pytest.MonkeyPa
     found = shown(machine, capsys, "all", "--dry-run")
     assert found["dryRun"] and found["external"] == ["front-proxy-client"] and found["missing"] == ["super-admin.conf"]
     assert found["restarted"] == ["kube-controller-manager", "kube-scheduler"] and "apiserver" in found["renewed"]
-    assert found["formerFiles"] == "" and contents(machine) == before
+    assert found["formerFiles"] is None and contents(machine) == before
 
 
 def test_a_dry_run_of_what_is_due(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

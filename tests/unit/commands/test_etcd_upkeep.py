@@ -282,7 +282,7 @@ def test_a_removal_is_foretold_and_told_to_programs() -> None:
     assert "etcd-member-serves" in kb(host, "remove", "cp3", "--dry-run").err
     host.of_etcd[3].is_up = False
     ended = kb(host, "remove", "cp3", "--dry-run")
-    assert ended.out == "would remove cp3 (https://10.0.0.13:2380); 2 members would be left\nnothing was changed\n", (
+    assert ended.out == "would remove cp3 (https://10.0.0.13:2380); left would be: cp1, cp2\nnothing was changed\n", (
         ended.err
     )
     assert does(host, "remove", "cp3", "--dry-run")["dryRun"]
