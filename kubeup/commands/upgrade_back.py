@@ -85,7 +85,12 @@ def _make_run(
         )
     is_kubelet_only = bool(call.flags.get("kubelet-only")) or not patient.is_control_plane
     keeps = upgrade_outlook.read_keeps(call)
-    targets = () if is_kubelet_only or formers else _plan_targets(local, patient.paths, found, keeps=keeps is not False)
+    targets: tuple[target.Target, ...] = ()
+    if not is_kubelet_only and not formers:
+        pods, told = upgrade_rollback.keep_etcd(_list_pods(local, patient.paths, found))
+        if told:
+            call.report.note(told)
+        targets = tuple(_plan_target(local, patient.paths, pod, keeps=keeps is not False) for pod in pods)
     return upgrade_run.UpgradeRun(
         **base.values(),
         texts=tuple((one.name, one.wanted) for one in targets),
@@ -100,15 +105,14 @@ def _make_run(
     )
 
 
-def _plan_targets(local: Host, paths: Paths, found: kept.Kept, *, keeps: bool) -> tuple[target.Target, ...]:  # noqa: PLR0917
-    """The former manifests that can go back, with what others changed since the upgrade, kept or dropped."""
+def _list_pods(local: Host, paths: Paths, found: kept.Kept) -> list[store.Pod]:  # noqa: PLR0917
+    """The static pods whose former manifests are kept: from the present ones to those."""
     pods = []
     for name in store.COMPONENTS:
         path = paths.manifest(name)
         if found.files.get(str(path)) and local.exists(path):
             pods.append(store.Pod(name, local.read_text(path), local.read_text(kept.copy_of(paths, path))))
-    chosen, _ = upgrade_rollback.keep_etcd(pods)
-    return tuple(_plan_target(local, paths, pod, keeps=keeps) for pod in chosen)
+    return pods
 
 
 def _plan_target(local: Host, paths: Paths, pod: store.Pod, *, keeps: bool) -> target.Target:  # noqa: PLR0917

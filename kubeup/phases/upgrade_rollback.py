@@ -119,9 +119,6 @@ def check_return(ctx: UpgradeRun) -> Outputs:
     trouble = trouble or (_judge_own_kubelet(ctx, former) if pods else None)
     if trouble is not None:
         raise trouble
-    _, told = keep_etcd(_changed(ctx))
-    if told:
-        ctx.report.note(told)
     upgrade_programs.tell_pods(ctx, goes_to=upgrade_kubelet.find_former(ctx))
     if not pods:
         return None

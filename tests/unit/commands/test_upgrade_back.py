@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def test_the_former_static_pods_come_back(stage: Stage) -> None:
     assert "the former one, so that was not kept" in ended.err, "there is none here"
     again = kb(host, "upgrade", "rollback", "--yes")
     assert again.status == 0 and "already" in again.err
+
+
+def test_why_etcd_stays_is_said(stage: Stage) -> None:
+    host = upgraded()
+    copy = str(kept.copy_of(PATHS, PATHS.manifest("etcd")))
+    host.files[copy] = re.sub(rb"(image: \S*etcd:)\S+", rb"\g<1>3.3.10-0", host.files[copy])
+    assert b"etcd:3.3.10-0" in host.files[copy]
+    ended = kb(host, "upgrade", "rollback", "--yes")
+    assert ended.status == 0 and "etcd stays as it is" in ended.err, ended.err
+    assert manifests_of(host)["etcd.yaml"] == WANTED["etcd"]
 
 
 def test_a_worker_goes_back_as_a_worker(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
