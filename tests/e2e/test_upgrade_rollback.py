@@ -1,5 +1,5 @@
 """`kb upgrade rollback` on real nodes, for rows of the table in docs/upgrade.md that test_upgrade_kubelet.py lacks: a patch, with what
-people changed since, also when the way back is killed; a node whose kubelet is in the way."""
+people changed since, also when the way back is killed; a node whose kubelet is in the way; etcd of another minor, which stays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from .lab.bundles import make_bundle
 from .lab.changes import kill_at_every_change
-from .lab.control_planes import KB, code_of
+from .lab.control_planes import KB, check_members, code_of
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
 from .lab.settings import find_release, make_patch
@@ -29,7 +29,7 @@ from .lab.static_pods import (
 from .test_day_two_killed import only, show
 from .test_join import join, make_token
 from .test_static_pods import told
-from .test_upgrade import check_version
+from .test_upgrade import check_version, edit_config, offer
 from .test_upgrade_kubelet import BUNDLE, init, is_open, kubelet_of
 
 MakeNode = Callable[..., Node]
@@ -116,3 +116,31 @@ def test_a_newer_kubelet_elsewhere_is_in_the_way(make_node: MakeNode, kb_pyz: Pa
     have_kubelet(former.version, "/root/kubelet.former")
     told(cp1.run(f"{ROLLBACK} --yes", timeout=600))
     assert all(f":{former.version}" in text for name, text in read_manifests(cp1).items() if name != "etcd")
+
+
+@pytest.mark.k8s_versions("1.33")
+def test_etcd_of_another_minor_stays(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """The former API server works with it, and the upgrade can be done again."""
+    node = make_node("cp1", version=k8s_version)
+    init(node, kb_pyz, cluster={"etcd": {"local": {"imageTag": "3.5.32-0"}}})
+    node.wait_node_ready()
+    fill_store(node)
+    stored, former = read_stored(node), find_release(k8s_version)
+    edit_config(node, "/imageTag: 3.5.32-0/d")
+    node.load_images("1.34")
+    version = find_release("1.34").version
+    apply = f"{KB} upgrade apply {version} --yes"
+    told(node.run(f"{apply} --skip-phases {BEFORE_STORED}", timeout=900))
+    etcd = read_manifests(node)["etcd"]
+    assert "etcd:3.6." in etcd
+    back = told(node.run(f"{ROLLBACK} --yes", timeout=600))
+    assert "etcd stays as it is" in back
+    texts = read_manifests(node)
+    assert texts["etcd"] == etcd
+    assert all(f":{former.version}" in text for name, text in texts.items() if name != "etcd")
+    check_members(node, ["cp1"])
+    assert stored <= read_stored(node) and list_left(node) == []
+    offer(node, "1.34")
+    told(node.run(apply, timeout=900))
+    check_version(node, version)
+    assert stored <= read_stored(node)

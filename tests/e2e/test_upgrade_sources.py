@@ -13,13 +13,13 @@ from .lab.config import lab_config
 from .lab.control_planes import IGNORE, KB, code_of
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
-from .lab.settings import find_release
+from .lab.settings import Release, find_release
 from .lab.static_pods import fill_store, read_stored
 from .test_air_gap import asked_outside, init, join_line, put
 from .test_static_pods import told
 from .test_upgrade import check_version
 from .test_upgrade_kubelet import is_open, kubelet_of
-from .world import apt_repository
+from .world import apt_repository, rpm_repository
 from .world.web import check_cluster_serves
 
 pytestmark = pytest.mark.k8s_versions("1.35")
@@ -110,6 +110,53 @@ def test_by_apt(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, t
         assert stored <= read_stored(node)
     finally:
         repository.stop()
+
+
+def test_by_dnf(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path) -> None:
+    """The next minor's repository, with a key of its own; what only kb may upgrade is not upgraded with the machine afterwards."""
+    missing = [program for program in rpm_repository.PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install rpm createrepo-c gnupg openssl")
+    former, wanted = (find_release(minor) for minor in (k8s_version, NEXT))
+    repository, later = (rpm_repository.RpmRepository(lab, one, folder_for(tmp_path, one)) for one in (former, wanted))
+    for one in (repository, later):
+        one.build()
+    shutil.copytree(later.core, repository.www / later.core.relative_to(later.www))
+    for release in (former, wanted):
+        lab.registry.add_release(release)
+    mirror = f"http://{lab.registry.start().address}"
+    node = make_node("cp1", version=k8s_version, dnf=True, **BARE)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    kb = {"packages": {"source": "dnf"}, "podNetwork": {"plugin": "bridge"}}
+    node.write("/root/init.yaml", lab_config(k8s_version, address=node.address, kb=kb))
+    query = "rpm -q --qf '%{NAME} %{VERSION}\\n' kubelet kubectl"
+    repository.start()
+    try:
+        repository.offer_to(node)
+        node.run(f"{KB} init --config init.yaml --mirror {mirror} --soak 0 {IGNORE}", timeout=600)
+        node.wait_node_ready()
+        fill_store(node)
+        stored, plain = read_stored(node), wanted.version.lstrip("v")
+        upgrade = f"{KB} upgrade apply {wanted.version} --packages dnf --yes"
+        told(node.run(upgrade, timeout=900))
+        check_version(node, wanted.version)
+        rows = [f"kubelet {plain}", f"kubectl {plain}"]
+        assert node.run(query).stdout.splitlines() == rows
+        told(node.run("dnf upgrade -y --refresh", timeout=120))
+        assert node.run(query).stdout.splitlines() == rows
+        told(node.run(f"{KB} upgrade rollback --kubelet-only --yes", timeout=600))
+        assert former.version in node.run("kubelet --version").stdout
+        told(node.run(upgrade, timeout=900))
+        check_version(node, wanted.version)
+        assert node.run(query).stdout.splitlines() == rows and stored <= read_stored(node)
+    finally:
+        later.stop()
+        repository.stop()
+
+
+def folder_for(top: Path, release: Release) -> Path:
+    (top / release.minor).mkdir()
+    return top / release.minor
 
 
 def check_packages(node: Node, version: str) -> None:
