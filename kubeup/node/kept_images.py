@@ -4,7 +4,7 @@ The kubelet deletes what no container uses, once the disk is 85 % full or after 
 containerd has a label for that. kb puts a second one beside it, so that it releases only what it has pinned itself. CRI-O pins what is
 listed in its configuration alone, and is left as it is.
 
-Sources: KEP-4216 and pkg/kubelet/images/image_gc_manager.go (Pinned); containerd, internal/cri/labels/labels.go
+Sources: Image.pinned of the CRI and pkg/kubelet/images/image_gc_manager.go; containerd, internal/cri/labels/labels.go
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def keep(host: Host, socket: str, *, images: Iterable[str]) -> str:
         if not answer.ok:
             why_not = f"ctr could not label {image}: {last_words(answer.stderr)}"
     if names and not why_not and not becomes_so(host, lambda: _is_pinned(host, socket, names[-1]), timeout_s=_TAKEN_S):
-        why_not = "this containerd does not know pinned images, which came with 1.6.22 and 1.7.3"
+        why_not = "this containerd is too old to know pinned images"
     return why_not
 
 
