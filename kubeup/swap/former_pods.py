@@ -45,6 +45,7 @@ def ended_by_start(run: Run) -> Iterator[frozenset[str]]:
         yield ids
     finally:
         run.host.remove(DROP_IN)
+        run.host.run(services.SYSTEMD.reload)  # else systemd says of the kubelet that its unit has changed
 
 
 def have_ended(run: Run, ids: frozenset[str]) -> bool:

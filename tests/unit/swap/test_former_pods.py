@@ -13,6 +13,8 @@ from tests.fake_control_plane import ControlPlane
 
 from .swap_case import make_swap_run
 
+RELOAD = "systemctl daemon-reload"
+
 
 def list_drop_in(run: Any) -> list[str]:
     if not run.host.exists(former_pods.DROP_IN):
@@ -34,16 +36,18 @@ def living(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_the_api_server_ends_before_its_etcd_and_the_kubelet_starts_last(living: dict[str, str]) -> None:
-    run = make_swap_run(ControlPlane(), {})
+    host = ControlPlane(accepts=frozenset({RELOAD}))
+    run = make_swap_run(host, {})
     with former_pods.ended_by_start(run):
         first, second = list_drop_in(run)
     assert first.startswith("ExecStartPre=-/") and first.endswith("stop --timeout 2 a1")
     assert second.endswith(" c1 s1 e1")
     assert list_drop_in(run) == [], "a later start of the kubelet has nothing to end"
+    assert f"run {RELOAD}" in host.changes
 
 
 def test_it_goes_away_when_the_start_fails(living: dict[str, str]) -> None:
-    run = make_swap_run(ControlPlane(), {})
+    run = make_swap_run(ControlPlane(accepts=frozenset({RELOAD})), {})
     with pytest.raises(RuntimeError), former_pods.ended_by_start(run):
         raise RuntimeError
     assert list_drop_in(run) == []
@@ -52,7 +56,7 @@ def test_it_goes_away_when_the_start_fails(living: dict[str, str]) -> None:
 def test_nothing_is_written_where_nothing_runs_or_nobody_can_end_it(
     living: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_swap_run(ControlPlane(), {})
+    run = make_swap_run(ControlPlane(accepts=frozenset({RELOAD})), {})
     monkeypatch.setattr(services, "find", lambda host: services.OPENRC)
     with former_pods.ended_by_start(run):
         assert list_drop_in(run) == []
