@@ -548,6 +548,11 @@ def kubelet_api(host: Host, paths: Paths, *, retry_s: float = 20) -> api.Api:
     return api.Api(host, api.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=retry_s)
 
 
+def kubelet_caller(host: Host, paths: Paths, *, retry_s: float = 20) -> run.Caller:
+    """For a worker's run, which has no other identity."""
+    return run.Caller(lambda _: kubelet_api(host, paths, retry_s=retry_s), "kubelet")
+
+
 def no_control_plane(paths: Paths, *, then: str = "") -> HostError:
     """then: what is to be done here afterwards."""
     remedy = "run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane"

@@ -17,7 +17,6 @@ with lazily:
     from kubeup.cluster import membership
     from kubeup.config import choose, types
     from kubeup.doctor import node_files
-    from kubeup.engine import run
     from kubeup.network import load_balancer
     from kubeup.phases import readdress as phases
     from kubeup.swap import manifests, store
@@ -101,9 +100,7 @@ def _make_run(launch: Launch, old: str, *, new: str) -> phases.ReaddressRun:
     config = _make_config(local, patient, old=old, new=new, is_own=is_own)
     base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
     if not patient.is_control_plane:
-        base = dataclasses.replace(
-            base, caller=run.Caller(lambda _: launcher.kubelet_api(launch.target, paths, retry_s=60), "kubelet")
-        )
+        base = dataclasses.replace(base, caller=launcher.kubelet_caller(launch.target, paths, retry_s=60))
     return phases.ReaddressRun(
         **base.values(),
         old=old,

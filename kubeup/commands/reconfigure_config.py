@@ -23,7 +23,7 @@ with lazily:
     from kubeup.cluster import objects
     from kubeup.config import load_join, problems, validate_cluster
     from kubeup.doctor import node_files
-    from kubeup.engine import run, step
+    from kubeup.engine import step
     from kubeup.node import kubelet
     from kubeup.phases import cert_names, reconfigure_config, reconfigure_kubelet, reconfigure_proxy
     from kubeup.swap import store, try_record
@@ -290,9 +290,7 @@ def make_run(launch: Launch, node_state: State, *, ground: Ground) -> reconfigur
     launcher.require_same_node(node_state, config, paths=paths)
     base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
     if not config.is_control_plane:
-        base = dataclasses.replace(
-            base, caller=run.Caller(lambda _: launcher.kubelet_api(launch.target, paths), "kubelet")
-        )
+        base = dataclasses.replace(base, caller=launcher.kubelet_caller(launch.target, paths))
     ctx = dataclasses.replace(
         _as_run(call, base, wish=wish, texts=()),
         components=ground.components,

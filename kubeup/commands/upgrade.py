@@ -220,7 +220,7 @@ def make_run(launch: Launch, node_state: State, *, version: str) -> upgrade_run.
     if config.is_control_plane:
         asking = launcher.make_run(caller, config, paths=paths, report=call.report).caller
     else:
-        asking = run.Caller(lambda _: launcher.kubelet_api(caller, paths), "kubelet")
+        asking = launcher.kubelet_caller(caller, paths)
     base = dataclasses.replace(base, caller=asking)
     keeps = upgrade_outlook.read_keeps(call)
     targets = target.plan_targets(launch.local, paths, former=former, config=config, keep_edits=keeps is not False)

@@ -15,7 +15,6 @@ from kubeup.yaml_files import dump_yaml, is_same_yaml, load_mapping
 
 with lazily:
     from kubeup.doctor import node_files
-    from kubeup.engine import run
     from kubeup.phases import upgrade_rollback, upgrade_run
     from kubeup.swap import store
     from kubeup.upgrade import kept, target, three_way
@@ -80,9 +79,7 @@ def _make_run(
     config = upgrade.config_of(local, patient)
     base = launcher.make_run(launch.target, config, paths=patient.paths, report=call.report)
     if not patient.is_control_plane:
-        base = dataclasses.replace(
-            base, caller=run.Caller(lambda _: launcher.kubelet_api(launch.target, patient.paths), "kubelet")
-        )
+        base = dataclasses.replace(base, caller=launcher.kubelet_caller(launch.target, patient.paths))
     is_kubelet_only = bool(call.flags.get("kubelet-only")) or not patient.is_control_plane
     keeps = upgrade_outlook.read_keeps(call)
     targets: tuple[target.Target, ...] = ()

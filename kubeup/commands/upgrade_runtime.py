@@ -12,7 +12,6 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.doctor import node_files
-    from kubeup.engine import run
     from kubeup.phases import upgrade_run, upgrade_runtime
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ def _make_run(launch: Launch) -> upgrade_run.UpgradeRun:
     config = dataclasses.replace(config, kb=upgrade.with_sources(call, config.kb))
     base = launcher.make_run(launch.target, config, paths=patient.paths, report=call.report)
     if not patient.is_control_plane:
-        caller = run.Caller(lambda _: launcher.kubelet_api(launch.target, patient.paths), "kubelet")
-        base = dataclasses.replace(base, caller=caller)
+        base = dataclasses.replace(base, caller=launcher.kubelet_caller(launch.target, patient.paths))
     return upgrade_run.UpgradeRun(
         **base.values(),
         texts=(),

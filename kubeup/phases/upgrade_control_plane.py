@@ -48,9 +48,8 @@ def swap_control_plane(ctx: UpgradeRun) -> Outputs:
 
 def _keep_images(run: UpgradeRun) -> None:
     """The images that the way back needs. The swap has begun perhaps: what is kept of the manifests is what was there before it."""
-    found = kept.load(run.host, run.paths)
     copies = (kept.copy_of(run.paths, run.paths.manifest(name)) for name in store.COMPONENTS)
-    texts = [run.host.read_text(path) for path in copies if found is not None and run.host.exists(path)]
+    texts = [run.host.read_text(path) for path in copies if run.host.exists(path)]
     images = [proof.image_of(yaml_files.load_mapping(text, "a former manifest")) for text in texts]
     why_not = kept.keep_images(run.host, run.paths, socket=run.config.node.cri_socket, images=filter(None, images))
     if why_not:

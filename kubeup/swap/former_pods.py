@@ -17,7 +17,7 @@ from pathlib import Path
 from kubeup.engine.run import Run
 from kubeup.machine import services
 from kubeup.node.crictl import crictl_argv
-from kubeup.swap import manifests
+from kubeup.swap import manifests, store
 
 DROP_IN = Path("/run/systemd/system/kubelet.service.d/99-kb-former-pods.conf")
 """It does not outlive a reboot, after which nothing of the former kubelet runs."""
@@ -50,7 +50,7 @@ def ended_by_start(run: Run) -> Iterator[frozenset[str]]:
 
 def have_ended(run: Run, ids: frozenset[str]) -> bool:
     """Whether all of these containers are known to have ended."""
-    living = manifests.find_living(run, [name for names in _ORDER for name in names])
+    living = manifests.find_living(run, store.COMPONENTS)
     return bool(ids) and living is not None and not ids & {one.id for one in living}
 
 
