@@ -22,11 +22,13 @@ from kubeup.phases.waits import Wait
 with lazily:
     from kubeup.cluster import probes
     from kubeup.node import containers, crictl, runtime
+    from kubeup.swap import leads, proof
 
 GRACE_S = 30
 """How long a container may take to end: what the kubelet gives a pod that names no other time."""
 TIMEOUT_S = 60.0
 """How long the new containers may take until they are healthy: a second as a rule, and three for the API server."""
+_SERVER = "kube-apiserver"
 _LOG_LINES = 100
 _SOAK_POLL_S = 1.0
 """Between two looks of the soak: each runs crictl and calls every component."""
@@ -72,7 +74,8 @@ def restart_static_pods(
     after_start: Callable[[], None] = lambda: None,
 ) -> list[Restarted]:
     """Restart the static pods side by side. Return once each runs in another container, is healthy, and has stayed so for the soak
-    time (KbConfiguration soakSeconds).
+    time (KbConfiguration soakSeconds). The leases of a controller-manager and scheduler that ended are given up, so that the next ones
+    need not wait until they run out.
 
     before_stop: called before the first container is stopped, for what must not call these components meanwhile, such as a load
     balancer in front of an API server; after_start: called when all are healthy again, before the soak.
@@ -83,9 +86,15 @@ def restart_static_pods(
     if not components:
         return []
     restart = Restart(ctx, components)
+    led = proof.read_holders(ctx, components)
+    is_served = _SERVER not in components
     before_stop()
     restart.stop()
+    if is_served:
+        leads.free(ctx, led)
     restart.wait_until_healthy()
+    if not is_served:
+        leads.free(ctx, led)
     after_start()
     restart.soak()
     return [Restarted(name, restart.away_s[name]) for name in components]

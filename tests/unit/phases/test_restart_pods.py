@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
-from kubeup.engine.run import Run
+from kubeup.cluster.api import Api, Identity
+from kubeup.engine.run import Caller, Run
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.host import CommandResult
-from kubeup.machine.http import HttpResponse
+from kubeup.machine.http import HttpResponse, Tls
 from kubeup.phases import restart_pods
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from tests.fake_host import FakeHost
+from tests.fake_control_plane import make_control_plane
 from tests.fake_node import PATHS, make_config
+from tests.unit.swap.swap_case import make_swap_run
 
 MANAGER, SCHEDULER = "kube-controller-manager", "kube-scheduler"
 URLS = {MANAGER: "https://127.0.0.1:10257/healthz", SCHEDULER: "https://127.0.0.1:10259/livez"}
@@ -96,8 +99,11 @@ def make(**wishes: Any) -> tuple[Run, Runtime]:
     })  # fmt: skip
     config = make_config()
     config = replace(config, kb=replace(config.kb, soak_s=10))
-    ctx = Run(host=host, paths=PATHS, config=config, release=RELEASES[35], report=Report(io.StringIO(), verbosity=1))
-    return ctx, runtime
+    api = Api(host, Identity("https://127.0.0.1:6443", Tls()), retry_s=0)
+    report = Report(io.StringIO(), verbosity=1)
+    return Run(
+        host=host, paths=PATHS, config=config, release=RELEASES[35], report=report, caller=Caller.by(api)
+    ), runtime
 
 
 def host_of(ctx: Run) -> FakeHost:
@@ -129,6 +135,16 @@ def test_only_the_named_one_is_restarted() -> None:
 def test_nothing_to_restart_changes_nothing() -> None:
     ctx, _ = make()
     assert restart_pods.restart_static_pods(ctx, ()) == [] and host_of(ctx).changes == []
+
+
+@pytest.mark.parametrize("others", [(), ("kube-apiserver",)])
+def test_its_lease_need_not_run_out(others: tuple[str, ...]) -> None:
+    host = make_control_plane()
+    former = host.holders[SCHEDULER], host.holders[MANAGER]
+    restart_pods.restart_static_pods(make_swap_run(host, {}), (SCHEDULER, *others))
+    given_up = [one for one in host.changes if one.startswith("PATCH") and SCHEDULER in one]
+    assert len(given_up) == 1
+    assert host.holders[SCHEDULER] != former[0] and host.holders[MANAGER] == former[1]
 
 
 def test_the_balancer_is_told_before_and_after() -> None:
