@@ -16,6 +16,8 @@ from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
+from kubeup.machine.http import Unreachable
+from kubeup.machine.waiting import say_round, watch
 from kubeup.paths import Paths
 
 with lazily:
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 APPLY, NODE = "upgrade-apply", "upgrade-node"
 CONTROL_PLANE = "control-plane"
 """The phase that swaps the static pods."""
+SERVER_S = 90.0
+"""How long this node's API server may stay away before an upgrade begins or goes on."""
+_READY_TIMEOUT_S = 5.0
 
 
 @frozen
@@ -319,10 +324,29 @@ def look(launch: Launch, *, is_first: bool) -> Here:
     else:
         server = node_files.find_own_server(local, paths)
         api = kubeapi.Api(local, kubeapi.read_identity(local, paths.admin_conf, server=server), retry_s=20)
+        _await_server(launch, api, manifest=paths.manifest("kube-apiserver"))
         if foreign_node.has_joined(local, paths):
             join = types.Join(member.server, member.ca_pem, control_plane=types.JoinControlPlane())
     stored = node_config.read_stored(api, is_control_plane=patient.is_control_plane)
     return Here(patient, stored, join)
+
+
+def _await_server(launch: Launch, api: kubeapi.Api, *, manifest: Path) -> None:
+    """An upgrade that ended half way, another tool's too, may have left this node's etcd or API server on its way up: kubeadm replaces etcd
+    under a serving API server, which then answers nothing for about a minute. If it stays away, the request that follows says why."""
+
+    def look() -> str:
+        try:
+            answer = api.probe_health("/readyz", timeout_s=_READY_TIMEOUT_S)
+        except Unreachable as error:
+            return str(error)
+        return "" if answer.status < 500 else f"/readyz answers HTTP {answer.status}"
+
+    def tell(missing: str, elapsed: float) -> bool:
+        launch.call.report.waiting(say_round("this node's API server", missing, elapsed=elapsed, timeout_s=SERVER_S))
+        return not api.host.exists(manifest)
+
+    watch(api.host, look, timeout_s=SERVER_S, is_over=tell)
 
 
 def config_of(local: Host, patient: Patient) -> types.NodeConfig:

@@ -1,7 +1,8 @@
-"""kubeup/commands/upgrade.py: a swap that was cut off is continued by the command that began it."""
+"""kubeup/commands/upgrade.py: what an earlier command left half done on this node is waited for, or continued by the command that began it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from kubeup.commands import upgrade
 from kubeup.errors import HostError
+from kubeup.machine.http import HttpResponse, Unreachable
 from kubeup.paths import Paths
 from kubeup.swap import store
 from tests.fake_host import FakeHost
@@ -16,6 +18,7 @@ from tests.fake_host import FakeHost
 CALL = SimpleNamespace(
     command=SimpleNamespace(workflow="upgrade-apply", name="upgrade apply"), words=("v1.36.3",), flags={}
 )
+URL = "https://10.0.0.11:6443"
 
 
 def swap_to(tag: str) -> store.Swap:
@@ -49,3 +52,30 @@ def test_a_dry_run_in_the_middle_of_a_swap_says_so() -> None:
         upgrade._continue_swap(launch, state, version="v1.36.3")
     assert caught.value.code == "swap-cut-off"
     assert caught.value.remedy.endswith("kb upgrade apply v1.36.3")
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_in", "waits"),
+    [
+        ([HttpResponse(200, b"ok")], True, False),
+        ([Unreachable(URL, "timeout", text="no answer"), HttpResponse(500, b"etcd"), HttpResponse(200, b"ok")], True, True),
+        ([Unreachable(URL, "refused", text="no answer")], False, False),
+    ],
+)
+def test_an_api_server_that_another_tool_left_on_its_way_up_is_waited_for(
+    answers: list[Any], is_in: bool, waits: bool
+) -> None:
+    host, left = FakeHost(files={"/m": b""} if is_in else {}), list(answers)
+
+    def answer(endpoint: str, timeout_s: float) -> HttpResponse:
+        found = left.pop(0)
+        if isinstance(found, Unreachable):
+            raise found
+        return found
+
+    said: list[str] = []
+    launch: Any = SimpleNamespace(call=SimpleNamespace(report=SimpleNamespace(waiting=said.append)))
+    api: Any = SimpleNamespace(host=host, probe_health=answer)
+    upgrade._await_server(launch, api, manifest=Path("/m"))
+    assert left == [] and (host.ticks > 0) is waits
+    assert len(said) == len(answers) - (1 if is_in else 0)
