@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher, upgrade, upgrade_outlook
@@ -47,14 +47,27 @@ def rollback(call: Invocation) -> int:
         phases = [phase for phase in call.command.phases if ctx.config.is_control_plane or not phase.on]
         phases = [phase for phase in phases if ctx.texts or not phase.on]
         result = launch.work(ctx, node_state, phases=phases)
+        staying = _find_staying(launch, ctx, found)
         if not launch.is_dry:
-            kept.end(launch.local, Paths(), status=kept.TAKEN_BACK)
+            kept.end(launch.local, Paths(), status=kept.RUNNING if staying else kept.TAKEN_BACK)
     launch.print_result(result)
     if call.output == "text" and not launch.is_dry and not result.results.remaining:
-        call.tell(
-            f"this node is back at {found.former}; to upgrade it again: kb upgrade node, or kb upgrade apply on the first one"
-        )
+        call.tell(_say_end(found, staying))
     return 0
+
+
+def _say_end(found: kept.Kept, staying: Sequence[str]) -> str:
+    if staying:
+        return f"the kubelet is back at {found.former}; {', '.join(staying)} stay as they are, and what they ran before is still kept"
+    return f"this node is back at {found.former}; to upgrade it again: kb upgrade node, or kb upgrade apply on the first one"
+
+
+def _find_staying(launch: Launch, ctx: upgrade_run.UpgradeRun, found: kept.Kept) -> list[str]:
+    """The static pods that a rollback of the kubelet alone leaves new. Their former manifests and images are kept for another rollback."""
+    if ctx.texts or not ctx.config.is_control_plane:
+        return []
+    pods, _ = upgrade_rollback.keep_etcd(_list_pods(launch.local, ctx.paths, found))
+    return [pod.name for pod in pods if pod.is_changed]
 
 
 def _continue_swap(launch: Launch, node_state: State, *, found: kept.Kept) -> None:

@@ -156,14 +156,16 @@ def note_done(host: Host, paths: Paths, *, step: str, **notes: str) -> None:
 
 
 def end(host: Host, paths: Paths, *, status: str) -> None:
-    """Note how the upgrade of this node ended: from here on, what is kept is kept for LASTS. The new programs that were not put in place
-    are removed; the images of a node that went back are in use again, and are no longer kept."""
+    """Note how the upgrade of this node ended: from here on, what is kept is kept for LASTS. RUNNING: a part of the node went back, so the
+    upgrade has neither ended nor been taken back. The new programs that were not put in place are removed; the images of a node that went
+    back are in use again, and are no longer kept."""
     found = load(host, paths)
     if found is not None and found.status != status:
         if status == TAKEN_BACK:
             release_images(host, paths)
         host.remove_tree(programs_folder(paths))
-        save(host, paths, dataclasses.replace(found, status=status, ended=moments.show(host.now())))
+        ended = "" if status == RUNNING else moments.show(host.now())
+        save(host, paths, dataclasses.replace(found, status=status, ended=ended))
 
 
 def finish(host: Host, paths: Paths) -> bool:

@@ -108,6 +108,10 @@ def test_the_kubelet_alone_leaves_the_static_pods(stage: Stage) -> None:
     ended = kb(host, "upgrade", "rollback", "--kubelet-only")
     assert ended.status == 0, ended.err
     assert manifests_of(host) == as_files(WANTED)
+    found = kept.load(host, PATHS)  # type: ignore[arg-type]
+    assert found is not None and (found.status, found.ended) == (kept.RUNNING, "")
+    ended = kb(host, "upgrade", "rollback", "--yes")
+    assert ended.status == 0 and manifests_of(host) == as_files(FORMER), "they can go back later"
 
 
 def test_without_an_upgrade_there_is_no_way_back() -> None:
