@@ -1,4 +1,4 @@
-"""kb and real kubeadm upgrade one cluster between them: each goes on where the other stopped."""
+"""kb and real kubeadm upgrade one cluster between them: each goes on where the other stopped, also in the middle of a node."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from .lab.control_planes import (
     lead_endpoint,
     print_join,
     start_cluster,
+    wait_well,
 )
 from .lab.node import Node, wait_until
 from .lab.settings import find_release
-from .lab.static_pods import fill_store, read_stored
+from .lab.static_pods import MANIFESTS, fill_store, read_stored
 from .test_static_pods import told
 from .test_upgrade import APPLY, NODE, check_version, offer
 from .test_upgrade_under_the_name_kubeadm import RESTS
@@ -114,3 +115,39 @@ def test_kb_on_the_first_kubeadm_on_the_second(make_node: MakeNode, kb_pyz: Path
     wait_for_kubelet(c1, c2)
     told(c1.run(f"{APPLY} {version} --yes", timeout=600))  # real kubeadm leaves addons that were edited to others
     expect_all(nodes, stored)
+
+
+def test_one_goes_on_where_the_other_was_killed(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Real kubeadm is killed once etcd is new, and once the API server is; kb ends the upgrade. Then the other way round."""
+    (node,) = make_by_kubeadm(make_node, k8s_version, ["c1"])
+    node.kubectl("taint node --all node-role.kubernetes.io/control-plane-")  # kubeadm has a Job run
+    node.scp(kb_pyz, "/root/kb.pyz")
+    version = offer(node, NEXT)
+    folder = f"/opt/kubernetes/{version}"
+    stored = read_stored(node)
+    node.save_disk()
+
+    def begin_again() -> None:
+        node.restore_disk()
+        lead_endpoint(node)
+        wait_well(node)
+
+    lead_endpoint(node)
+    wait_well(node)
+    for component in ("etcd", "kube-apiserver"):
+        tag = find_release(NEXT).facts.etcd[-1] if component == "etcd" else version
+        until = f"until grep -q 'image: .*:{tag}' {MANIFESTS}/{component}.yaml; do sleep 0.05; done"
+        node.run(
+            f"{folder}/kubeadm upgrade apply {version} -y {RESTS} >killed.log 2>&1 & p=$!; {until}; kill -9 $p; true",
+            timeout=600,
+        )
+        print(f"real kubeadm was killed when the new {component} was in place", flush=True)
+        told(node.run(f"{APPLY} {version} --yes", timeout=900))
+        expect_all([node], stored)
+        begin_again()
+
+    told(node.run(f"{APPLY} {version} --yes --skip-phases upload-config,kubelet-config,addon", timeout=900))
+    told(node.run(f"{folder}/kubeadm upgrade apply {version} -y {RESTS}", timeout=900))
+    node.run("systemctl restart kubelet")
+    wait_for_kubelet(node, node)
+    expect_all([node], stored)
