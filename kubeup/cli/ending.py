@@ -70,7 +70,7 @@ def tell_error(error: KbError, report: Report, *, argv: Sequence[str], debug: bo
     if error.changed:
         can_undo = words_first(argv)[:1] in (["init"], ["join"]) and not error.changed.startswith("nothing")
         undo = report.spell("; undo: kb reset") if can_undo else ""
-        report.line(f"  so far: {error.changed}; continue with the same command{undo}")
+        report.line(f"  so far: {error.changed}; after the remedy, continue with the same command{undo}")
     report.line(f"  code:   {error.code}")
     return error.status
 
