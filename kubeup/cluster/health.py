@@ -6,12 +6,12 @@ changes nothing, and waits only for the renewal of leases. No clocks are compare
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Optional
 
 from kubeup import releases
-from kubeup.cluster import etcd, objects, probes
+from kubeup.cluster import clock, etcd, lease, objects, probes
 from kubeup.cluster.api import Api, ApiRefused, Object, path_of
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
@@ -26,6 +26,8 @@ NODE_LEASES = path_of("Lease", "", namespace="kube-node-lease")
 """The leases of all kubelets. Source: KEP-589"""
 NODE_LEASE_MOVES_S = 13
 """How long a kubelet may take to renew its lease. By default it does so every 10 s: a quarter of nodeLeaseDurationSeconds."""
+RECENT_S = 11
+"""A lease that was renewed within so many seconds is one that its kubelet renews."""
 MANY = 100
 """With more leases than this, they are not listed every second."""
 SERVER_S = 5
@@ -67,17 +69,21 @@ def gate(
     *,
     renewed: Optional[Mapping[str, tuple[str, float]]] = None,
     led: Optional[Mapping[str, tuple[str, str]]] = None,
+    counts_recent: bool = False,
 ) -> list[Part]:
     """All parts of the cluster: whether the next node may be changed. Without `etcd_client`, etcd is left out. renewed, led: results of
-    read_node_renewals and read_leader_renewals of some seconds ago, which save the wait for who has renewed a lease since.
+    read_node_renewals and read_leader_renewals of some seconds ago, which save the wait for who has renewed a lease since. counts_recent: a
+    kubelet that renewed its lease a moment before counts as one that renews it: enough where nothing has been changed yet.
 
     Raises Unreachable if the API server of `api` does not serve, ApiRefused if it rejects the identity.
     """
     before, renewed = led or read_leader_renewals(api), renewed or read_node_renewals(api)
+    recent = find_recent(api) if counts_recent else ()
     servers = probe_api_servers(api)
     members = probe_etcd(etcd_client) if etcd_client is not None else []
     leaders, admission = probe_leaders(api, before), probe_admission(api)
-    return [*probe_node_leases(api, probe_nodes(api), before=renewed), *servers, *members, *admission, *leaders]
+    nodes = probe_node_leases(api, probe_nodes(api), before=renewed, recent=recent)
+    return [*nodes, *servers, *members, *admission, *leaders]
 
 
 def find_blockers(parts: Sequence[Part]) -> list[Part]:
@@ -154,25 +160,50 @@ def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional
 def read_node_renewals(api: Api) -> dict[str, tuple[str, float]]:
     """Node -> (renewTime, leaseDurationSeconds) of its kubelet's lease."""
     found = {}
-    for lease in api.list(NODE_LEASES):
+    for item in api.list(NODE_LEASES):
         told, duration = (
-            str(lease["spec"].get("renewTime") or ""),
-            float(lease["spec"].get("leaseDurationSeconds") or 40),
+            str(item["spec"].get("renewTime") or ""),
+            float(item["spec"].get("leaseDurationSeconds") or 40),
         )
-        found[str(lease["metadata"]["name"])] = (told, duration)
+        found[str(item["metadata"]["name"])] = (told, duration)
     return found
 
 
+def find_recent(api: Api) -> frozenset[str]:
+    """The nodes whose kubelets have renewed their leases within RECENT_S. The API server notes the time of each write, and says what time
+    it is: its own clock is compared with itself, or with that of another API server."""
+    leases = api.list(NODE_LEASES)
+    written = {str(one["metadata"]["name"]): lease.read_written(one, manager="kubelet") for one in leases}
+    try:
+        answer = api.probe_health("/version", timeout_s=SERVER_S)
+    except Unreachable:
+        return frozenset()
+    if "date" not in answer.headers:
+        return frozenset()
+    now = api.host.now()
+    skew_s = clock.measure_skew(answer, now)
+    ages = {name: (now - moment).total_seconds() + skew_s for name, moment in written.items() if moment is not None}
+    return frozenset(name for name, age_s in ages.items() if -1 <= age_s <= RECENT_S)
+
+
 def probe_node_leases(
-    api: Api, parts: Sequence[Part], *, before: Optional[Mapping[str, tuple[str, float]]] = None
+    api: Api,
+    parts: Sequence[Part],
+    *,
+    before: Optional[Mapping[str, tuple[str, float]]] = None,
+    recent: Collection[str] = (),
 ) -> list[Part]:
     """`parts`, in which nodes that are well so far are in trouble if their kubelet does not renew its lease while kb watches: a node
-    stays Ready for 40 s after its machine is gone. before: an earlier result of read_node_renewals, which saves most of the wait."""
+    stays Ready for 40 s after its machine is gone. before: an earlier result of read_node_renewals, which saves most of the wait. recent: the
+    nodes that need not be watched for that."""
     earlier = dict(before if before is not None else read_node_renewals(api))
-    ready = [part.name for part in parts if part.kind == "node" and part.is_well and part.name in earlier]
+    watched = [part.name for part in parts if part.kind == "node" and part.is_well and part.name in earlier]
+    ready = [name for name in watched if name not in recent]
     latest = dict(earlier)
 
     def have_all_moved() -> bool:
+        if not ready:
+            return True
         latest.update(read_node_renewals(api))
         return all(latest[name] != earlier[name] for name in ready)
 
@@ -320,9 +351,9 @@ def read_leader_renewals(api: Api) -> dict[str, tuple[str, str]]:
     """Component -> (holderIdentity, renewTime); components without a lease are left out."""
     found = {}
     for name in LEADERS:
-        lease = api.get(path_of("Lease", name, namespace=objects.SYSTEM))
-        if lease is not None:
-            found[name] = (str(lease["spec"].get("holderIdentity") or ""), str(lease["spec"].get("renewTime") or ""))
+        item = api.get(path_of("Lease", name, namespace=objects.SYSTEM))
+        if item is not None:
+            found[name] = (str(item["spec"].get("holderIdentity") or ""), str(item["spec"].get("renewTime") or ""))
     return found
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from kubeup import moments
 from kubeup.cluster import api as kubeapi
 
 NAMESPACE = "kube-system"
@@ -21,6 +22,15 @@ DURATION_S = 15
 RENEW_EVERY_S = 4
 MOMENT = "%Y-%m-%dT%H:%M:%S.%fZ"
 """The form of renewTime."""
+
+
+def read_written(found: dict[str, Any], *, manager: str = "") -> Optional[datetime.datetime]:
+    """When the object was written last, by `manager` if that is named, by the clock of the API server that noted it; None if it did not.
+    Source: apimachinery, meta/v1 ManagedFieldsEntry"""
+    owners = found["metadata"].get("managedFields") or []
+    named = (owner for owner in owners if manager in ("", owner.get("manager")))
+    times = [moments.find(str(owner.get("time"))) for owner in named]
+    return max((moment for moment in times if moment is not None), default=None)
 
 
 def _never(_: dict[str, Any]) -> bool:

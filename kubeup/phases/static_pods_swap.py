@@ -531,9 +531,10 @@ def foretell_swap(ctx: SwapRun) -> Outputs:
 # ---- the gate
 
 
-def read_health(ctx: SwapRun, *, patience_s: float) -> list[health.Part]:
+def read_health(ctx: SwapRun, *, patience_s: float, is_before: bool = False) -> list[health.Part]:
     """All parts of the cluster, once none is in trouble, or at the end of one's patience. What was away with an API server takes a moment
-    to come back: a controller-manager that could not renew its lease exits and starts again. patience_s: on a machine that is not busy."""
+    to come back: a controller-manager that could not renew its lease exits and starts again. patience_s: on a machine that is not busy. is_before:
+    nothing has been changed yet."""
     longest_s = patience_s * patience.find_patience(ctx.host)
     client = proof.own_etcd(ctx) if "etcd" in _installed(ctx) else None
     parts: list[health.Part] = []
@@ -542,7 +543,7 @@ def read_health(ctx: SwapRun, *, patience_s: float) -> list[health.Part]:
         # while the swap has watched its pods, each kubelet and leader has renewed its lease
         seen, is_new = ctx.found, ctx.host.monotonic() - ctx.found.looked_at < NEW_S
         renewed, led = (seen.renewals, seen.led) if is_new else (None, None)
-        parts[:] = health.gate(ctx.api, client, renewed=renewed, led=led)
+        parts[:] = health.gate(ctx.api, client, renewed=renewed, led=led, counts_recent=is_before)
         seen.renewals = seen.led = None
         return "; ".join(part.trouble.what for part in health.find_blockers(parts) if part.trouble is not None)
 

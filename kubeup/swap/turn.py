@@ -123,21 +123,12 @@ def _is_over(mine: lease.Lease, found: dict[str, Any]) -> bool:
 
 def _age_of(mine: lease.Lease, found: dict[str, Any]) -> float:
     """How long ago the Lease was written, in seconds by the API server's clock; 0 if nothing says so. Raises Unreachable."""
-    written = _read_written(found)
+    written = lease.read_written(found) or _parse_renewal(str(_spec(found).get("renewTime")))
     if written is None:
         return 0.0
     answer = mine.api.probe_health()
     now = mine.api.host.now()
     return (now - written).total_seconds() + clock.measure_skew(answer, now)
-
-
-def _read_written(found: dict[str, Any]) -> Optional[datetime.datetime]:
-    """The time of the last write, which the API server notes with the fields' owners; if they are not there, the holder's own note of
-    it. Source: apimachinery, meta/v1 ManagedFieldsEntry"""
-    owners = found["metadata"].get("managedFields") or []
-    times = [moments.find(str(owner.get("time"))) for owner in owners]
-    known = [moment for moment in times if moment is not None]
-    return max(known) if known else _parse_renewal(str(_spec(found).get("renewTime")))
 
 
 def _parse_renewal(text: str) -> Optional[datetime.datetime]:

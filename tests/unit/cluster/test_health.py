@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -29,6 +30,8 @@ class Cluster(FakeHost):
     untrusted: set[str] = field(default_factory=set)
     renews: set[str] = field(default_factory=lambda: {"cp1", "cp2"})
     """The nodes whose kubelets renew their leases."""
+    date: str = ""
+    """What the server says the time is."""
     asked: list[str] = field(default_factory=list)
 
     def http_get(self, url: str, **_: Any) -> HttpResponse:
@@ -44,7 +47,8 @@ class Cluster(FakeHost):
         if url not in self.answers_of:
             raise Unreachable(url, "refused", text="connection refused")
         status, value = self.answers_of[url]
-        return HttpResponse(status, value if isinstance(value, bytes) else json.dumps(value).encode())
+        headers = {"date": self.date} if self.date else {}
+        return HttpResponse(status, value if isinstance(value, bytes) else json.dumps(value).encode(), headers)
 
     def sleep(self, seconds: float) -> None:
         super().sleep(seconds)
@@ -191,6 +195,37 @@ def test_the_gate_waits_for_no_leader_that_has_renewed_since_an_earlier_look() -
     )
     assert [part for part in parts if part.trouble] == [] and cluster.ticks == began
     assert {part.node for part in parts if part.kind == "leader"} == {"cp2"}
+
+
+@pytest.mark.parametrize(
+    ("age_s", "ahead_s", "manager", "waits"),
+    [
+        (4, 0, "kubelet", False),
+        (4, 3600, "kubelet", False),
+        (14, 0, "kubelet", True),
+        (14, 3600, "kubelet", True),
+        (-5, 0, "kubelet", True),
+        (4, 0, "kubectl-label", True),
+    ],
+)
+def test_before_any_change_a_lease_that_was_renewed_a_moment_ago_is_not_waited_for(
+    age_s: int, ahead_s: int, manager: str, waits: bool
+) -> None:
+    """Whatever this machine's own clock says. A lease that moves later counts too; that of another writer proves nothing of a kubelet."""
+    cluster = make_cluster()
+    server_time = cluster.now() + datetime.timedelta(seconds=ahead_s)
+    cluster.date = f"{server_time:%a, %d %b %Y %H:%M:%S} GMT"
+    owners = [{"manager": manager, "time": f"{server_time - datetime.timedelta(seconds=age_s):%Y-%m-%dT%H:%M:%SZ}"}]
+    for row in cluster.answers_of[f"{SERVER}{NODE_LEASES}"][1]["items"]:
+        row["metadata"]["managedFields"] = owners
+    cluster.moves = set()
+    led, began = dict.fromkeys(health.LEADERS, ("cp2_5f1c", "before that")), cluster.ticks
+    parts = health.gate(api_of(cluster), led=led, counts_recent=True)
+    assert [part for part in parts if part.trouble] == []
+    assert (cluster.ticks > began) is waits
+    began = cluster.ticks
+    health.gate(api_of(cluster), led=led)
+    assert cluster.ticks > began, "after a change it has to move"
 
 
 def test_a_node_without_a_lease_and_one_that_renews_rarely_are_not_proven() -> None:
