@@ -26,6 +26,7 @@ with lazily:
 
 if TYPE_CHECKING:
     from kubeup.airgap.containerd_hosts import Mirror
+    from kubeup.cluster import lease
     from kubeup.cluster.api import Api
     from kubeup.cluster.shared_certs import SharedFile
 
@@ -202,6 +203,8 @@ class Found:
     """When each leader had renewed its lease as the new static pods began to be watched: component -> (holderIdentity, renewTime)."""
     looked_at: float = 0.0
     """When the renewals were read, on the monotonic clock: they prove only that somebody lived since."""
+    turn: Optional[lease.Lease] = None
+    """This node's turn to join etcd, if it has to be held until its new member serves."""
     lagging: Optional[Sequence[str]] = None
     """The API servers whose certificates do not have the new endpoint's name yet."""
 

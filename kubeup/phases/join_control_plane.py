@@ -329,14 +329,19 @@ def _membership(run: Run, client: etcd.Etcd) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _turn(ctx: Run) -> Iterator[lease.Lease]:
-    """Hold the Lease QUEUE during the block. Raises ClusterError (join-queue)."""
+    """Hold the Lease QUEUE during the block, or until the new member serves again (wait_for_instance). Raises ClusterError (join-queue)."""
     turn = lease.Lease(ctx.api, QUEUE, ctx.config.node.name)
     _wait_for_turn(ctx, turn)
     try:
         yield turn
     finally:
-        with contextlib.suppress(KbError):
-            turn.give_back()
+        if ctx.found.turn is None:
+            _give_back(turn)
+
+
+def _give_back(turn: lease.Lease) -> None:
+    with contextlib.suppress(KbError):
+        turn.give_back()
 
 
 def _wait_for_turn(ctx: Run, turn: lease.Lease) -> None:
@@ -401,11 +406,12 @@ def _wait_for_vote(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> None:
 
 
 def _wait_until_it_serves(ctx: Run, turn: lease.Lease) -> None:
-    """Wait until the new member answers: an API server started earlier would exit, and be delayed by the kubelet's back-off.
+    """Wait until the new member answers: an API server whose etcd is silent for longer than 20 s exits, and is delayed by the kubelet's back-off
+    (dialTimeout of apiserver, storagebackend/factory/etcd3.go).
 
     A new member serves only after it has published its name in the member list. If the entry arrived with the snapshot that
     it started from, its request times out first (7 s by etcd's defaults; etcdserver publishV3). After a restart it serves at
-    once, so its container is restarted, once."""
+    once, so its container is restarted, once, and is up again before an API server that is started from here on has begun to ask it."""
     own_url = static_pods.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
     client = etcd.Etcd(ctx.host, (own_url,), tls=etcd.read_client_tls(ctx.host, ctx.paths))
     started, woken = ctx.host.monotonic(), False
@@ -416,21 +422,26 @@ def _wait_until_it_serves(ctx: Run, turn: lease.Lease) -> None:
         trouble = client.probe_read(own_url)
         if trouble and not woken and ctx.host.monotonic() - started > SILENT_S:
             woken = True
-            _restart_etcd_container(ctx)
+            if _restart_etcd_container(ctx):
+                ctx.found.turn = turn  # of two members one is away now: nothing can be written for a moment
+                return ""
         return trouble
 
     wait_until(ctx, look, goal="etcd member", timeout_s=ctx.config.timeouts.etcd_api_call_s)
 
 
-def _restart_etcd_container(ctx: Run) -> None:
+def _restart_etcd_container(ctx: Run) -> bool:
+    """Whether it was ended, so that the kubelet starts it again at once."""
     if not ctx.host.which("crictl"):
-        return
+        return False
+    is_ended = False
     socket = ctx.config.node.cri_socket
     found = ctx.host.query(crictl.crictl_argv(socket, "ps", "-q", "--name", "^etcd$", "--state", "running"))
     for container in found.stdout.split() if found.ok else ():
         ctx.report.detail("etcd has its vote and does not serve yet: restarting its container")
         # kill it: it does not react to SIGTERM in this state, and its WAL survives even a power loss
-        ctx.host.run(crictl.crictl_argv(socket, "stop", "--timeout", "0", container))
+        is_ended |= ctx.host.run(crictl.crictl_argv(socket, "stop", "--timeout", "0", container)).ok
+    return is_ended
 
 
 def _take_back(ctx: Run, client: etcd.Etcd, *, error: BaseException) -> None:
@@ -482,6 +493,8 @@ def at_own_server(ctx: Run) -> Run:
 
 def wait_for_instance(ctx: Run) -> Outputs:
     """Wait for the kubelet and for this node's API server, controller-manager and scheduler."""
+    if ctx.found.turn is not None:
+        _give_back(ctx.found.turn)
     own = at_own_server(ctx)
     wait_for_control_plane(own)
     wait_for_controllers(own)

@@ -483,7 +483,7 @@ def test_data_of_a_member_that_was_removed_is_cleared_and_foreign_data_is_not() 
     assert any("its data here was removed" in note for note in ctx.report.notes)
 
 
-def test_a_member_that_missed_the_word_of_its_own_entry_is_started_again_once() -> None:
+def test_a_member_that_missed_the_word_of_its_own_entry_is_started_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
     host, ctx = prepared()
     host.programs.add("crictl")
     host.answers["crictl"] = "c0ffee\n"
@@ -507,3 +507,8 @@ def test_a_member_that_missed_the_word_of_its_own_entry_is_started_again_once() 
     assert len(heard) == 1, "one probe without an answer is enough"
     assert len([change for change in host.changes if "stop --timeout" in change]) == 1
     assert "isLearner" not in host.members[1]
+    assert ctx.found.turn is not None and LEASE in host.objects, "with one of two members away, nothing could be written"
+    for name in ("wait_for_control_plane", "wait_for_controllers"):
+        monkeypatch.setattr(join_control_plane, name, lambda own: None)
+    join_control_plane.wait_for_instance(ctx)
+    assert LEASE not in host.objects, "the next one may join"
