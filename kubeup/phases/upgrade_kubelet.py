@@ -424,6 +424,7 @@ def start_and_watch(
     _note_renewals(run)
     _watch_on(run)
     _wait_for_static_pods(run)
+    _note_leaders(run)
     return took_s
 
 
@@ -494,12 +495,18 @@ def _wait_for_static_pods(run: Run) -> None:
 
 
 def _note_renewals(run: Run) -> None:
-    """For the gate: a kubelet that renews its lease while this one is watched need not do so once more. A worker may not see the others'.
-    Leaders are looked at then: static pods may have started again with this kubelet."""
+    """For the gate: a kubelet that renews its lease while this one is watched need not do so once more. A worker may not see the others'."""
     run.found.led, run.found.looked_at = None, run.host.monotonic()
     if run.config.is_control_plane:
         with contextlib.suppress(KbError):  # the gate has its own look then
             run.found.renewals = health.read_node_renewals(run.api)
+
+
+def _note_leaders(run: Run) -> None:
+    """The same for the leaders, of after this kubelet may have started their static pods again."""
+    if run.config.is_control_plane:
+        with contextlib.suppress(KbError):
+            run.found.led = health.read_leader_renewals(run.api)
 
 
 def _watch_on(run: Run) -> None:
