@@ -47,7 +47,7 @@ def rollback(call: Invocation) -> int:
         phases = [phase for phase in call.command.phases if ctx.config.is_control_plane or not phase.on]
         phases = [phase for phase in phases if ctx.texts or not phase.on]
         result = launch.work(ctx, node_state, phases=phases)
-        staying = _find_staying(launch, ctx, found)
+        staying = _find_staying(launch, ctx, found=found)
         if not launch.is_dry:
             kept.end(launch.local, Paths(), status=kept.RUNNING if staying else kept.TAKEN_BACK)
     launch.print_result(result)
@@ -62,7 +62,7 @@ def _say_end(found: kept.Kept, staying: Sequence[str]) -> str:
     return f"this node is back at {found.former}; to upgrade it again: kb upgrade node, or kb upgrade apply on the first one"
 
 
-def _find_staying(launch: Launch, ctx: upgrade_run.UpgradeRun, found: kept.Kept) -> list[str]:
+def _find_staying(launch: Launch, ctx: upgrade_run.UpgradeRun, *, found: kept.Kept) -> list[str]:
     """The static pods that a rollback of the kubelet alone leaves new. Their former manifests and images are kept for another rollback."""
     if ctx.texts or not ctx.config.is_control_plane:
         return []

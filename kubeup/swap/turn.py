@@ -13,7 +13,6 @@ import datetime
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
-from kubeup import moments
 from kubeup.cluster import clock, lease
 from kubeup.cluster.api import Api
 from kubeup.engine.run import Run

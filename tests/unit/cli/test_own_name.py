@@ -108,7 +108,9 @@ def test_what_is_to_be_undone_is_undone_by_the_same_program(capsys: pytest.Captu
         error = HostError("w", cause="c", remedy="r", code="x")
         error.changed = changed
         ending.tell_error(error, report, argv=[word], debug=False)
-        assert f"  so far: {changed}; after the remedy, continue with the same command{undo}\n" in capsys.readouterr().err
+        assert (
+            f"  so far: {changed}; after the remedy, continue with the same command{undo}\n" in capsys.readouterr().err
+        )
 
 
 def test_an_error_names_commands_as_kb_was_called(

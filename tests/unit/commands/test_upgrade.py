@@ -58,7 +58,11 @@ def test_a_dry_run_in_the_middle_of_a_swap_says_so() -> None:
     ("answers", "is_in", "waits"),
     [
         ([HttpResponse(200, b"ok")], True, False),
-        ([Unreachable(URL, "timeout", text="no answer"), HttpResponse(500, b"etcd"), HttpResponse(200, b"ok")], True, True),
+        (
+            [Unreachable(URL, "timeout", text="no answer"), HttpResponse(500, b"etcd"), HttpResponse(200, b"ok")],
+            True,
+            True,
+        ),
         ([Unreachable(URL, "refused", text="no answer")], False, False),
     ],
 )
@@ -67,7 +71,7 @@ def test_an_api_server_that_another_tool_left_on_its_way_up_is_waited_for(
 ) -> None:
     host, left = FakeHost(files={"/m": b""} if is_in else {}), list(answers)
 
-    def answer(endpoint: str, timeout_s: float) -> HttpResponse:
+    def answer(endpoint: str, timeout_s: float) -> Any:
         found = left.pop(0)
         if isinstance(found, Unreachable):
             raise found

@@ -507,7 +507,9 @@ def test_a_member_that_missed_the_word_of_its_own_entry_is_started_again_once(mo
     assert len(heard) == 1, "one probe without an answer is enough"
     assert len([change for change in host.changes if "stop --timeout" in change]) == 1
     assert "isLearner" not in host.members[1]
-    assert ctx.found.turn is not None and LEASE in host.objects, "with one of two members away, nothing could be written"
+    assert ctx.found.turn is not None and LEASE in host.objects, (
+        "with one of two members away, nothing could be written"
+    )
     for name in ("wait_for_control_plane", "wait_for_controllers"):
         monkeypatch.setattr(join_control_plane, name, lambda own: None)
     join_control_plane.wait_for_instance(ctx)

@@ -17,8 +17,8 @@ from kubeup.machine.http import HttpResponse, Tls
 from kubeup.phases import restart_pods
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from tests.fake_host import FakeHost
 from tests.fake_control_plane import make_control_plane
+from tests.fake_host import FakeHost
 from tests.fake_node import PATHS, make_config
 from tests.unit.swap.swap_case import make_swap_run
 
