@@ -1,17 +1,21 @@
 """Checks of what runs: preflight's checks, the chain from the kubelet to the probes, static pods about to be
-restarted."""
+restarted, and what the kubelet makes static pods of."""
 
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import probes
 from kubeup.diagnosis import chain
 from kubeup.diagnosis.checks import facts, table
-from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient, read_flags
-from kubeup.errors import KbError
+from kubeup.errors import HostError, KbError
+from kubeup.machine.host import Host
+from kubeup.shapes import fit_what_does
+from kubeup.yaml_files import load_mapping
 
 PROBES_S = 30
 """By this time a healthy pod has been probed and is Ready."""
@@ -90,6 +94,41 @@ def look_at_static_pods(patient: Patient) -> Findings:
         remedy = probes.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
         cause = "; ".join(filter(None, (text or "the kubelet has reported nothing about its probes", closed)))
         yield Finding("static-pods", ERROR, f"{name} runs but is not Ready: {cause}", remedy)
+
+
+def look_at_manifests(patient: Patient) -> Findings:
+    """What the kubelet makes static pods of: a copy that somebody left beside a manifest is one too, whatever its name ends with. Of two pods of the
+    same name the kubelet runs the one that it has read first, so a restart may bring the other. Source: pkg/kubelet/config/file.go"""
+    host, folder = patient.host, patient.paths.manifests
+    places: dict[str, list[Path]] = {}
+    for path in (folder / name for name in sorted(_list(host, folder)) if not name.startswith(".")):
+        if host.is_dir(path):
+            continue
+        try:
+            pod = load_mapping(host.read_text(path), str(path))
+        except KbError as error:
+            text = f"the kubelet cannot make a static pod of {path}: {error.cause}"
+            yield Finding("manifests", WARNING, text, _say_move(path))
+            continue
+        meta = fit_what_does(pod, {"metadata!": {"name": str, "namespace": str}})["metadata"]
+        if meta.get("name"):
+            places.setdefault(f"{meta.get('namespace') or 'default'}/{meta['name']}", []).append(path)
+    for name, paths in places.items():
+        copies = [path for path in paths if path != folder / f"{path.name.partition('.')[0]}.yaml"] or paths[1:]
+        if len(paths) > 1:
+            text = f"{' and '.join(map(str, paths))} are both manifests of {name}: the kubelet runs only one of them, and another one perhaps after its next start"
+            yield Finding("manifests", ERROR, text, "; ".join(map(_say_move, copies)))
+
+
+def _list(host: Host, folder: Path) -> list[str]:
+    try:
+        return host.list_dir(folder)
+    except HostError:
+        return []
+
+
+def _say_move(path: Path) -> str:
+    return f"if it is not meant to run: mv {path} /root/"
 
 
 def _seconds_since(patient: Patient, moment: datetime.datetime) -> float:

@@ -16,7 +16,7 @@ from kubeup.doctor.looks.backups import look_at_backups
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
 from kubeup.doctor.looks.registered_node import look_at_node
-from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_static_pods
+from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
 from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_swap, look_at_try
@@ -39,6 +39,7 @@ LOOKS: tuple[Look, ...] = (
     Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain),
     Look("swap", "no swap of static pods was cut off", look_at_swap),
     Look("try", "no change is being tried that goes back by itself", look_at_try),
+    Look("manifests", "each static pod has one manifest, and the kubelet can read it", look_at_manifests),
     Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
     Look("node", "the cluster has this node, and it is Ready", look_at_node),
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),

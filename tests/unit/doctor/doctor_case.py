@@ -85,4 +85,10 @@ def notes(host: FakeHost, look: str) -> list[tuple[str, str]]:
     return [(note.level, note.text) for note in found.look(make_patient(host))]
 
 
+def remedies(host: FakeHost, look: str) -> list[str]:
+    """The remedies of one look."""
+    found = next(item for item in table.LOOKS if item.name == look)
+    return [note.remedy for note in found.look(make_patient(host))]
+
+
 SERVER = "https://10.77.0.11:6443"

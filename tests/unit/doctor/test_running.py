@@ -8,7 +8,7 @@ import json
 from kubeup.diagnosis.checks import facts, table
 from kubeup.machine.http import HttpResponse
 from tests.fake_host import FakeHost
-from tests.unit.doctor.doctor_case import SERVER, make_host, notes
+from tests.unit.doctor.doctor_case import SERVER, make_host, notes, remedies
 
 
 def test_kb_s_own_network_is_known_and_its_plugins_are_looked_for() -> None:
@@ -52,3 +52,32 @@ def test_a_pod_whose_probes_fail_is_told_and_one_that_was_not_probed_yet_is_not(
     assert level == "error" and "kube-scheduler runs but is not Ready: Startup probe failed: HTTP 500" in text
     ((_, text),) = notes(probed_host(old), "static-pods")
     assert "the kubelet has reported nothing about its probes" in text
+
+
+FOLDER = "/etc/kubernetes/manifests"
+
+
+def manifest(name: str) -> bytes:
+    return f"kind: Pod\nmetadata: {{name: {name}, namespace: kube-system}}\n".encode()
+
+
+def test_a_copy_beside_a_manifest_is_told_and_what_the_kubelet_does_not_read_is_not() -> None:
+    host = make_host()
+    host.files[f"{FOLDER}/kube-scheduler.yaml"] = manifest("kube-scheduler")
+    host.files[f"{FOLDER}/kube-vip.yaml"] = manifest("kube-vip")
+    host.files[f"{FOLDER}/.kube-scheduler.yaml.swp"] = b"\x00"
+    assert notes(host, "manifests") == []
+    host.files[f"{FOLDER}/kube-scheduler.yaml.bak"] = manifest("kube-scheduler")
+    ((level, text),) = notes(host, "manifests")
+    assert (
+        level == "error"
+        and f"{FOLDER}/kube-scheduler.yaml.bak are both manifests of kube-system/kube-scheduler" in text
+    )
+    assert remedies(host, "manifests") == [f"if it is not meant to run: mv {FOLDER}/kube-scheduler.yaml.bak /root/"]
+
+
+def test_what_the_kubelet_cannot_read_is_told() -> None:
+    host = make_host()
+    host.files[f"{FOLDER}/notes.txt"] = b"do not forget: : the milk"
+    ((level, text),) = notes(host, "manifests")
+    assert level == "warning" and f"cannot make a static pod of {FOLDER}/notes.txt" in text
