@@ -447,6 +447,7 @@ WITHOUT_BYTECODE = tuple(
             "etcd",
             "kubeconfig_",
             "mirror",
+            "node",
             "readdress",
             "reconfigure",
             "restore",
@@ -454,7 +455,7 @@ WITHOUT_BYTECODE = tuple(
             "upgrade",
         ),
         "drift": ("",),
-        "cluster": ("etcd_snapshot", "etcd_upkeep", "eviction", "node_events", "upgrade_turn"),
+        "cluster": ("departure", "etcd_snapshot", "etcd_upkeep", "eviction", "node_events", "upgrade_turn"),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "support_bundle"),
         "kubeadm": ("upgrade",),
         "node": (
@@ -474,6 +475,7 @@ WITHOUT_BYTECODE = tuple(
         "phases": (
             "cert_names",
             "endpoint",
+            "node_remove",
             "readdress",
             "reconfigure_",
             "recovered_",

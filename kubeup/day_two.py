@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, own_units, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, node_remove, own_units, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # Steps that both upgrades have, and the last of them a swap too.
@@ -92,6 +92,16 @@ READDRESS = story(
         step("kube-proxy",            "Point kube-proxy at the new address, where it was the endpoint, and restart it",  readdress.plan_kube_proxy, live="cluster"),
     ),
     act("ready",     "Watch that the node becomes Ready at its address, and list what is left to do elsewhere",         readdress.READY),
+)
+
+# kb node remove NAME: another node leaves the cluster, dead or alive. Its pods go first and its Node last, since that says whose the rest
+# is. No step keeps a state: each finds nothing to do where an earlier run has done it.
+NODE_REMOVE = story(
+    act("preflight",          "Check that the cluster can do without the node, tell what goes with it, and ask",       node_remove.CHECKS),
+    act("drain",              "Move its pods to other nodes; give up those of a dead node, and free their volumes",    node_remove.DRAIN),
+    act("remove-etcd-member", "Take its API server out of the load balancers, and its member out of etcd",             node_remove.ETCD_MEMBER),
+    step("cluster-info",      "Have joining nodes and kube-proxy call another control plane, if they called this one", node_remove.plan_names, live="node"),
+    act("strike-out",         "Delete its Node, leases and pods, and list what is left to do elsewhere",               node_remove.STRIKE_OUT),
 )
 
 # kb upgrade apply VERSION: this control plane, and what the cluster stores, go to another version. Whatever differs of the static pods is
@@ -195,6 +205,7 @@ STORIES: Mapping[str, Story] = {
     "reconfigure": RECONFIGURE,
     "reconfigure-back": RECONFIGURE_BACK,
     "readdress": READDRESS,
+    "node-remove": NODE_REMOVE,
     "upgrade-apply": UPGRADE_APPLY,
     "upgrade-node": UPGRADE_NODE,
     "upgrade-rollback": UPGRADE_ROLLBACK,

@@ -24,6 +24,7 @@ _TABLES = {
     "RECONFIGURE_STATIC_PODS": "## kb reconfigure static-pods",
     "RECONFIGURE_BACK": "## kb reconfigure back",
     "READDRESS": "## kb readdress",
+    "NODE_REMOVE": "## kb node remove",
     "CERTS_AUTO": "## kb certs auto on",
     "UPGRADE_APPLY": "## kb upgrade apply",
     "UPGRADE_NODE": "## kb upgrade node",

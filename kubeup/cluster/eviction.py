@@ -215,6 +215,16 @@ def _is_marked(node: Object) -> bool:
 # ---- evict
 
 
+def drain(api: Api, node: str, *, tell: Callable[[str], None], note: Callable[[str], None], refused_s: float) -> None:
+    """Cordon the node and evict its pods. tell: what is waited for; note: what was done. Raises what cordon and evict_all raise; the cordon
+    stays then, for the caller to take back."""
+    if not cordon(api, node):
+        note(f"node {node} was cordoned before, and stays so")
+    gone = evict_all(api, node, tell=tell, refused_s=refused_s)
+    if gone:
+        note(f"evicted from node {node}: {name_pods(gone)}")
+
+
 def evict_all(api: Api, node: str, *, tell: Callable[[str], None], refused_s: float = REFUSED_S) -> tuple[Pod, ...]:
     """Evict the pods of a cordoned node, and wait until they are gone; returns them. A pod that comes later, since it tolerates the
     cordon, stays: it would come again and again.

@@ -122,7 +122,7 @@ def _judge_node(node: Object, owners: Mapping[str, Sequence[str]], *, server: Op
         trouble = Trouble(
             f"node {name} is not Ready",
             why,
-            f"on that machine: kb doctor; if it is gone for good: kubectl delete node {name}",
+            f"on that machine: kb doctor; if it is gone for good, on a control plane: kb node remove {name}",
         )
     twice = [(address, owners[address]) for address in _internal_ips(node) if len(owners[address]) > 1]
     if trouble is None and twice:

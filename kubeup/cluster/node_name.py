@@ -34,7 +34,7 @@ def check_node_name(node: Optional[Mapping[str, Any]], own_addresses: Sequence[s
         f"the cluster has a node {name} already, and it is Ready",
         cause=f"it has the address {', '.join(addresses) or 'none'} and is {age} old; this machine has "
         f"{', '.join(own_addresses) or 'no address'}",
-        remedy=f"give this one another name (--node-name), or remove the other: kubectl delete node {name}",
+        remedy=f"give this one another name (--node-name), or remove the other, on a control plane: kb node remove {name}",
         code="node-name-taken",
     )
 

@@ -76,6 +76,8 @@ NEED_ROOT: Mapping[str, str] = {
     "certs add-san": _CHANGES_FILES,
     "certs recover": _CHANGES_FILES,
     "mirror add": _CHANGES_FILES,
+    "node remove": _CALLS_ETCD,
+    "node replace": _CALLS_ETCD,
     "etcd remove": _CALLS_ETCD,
     "etcd defrag": _CALLS_ETCD,
     "etcd compact": _CALLS_ETCD,

@@ -65,7 +65,7 @@ def _print_end(launch: Launch, node_state: State, *, paths: Paths, skipped: Sequ
         return
     call.print(_AFTER_RESET)
     if node_state.has_run("join"):
-        call.print(_AFTER_RESET_MEMBER.format(node=node_state.node))
+        call.tell(_AFTER_RESET_MEMBER.format(node=node_state.node))
     foreign = route_keeper.find_first_cni_config(launch.local, paths)
     if foreign not in ("", route_keeper.CNI_FILE):
         call.print(_AFTER_RESET_FOREIGN.format(path=paths.cni_conf / foreign))
@@ -81,7 +81,7 @@ _AFTER_RESET = "everything that kb made is gone, except kube-proxy's rules and t
 _AFTER_RESET_SKIPPED = "what these steps undo is still on this node, since they were skipped: {names}. kb reset without --skip-phases undoes the rest"
 _AFTER_RESET_MEMBER = """\
 Node {node} is still in the cluster, and its pods count as running for some minutes.
-On a control plane, unless it joins again: kubectl delete node {node}"""
+On a control plane, unless it joins again: kb node remove {node}"""
 _AFTER_RESET_FOREIGN = """\
 Another pod network left {path}, with its programs, links and rules.
 Before this node joins again: rm {path}, and reboot it"""

@@ -85,9 +85,23 @@ def create(call: Invocation) -> int:
     if launch.is_dry:
         for step in getattr(launch.target, "plan", ()):
             call.report.line(f"would request: {step.what}")
+    prints_join = bool(call.flags.get("print-join-command"))
     for token in wanted:
-        _print_created(call, token, command=_join_command(call, api, path=path, token=token, key=key), now=now)
+        command = _join_command(call, api, path=path, token=token, key=key) if prints_join else ""
+        _print_created(call, token, command=command, now=now)
     return 0
+
+
+def make_join_line(launch: Launch, *, is_control_plane: bool) -> str:
+    """Create a token, upload the shared certificates for a control plane, and return the command with which a machine joins. Raises
+    HostError (no-ca-key-here), ClusterError (token-exists)."""
+    key = _make_certificate_key(launch.local) if is_control_plane else Secret("")
+    (token,) = read_wanted_tokens(launch.call, launch.local)
+    api, path = _make_api(launch)
+    create_token(api, token, now=launch.local.now())
+    if key:
+        upload_certs(launch.call, launch.target, api=api, key=key)
+    return _join_command(launch.call, api, path=path, token=token, key=key)
 
 
 def _make_certificate_key(local: Host) -> Secret:
@@ -170,9 +184,7 @@ def create_token(api: Api, token: BootstrapToken, *, now: datetime.datetime) -> 
 
 
 def _join_command(call: Invocation, api: Api, *, path: Path, token: BootstrapToken, key: Secret) -> str:
-    """The join command on one line; "" if it was not asked for."""
-    if not call.flags.get("print-join-command"):
-        return ""
+    """The join command on one line."""
     admin = kubeconfig.read_kubeconfig(api.host.read_text(path), host=api.host, path=path)
     pins = list(ca_pins.ca_cert_hashes(admin.ca_pem))
     server = _reachable_server(api) or admin.server.partition("://")[2]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kubeup.airgap.containerd_hosts import Mirror
     from kubeup.cluster import lease
     from kubeup.cluster.api import Api
+    from kubeup.cluster.departure import Departing
     from kubeup.cluster.shared_certs import SharedFile
 
 
@@ -207,6 +208,8 @@ class Found:
     """This node's turn to join etcd, if it has to be held until its new member serves."""
     lagging: Optional[Sequence[str]] = None
     """The API servers whose certificates do not have the new endpoint's name yet."""
+    departing: Optional[Departing] = None
+    """The node that is removed, as it was found before anything was changed."""
 
 
 @frozen_by_name

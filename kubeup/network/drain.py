@@ -94,6 +94,13 @@ def undrain(api: Api, server: str, *, tell: Callable[[str], None], timeout_s: fl
     )
 
 
+def forget(api: Api, server: str) -> None:
+    """Remove the mark of a server that is gone for good, for a machine that takes its address later. Asks nobody. Raises ApiRefused,
+    Unreachable."""
+    if server in read_marks(api):
+        _write(api, server, mark=None)
+
+
 def _write(api: Api, server: str, *, mark: Optional[str]) -> None:
     """Write or remove (None) the server's mark; those of other servers stay."""
     data = {drain_marks.key_of(server): mark}

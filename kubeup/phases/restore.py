@@ -29,7 +29,7 @@ from kubeup.secret import Secret
 with lazily:
     from kubeup.airgap import containerd_hosts
     from kubeup.backup import archive, etcdutl, restoring
-    from kubeup.cluster import api, objects, probes
+    from kubeup.cluster import api, departure, objects, probes
     from kubeup.node import containers, etcd_data, image_program, image_pulls
 
 KEPT, COMING = "kb-before-restore", "kb-restored"
@@ -342,29 +342,12 @@ def find_gone(ctx: RestoreRun) -> list[str]:
 
 
 def strike_out(ctx: RestoreRun) -> Outputs:
-    """Remove the Node, Lease, CSINode and pods of the control planes that are not there. As long as they are, their pods count as
-    running, and no machine can join with such a name."""
+    """Remove what the cluster holds of the control planes that are not there."""
     for name in find_gone(ctx):
-        paths = (
-            api.path_of("Node", name),
-            api.path_of("Lease", name, namespace="kube-node-lease"),
-            f"/apis/storage.k8s.io/v1/csinodes/{name}",
-        )
-        found = [path for path in paths if ctx.api.get(path) is not None]
-        for path in found:
-            ctx.api.delete(path)
-        pods = list(_list_pods(ctx, name))
-        for path in pods:
-            ctx.api.delete(f"{path}?gracePeriodSeconds=0")
-        if found or pods:
-            ctx.report.note(f"{name} is not there any more: its Node and {len(pods)} pods were removed")
+        is_found, pods = departure.strike_out(ctx.api, name)
+        if is_found or pods:
+            ctx.report.note(f"{name} is not there any more: its Node and {pods} pods were removed")
     return None
-
-
-def _list_pods(ctx: RestoreRun, node: str) -> Iterator[str]:
-    for pod in ctx.api.list("/api/v1/pods", field=f"spec.nodeName={node}"):
-        metadata: Mapping[str, Any] = pod["metadata"]
-        yield f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
 
 
 def plan_config(run: RestoreRun) -> Plan:

@@ -259,12 +259,8 @@ def end_spared(run: UpgradeRun) -> None:
 
 def drain(run: UpgradeRun) -> None:
     """Cordon the node and evict its pods. Raises ClusterError: pods-not-evicted, pods-not-gone; the caller uncordons."""
-    node = run.config.node.name
-    if not eviction.cordon(run.api, node):
-        run.report.note(f"node {node} was cordoned before, and stays so")
-    gone = eviction.evict_all(run.api, node, tell=run.report.waiting, refused_s=run.drain_s)
-    if gone:
-        run.report.note(f"evicted from node {node}: {eviction.name_pods(gone)}")
+    tell, note = run.report.waiting, run.report.note
+    eviction.drain(run.api, run.config.node.name, tell=tell, note=note, refused_s=run.drain_s)
 
 
 def stop_kubelet(run: Run) -> None:

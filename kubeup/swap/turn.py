@@ -60,6 +60,14 @@ def give_back(run: Run) -> None:
         mine.api.delete(mine.path)
 
 
+def end_of(run: Run, node: str) -> None:
+    """Remove the Lease if it is that node's, which is known not to work any more. Raises ApiRefused, Unreachable."""
+    path = _lease(run).path
+    found = run.api.get(path)
+    if found is not None and _spec(found).get("holderIdentity") == node:
+        run.api.delete(path)
+
+
 @contextlib.contextmanager
 def hold(runs: Sequence[Run], *, work: str) -> Iterator[Callable[[], None]]:
     """Hold the Lease meanwhile; yields what goes on to hold it, to be called between steps that take long. An API that is away hinders
@@ -98,7 +106,12 @@ def _try_take(run: Run, *, work: str, is_last: bool) -> bool:
         return False
     if held is None:
         return True
-    raise ClusterError(
+    raise refusal(held)
+
+
+def refusal(held: Held) -> ClusterError:
+    """Why nothing is done now."""
+    return ClusterError(
         f"control plane {held.node} works on etcd or on its static pods",
         cause=f"it has held Lease kube-system/{NAME} for {held.for_s:.0f} s; two at once may cost etcd its quorum",
         remedy=f"wait until it has finished; if nothing is under way there: kubectl -n kube-system delete lease {NAME}",

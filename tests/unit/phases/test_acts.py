@@ -20,7 +20,7 @@ DAY_TWO = tuple(
     day_two.find_story(name, init=kb.INIT) for name in (*day_two.STORIES, "restore", "reconfigure-endpoint")
 )
 MOST_ACTS_OF_A_NODE = 14
-MOST_ACTS_OF_DAY_TWO = 11
+MOST_ACTS_OF_DAY_TWO = 12
 
 HOST_VERBS = {
     "write_file", "write_stream", "make_dir", "symlink", "remove", "remove_tree", "move_file", "copy_attributes", "put_back", "append",
@@ -68,7 +68,6 @@ CHANGING = {
     "restore.py:_put_data_in": "files",
     "restore.py:make_data": "snapshot",
     "restore.py:move_aside": "move-aside",
-    "restore.py:strike_out": "strike-out",
     "upload_certs.py:_remove_other_proxies": "upload-certs",
     "upload_certs.py:store_shared_files": "upload-certs",
     "wait_dns.py:free_waiting_pods": "verify",
@@ -99,6 +98,7 @@ CHANGING = {
     "recovered_certs.py:restart_node": "the command certs recover: the kubelet",
     "recovered_certs.py:take_serving_pair": "the command certs recover: kubelet.crt",
     "recovered_kubelet.py:recover": "the command certs recover: a bootstrap-kubelet.conf",
+    "node_remove.py:remove_member": "remove-etcd-member",
     "readdress.py:_keep": "files",
     "readdress.py:_move_pods": "files",
     "readdress.py:foretell": "files, foretold",

@@ -1,0 +1,106 @@
+"""The commands node remove and node replace: another node leaves the cluster, and the lines with which a new machine takes its place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubeup.commands import launcher, token, upgrade
+from kubeup.commands.launcher import Launch
+from kubeup.errors import ClusterError, KbError, UsageError
+from kubeup.lazy_modules import lazily
+from kubeup.paths import Paths
+
+with lazily:
+    from kubeup.cluster import departure
+    from kubeup.doctor import node_files
+    from kubeup.engine import state
+    from kubeup.phases import node_remove
+    from kubeup.swap import turn
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.doctor.node_files import Patient
+    from kubeup.engine.run import Run
+
+
+def remove(call: Invocation) -> int:
+    """Take a node out of the cluster, dead or alive; or go on with that. It keeps no state: what is gone is not found again."""
+    if call.flags.get("list"):
+        return launcher.list_phases(call)
+    launch = Launch(call)
+    launch.require_root()
+    name = _read_name(call)
+    with launch.locked(Paths()):
+        ctx = _make_run(launch, name)
+        try:
+            node_state = state.State(launch.target, ctx.paths, is_kept=False)
+            result = launch.work(ctx, node_state, keeps_journal=False)
+        finally:
+            if not launch.is_dry:
+                _end_turn(ctx)
+    launch.print_result(result, more={"node": name, "wasFound": ctx.departing.state})
+    if call.output == "text" and not launch.is_dry:
+        left = list(result.results.remaining or ())
+        if left:
+            call.tell("\n".join(["still to be done:", *(f"  {one}" for one in left)]))
+    return 0
+
+
+def _read_name(call: Invocation) -> str:
+    """Raises UsageError (usage)."""
+    if len(call.words) == 1 and call.words[0]:
+        return call.words[0]
+    raise UsageError(
+        f"kb {call.command.name} takes the name of one node",
+        cause=f"{len(call.words)} were given",
+        remedy=f"see the names: kubectl get nodes; then: kb {call.command.name} NAME",
+        code="usage",
+    )
+
+
+def _read_patient(launch: Launch) -> Patient:
+    """This control plane. Raises HostError (not-a-control-plane)."""
+    patient = node_files.read_patient(launch.local, Paths())
+    if not patient.is_control_plane:
+        raise launcher.no_control_plane(patient.paths)
+    return patient
+
+
+def _make_run(launch: Launch, name: str) -> node_remove.NodeRemoveRun:
+    call, patient = launch.call, _read_patient(launch)
+    base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
+    return node_remove.NodeRemoveRun(
+        **base.values(),
+        leaving=name,
+        agree=lambda question: launcher.agree(call, question),
+        drains=not call.flags.get("no-drain"),
+        drain_s=upgrade.read_drain_timeout(call),
+    )
+
+
+def _end_turn(ctx: Run) -> None:
+    try:
+        turn.give_back(ctx)
+    except KbError as error:
+        ctx.report.detail(f"Lease kube-system/{turn.NAME} was not given back, and lapses in {turn.LASTS_S} s: {error}")
+
+
+def replace(call: Invocation) -> int:
+    """Print the two lines with which a new machine takes the place of a node: one for here, one for that machine."""
+    launch = Launch(call)
+    launch.require_root()
+    name = _read_name(call)
+    ctx = _make_run(launch, name)
+    one = departure.look(ctx.api, name, client=node_remove.own_etcd(ctx))
+    if one.is_nowhere:
+        raise ClusterError(
+            f"node {name} is not registered",
+            cause="the cluster has no Node of this name, and etcd no member of it",
+            remedy="print the line alone: kb token create --print-join-command, with --control-plane for a control plane",
+            code="node-not-registered",
+        )
+    departure.check(one, own=ctx.config.node.name, endpoint=node_remove.read_endpoint(ctx))
+    line = token.make_join_line(launch, is_control_plane=one.is_control_plane)
+    call.tell(f"here: kb node remove {name} --yes")
+    call.print(f"on the new machine: {line}")
+    return 0

@@ -1,0 +1,147 @@
+"""`kb node remove` on real nodes: a living worker, a control plane that lost its power, the first one; what is refused; kills; and the same
+names join again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from .lab import change_killer
+from .lab.control_planes import KB, check_members, code_of, read_members
+from .lab.node import Node, wait_until
+from .lab.shell import Result
+from .test_join_load_balancer import init, join, make_join_command, wait_servers
+
+pytestmark = pytest.mark.k8s_versions("1.35", "1.36")
+MakeNode = Callable[..., Node]
+IN_TIME_S = 20.0
+"""How long it may take to remove a control plane that is dead, and known to be."""
+
+
+def remove(node: Node, name: str, words: str = "--yes", *, check: bool = True) -> Result:
+    began = time.monotonic()
+    done = node.run(f"{KB} node remove {name} {words}", check=check, timeout=600)
+    print(f"{time.monotonic() - began:.1f} s", done.command, done.output, sep="\n", flush=True)
+    return done
+
+
+def wait_lost(node: Node, name: str) -> None:
+    """Until the cluster calls it neither Ready nor not: it has heard nothing."""
+
+    def is_lost() -> bool:
+        rows = node.get(f"node {name}")["status"]["conditions"]
+        return bool({row["type"]: row["status"] for row in rows}["Ready"] == "Unknown")
+
+    wait_until(is_lost, what=f"the cluster to miss {name}", timeout_s=120)
+
+
+def remove_dead(node: Node, name: str) -> None:
+    """At most IN_TIME_S, and nothing of it is left."""
+    began = time.monotonic()
+    remove(node, name)
+    took_s = time.monotonic() - began
+    assert took_s <= IN_TIME_S, took_s
+    check_gone(node, name)
+
+
+def check_gone(node: Node, name: str) -> None:
+    nodes = [one["metadata"]["name"] for one in node.get("nodes")["items"]]
+    leases = [one["metadata"]["name"] for one in node.get("leases -n kube-node-lease")["items"]]
+    assert name not in nodes and name not in leases
+    pods = node.get("pods -A")["items"]
+    assert [one["metadata"]["name"] for one in pods if one["spec"].get("nodeName") == name] == []
+    assert name not in [member["name"] for member in read_members(node)]
+
+
+def killed(node: Node, name: str, change: str) -> None:
+    """`kb node remove` ends by SIGKILL right after this change."""
+    argv = shlex.split(f"kb.pyz node remove {name} --yes")
+    node.scp(change_killer.PROGRAM, "/root/change_killer.py")
+    wish = {"argv": argv, "phase": "", "change": change, "nth": 1}
+    done = node.run(["python3", "change_killer.py", json.dumps(wish)], check=False, timeout=600)
+    assert '["killed"' in node.read(change_killer.CHANGES_LOG), (
+        change,
+        node.read(change_killer.CHANGES_LOG),
+        done.output,
+    )
+
+
+def test_nodes_leave_and_come_again(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    cp1, cp2, cp3, w1 = (make_node(name, version=k8s_version) for name in ("cp1", "cp2", "cp3", "w1"))
+    cp3.save_disk()
+    init(cp1, kb_pyz)
+    for node in (cp2, cp3):
+        join(node, cp1, kb_pyz, control_plane=True)
+    join(w1, cp1, kb_pyz)
+    for node in (cp1, cp2, cp3, w1):
+        cp1.wait_node_ready(node.name)
+    cp1.kubectl("create deployment web --image=registry.k8s.io/e2e-test/web:1 --replicas=1")
+    cp1.wait_pods_ready("default", "app=web")
+
+    # what is refused changes nothing
+    assert code_of(remove(cp1, "cp1", check=False)) == "node-is-this-one"
+    asked = remove(cp1, "w1", "", check=False)
+    assert code_of(asked) == "not-confirmed" and "default/web" not in asked.stderr.partition("stay")[0]
+    foretold = remove(cp1, "cp2", "--dry-run")
+    assert "member/remove" in foretold.stdout and "nothing was changed" in foretold.stdout
+    cp3.kill()
+    assert code_of(remove(cp1, "cp2", check=False)) == "etcd-removal-unsafe"
+    check_now = {member["name"] for member in read_members(cp1)}
+    assert check_now == {"cp1", "cp2", "cp3"}
+
+    # a control plane without power; its machine comes again with a new disk, under the same name and address
+    wait_lost(cp1, "cp3")
+    remove_dead(cp2, "cp3")
+    assert "nothing to do" in remove(cp2, "cp3").stderr
+    check_members(cp1, ["cp1", "cp2"])
+    cp3.restore_disk()
+    join(cp3, cp2, kb_pyz, control_plane=True)
+    cp1.wait_node_ready("cp3")
+    check_members(cp1, ["cp1", "cp2", "cp3"])
+
+    # the first one; its machine comes again with its old disk
+    cp1.kill()
+    wait_lost(cp2, "cp1")
+    remove_dead(cp2, "cp1")
+    check_members(cp2, ["cp2", "cp3"])
+    wait_servers(w1, [cp2.address, cp3.address], timeout_s=120)
+    cp1.start()
+    cp1.run(f"{KB} reset --force", timeout=300)
+    cp1.run(make_join_command(cp2, control_plane=True), timeout=600)
+    cp2.wait_node_ready("cp1")
+    check_members(cp2, ["cp1", "cp2", "cp3"])
+
+    # a living worker, and at once it is one again
+    done = remove(cp3, "w1")
+    assert "on w1: " in done.stdout and "reset --force" in done.stdout, done.stdout
+    check_gone(cp3, "w1")
+    w1.run(f"{KB} reset --force", timeout=300)
+    join(w1, cp2, kb_pyz)
+    cp2.wait_node_ready("w1")
+    cp2.wait_pods_ready("default", "app=web")
+
+    # a living control plane, killed after three of the changes
+    members = json.loads(cp1.run(f"{KB} etcd members -o json").stdout)
+    other = next(member for member in members if member["name"] != "cp2")
+    server = f"https://{cp1.address}:6443/api/v1/nodes/cp2"
+    killed(cp1, "cp2", f"http_send PATCH {server}")
+    killed(cp1, "cp2", f"http_send POST {other['clientURLs'][0]}/v3/cluster/member/remove")
+    killed(cp1, "cp2", f"http_send DELETE {server}")
+    remove(cp1, "cp2")
+    check_gone(cp1, "cp2")
+    assert cp1.get("leases -n kube-system")["items"] and "kb-static-pods" not in cp1.kubectl(
+        "get leases -n kube-system -o name"
+    )
+    cp2.run(f"{KB} reset --force", timeout=300)
+    cp2.run(make_join_command(cp1, control_plane=True), timeout=600)
+    cp1.wait_node_ready("cp2")
+    check_members(cp1, ["cp1", "cp2", "cp3"])
+
+    # a machine in the place of another
+    lines = cp1.run(f"{KB} node replace cp3").stdout.splitlines()
+    assert lines[0].endswith("node remove cp3 --yes") and " --control-plane --certificate-key " in lines[1], lines
