@@ -75,6 +75,7 @@ def test_an_api_server_that_another_tool_left_on_its_way_up_is_waited_for(
         found = left.pop(0)
         if isinstance(found, Unreachable):
             raise found
+        assert isinstance(found, HttpResponse)
         return found
 
     said: list[str] = []
