@@ -174,13 +174,37 @@ def cordon(api: Api, node: str) -> bool:
     return True
 
 
+def cordon_for_admin(api: Api, node: str) -> bool:
+    """Let no new pods onto the node until the admin says otherwise; returns whether it was open to them. A cordon of kb's own becomes the
+    admin's: whatever it was for does not take it back. Raises ApiRefused, Unreachable; ClusterError (node-not-registered)."""
+    found = _read_node(api, node)
+    was_open = not (found.get("spec") or {}).get("unschedulable")
+    if was_open or MARK in (found["metadata"].get("annotations") or {}):
+        api.patch(path_of("Node", node), {"metadata": {"annotations": {MARK: None}}, "spec": {"unschedulable": True}})
+    return was_open
+
+
 def uncordon(api: Api, node: str) -> bool:
     """Take kb's own cordon back; returns whether there was one. Raises ApiRefused, Unreachable."""
     found = api.get(path_of("Node", node))
     if found is None or not _is_marked(found):
         return False
-    api.patch(path_of("Node", node), {"metadata": {"annotations": {MARK: None}}, "spec": {"unschedulable": None}})
+    _open(api, node)
     return True
+
+
+def uncordon_for_admin(api: Api, node: str) -> bool:
+    """Take a cordon back, whoever has made it; returns whether there was one. Raises ApiRefused, Unreachable; ClusterError
+    (node-not-registered)."""
+    found = _read_node(api, node)
+    was_closed = bool((found.get("spec") or {}).get("unschedulable"))
+    if was_closed or MARK in (found["metadata"].get("annotations") or {}):
+        _open(api, node)
+    return was_closed
+
+
+def _open(api: Api, node: str) -> None:
+    api.patch(path_of("Node", node), {"metadata": {"annotations": {MARK: None}}, "spec": {"unschedulable": None}})
 
 
 def is_cordoned(api: Api, node: str) -> tuple[bool, bool]:

@@ -1,7 +1,8 @@
-"""The commands node remove and node replace: another node leaves the cluster, and the lines with which a new machine takes its place."""
+"""The commands node remove, replace, drain and uncordon: a node leaves the cluster, another takes its place, or its pods leave it for a while."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher, token, upgrade
@@ -11,7 +12,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
-    from kubeup.cluster import departure
+    from kubeup.cluster import departure, eviction
     from kubeup.doctor import node_files
     from kubeup.engine import state
     from kubeup.phases import node_remove
@@ -19,6 +20,7 @@ with lazily:
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
+    from kubeup.cluster.api import Api
     from kubeup.doctor.node_files import Patient
     from kubeup.engine.run import Run
 
@@ -83,6 +85,74 @@ def _end_turn(ctx: Run) -> None:
         turn.give_back(ctx)
     except KbError as error:
         ctx.report.detail(f"Lease kube-system/{turn.NAME} was not given back, and lapses in {turn.LASTS_S} s: {error}")
+
+
+# ---- drain and uncordon
+
+
+def drain(call: Invocation) -> int:
+    """Cordon a node and evict its pods. It takes pods again if that does not succeed."""
+    launch = Launch(call)
+    launch.require_root()
+    api, name = _find_subject(launch)
+    prospect = eviction.look(api, name)
+    for line in prospect.describe():
+        call.report.note(line)
+    if launch.is_dry:
+        return _print_drained(call, name, pods=prospect.moves, would=True)
+    if prospect.bare:
+        launcher.agree(call, f"{eviction.name_pods(prospect.bare)} will be gone: nothing makes them anew elsewhere.")
+    was_open = eviction.cordon_for_admin(api, name)
+    try:
+        gone = eviction.evict_all(api, name, tell=call.report.waiting, refused_s=upgrade.read_drain_timeout(call))
+    except ClusterError:
+        if was_open:
+            eviction.uncordon_for_admin(api, name)
+        raise
+    return _print_drained(call, name, pods=gone, would=False)
+
+
+def _print_drained(call: Invocation, name: str, *, pods: Sequence[eviction.Pod], would: bool) -> int:
+    if call.output != "text":
+        call.print_value({"dryRun": would, "node": name, "evicted": [pod.label for pod in pods]})
+        return 0
+    for pod in pods:
+        call.print(f"{'would evict' if would else 'evicted'}: {pod.label}")
+    call.tell("nothing was changed" if would else f"node {name} takes no pods until: kb node uncordon {name}")
+    return 0
+
+
+def uncordon(call: Invocation) -> int:
+    """Let pods onto a node again, whoever has cordoned it."""
+    launch = Launch(call)
+    launch.require_root()
+    api, name = _find_subject(launch)
+    was_closed = eviction.uncordon_for_admin(api, name)
+    told = (
+        f"node {name} {'would take' if launch.is_dry else 'takes'} pods again"
+        if was_closed
+        else f"node {name} was not cordoned"
+    )
+    call.print(told)
+    return 0
+
+
+def _find_subject(launch: Launch) -> tuple[Api, str]:
+    """The node that is meant, this one if none is named, and the way to it: on a worker its kubelet's, which reaches no other node. Raises
+    HostError (not-a-control-plane), UsageError (usage)."""
+    call = launch.call
+    patient = node_files.read_patient(launch.local, Paths())
+    own = patient.config.node.name
+    name = _read_name(call) if call.words else own
+    if patient.is_control_plane:
+        run = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
+        return run.api, name
+    if name != own:
+        raise launcher.no_control_plane(patient.paths)
+    return launcher.kubelet_api(launch.target, patient.paths), name
+
+
+# ---- replace
 
 
 def replace(call: Invocation) -> int:

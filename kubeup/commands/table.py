@@ -100,6 +100,8 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("readdress", "Follow a control plane whose address has changed: kb readdress OLD NEW", lambda call: readdress.readdress(call), words="address...", story="readdress"),
         Row("node remove",  "Take a node out of the cluster, dead or alive, from another control plane: NAME", lambda call: node.remove(call), words="name...", story="node-remove"),
         Row("node replace", "Print the lines with which a new machine takes the place of a node: OLD",         lambda call: node.replace(call), words="name..."),
+        Row("node drain",    "Cordon a node and evict its pods: this one, or from a control plane another",        lambda call: node.drain(call), words="name..."),
+        Row("node uncordon", "Let pods onto a node again: this one, or from a control plane another",             lambda call: node.uncordon(call), words="name..."),
         Row("etcd remove",          "Remove a lost member from the cluster's etcd",                            lambda call: etcd.remove(call), words="member..."),
         Row("etcd recover",         "Go on with the one etcd member that is left, from its own data",          lambda call: etcd_recover.recover(call)),
         Row("etcd defrag",          "Give back the space that etcd's file no longer needs, member by member",  lambda call: etcd_upkeep.defrag(call)),

@@ -125,6 +125,13 @@ def test_nodes_leave_and_come_again(make_node: MakeNode, kb_pyz: Path, k8s_versi
     cp2.wait_node_ready("w1")
     cp2.wait_pods_ready("default", "app=web")
 
+    # a worker empties itself; it may do so with nobody else's node
+    print(w1.run(f"{KB} node drain", timeout=300).output, flush=True)
+    assert cp2.get("node w1")["spec"]["unschedulable"]
+    assert code_of(w1.run(f"{KB} node drain cp2", check=False)) == "not-a-control-plane"
+    w1.run(f"{KB} node uncordon")
+    cp2.wait_pods_ready("default", "app=web")
+
     # a living control plane, killed after three of the changes
     members = json.loads(cp1.run(f"{KB} etcd members -o json").stdout)
     other = next(member for member in members if member["name"] != "cp2")

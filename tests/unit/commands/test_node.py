@@ -302,3 +302,59 @@ def test_leases_of_its_api_server_go_too() -> None:
     host.cluster.objects[path] = {"kind": "Lease", "metadata": {"name": "apiserver-abc", "labels": labels}, "spec": {}}
     removed(host, "cp3")
     assert path not in host.cluster.objects
+
+
+# ---- drain and uncordon
+
+
+def test_drain_and_uncordon() -> None:
+    host = make_departure()
+    host.add_pod("w1", "web-1")
+    host.add_pod("w1", "agent", owner="DaemonSet")
+    ended = kb(host, "drain", "w1")
+    assert ended.status == 0, ended.err
+    assert host.list_names("Pod") == ["agent"]
+    assert "evicted: app/web-1" in ended.out and "kb node uncordon w1" in ended.out
+    node = host.cluster.objects[f"{NODES}/w1"]
+    assert node["spec"]["unschedulable"] and not node["metadata"].get("annotations"), (
+        "an upgrade leaves this cordon alone"
+    )
+    assert "node w1 takes pods again" in kb(host, "uncordon", "w1").out
+    assert not host.cluster.objects[f"{NODES}/w1"]["spec"].get("unschedulable")
+    assert "node w1 was not cordoned" in kb(host, "uncordon", "w1").out
+
+
+def test_this_node_is_drained_if_none_is_named() -> None:
+    host = make_departure()
+    host.add_pod("cp1", "web-1")
+    assert json.loads(kb(host, "drain", "-o", "json").out) == {"dryRun": False, "node": "cp1", "evicted": ["app/web-1"]}
+
+
+@pytest.mark.parametrize("was_cordoned", [False, True])
+def test_a_drain_that_a_budget_refuses_leaves_the_node_as_it_was(was_cordoned: bool) -> None:
+    host = make_departure()
+    host.add_pod("w1", "web-1")
+    host.guarded.add("web-1")
+    host.cluster.objects[f"{NODES}/w1"]["spec"] = {"unschedulable": True} if was_cordoned else {}
+    ended = kb(host, "drain", "w1", "--drain-timeout", "10s")
+    assert "code:   pods-not-evicted\n" in ended.err
+    assert bool(host.cluster.objects[f"{NODES}/w1"]["spec"].get("unschedulable")) is was_cordoned
+
+
+def test_pods_that_nothing_makes_anew_are_asked_for() -> None:
+    host = make_departure()
+    host.add_pod("w1", "lonely", owner="")
+    refused(host, "drain", "w1", code="not-confirmed")
+    assert kb(host, "drain", "w1", "--yes").status == 0 and host.list_names("Pod") == []
+
+
+def test_a_dry_run_of_a_drain_changes_nothing() -> None:
+    host = make_departure()
+    host.add_pod("w1", "web-1")
+    ended = kb(host, "drain", "w1", "--dry-run")
+    assert "would evict: app/web-1" in ended.out and host.sent == []
+
+
+def test_an_unknown_node_is_refused() -> None:
+    refused(make_departure(), "drain", "w9", code="node-not-registered")
+    refused(make_departure(), "uncordon", "w9", code="node-not-registered")
