@@ -381,7 +381,7 @@ def test_the_gate_counts_leases_that_were_read_a_moment_ago(
     host.sleep(age_s)
     check_cluster(run)
     seen = {"renewed": {"cp1": ("t", 40.0)}, "led": {"kube-scheduler": ("cp1_x", "t")}}
-    assert asked == [seen if counts else {"renewed": None, "led": None}]
+    assert asked == [{**(seen if counts else {"renewed": None, "led": None}), "counts_recent": False}]
     assert run.found.renewals is None and run.found.led is None, "the next look is one of its own"
 
 

@@ -117,10 +117,10 @@ def test_a_node_whose_kubelet_is_stopped_is_not_waited_for(
     is_running: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was cut off meanwhile, and the node becomes Ready only by what follows."""
-    asked: list[float] = []
+    asked: list[tuple[float, bool]] = []
 
-    def read_health(ctx: UpgradeRun, *, patience_s: float) -> list[Part]:
-        asked.append(patience_s)
+    def read_health(ctx: UpgradeRun, *, patience_s: float, is_before: bool) -> list[Part]:
+        asked.append((patience_s, is_before))
         return parts()
 
     monkeypatch.setattr(static_pods_swap, "read_health", read_health)
@@ -128,7 +128,8 @@ def test_a_node_whose_kubelet_is_stopped_is_not_waited_for(
     check_upgrade(
         make_run(selection=Selection(cut_off=frozenset({"preflight", "kubelet-config"})), texts=tuple(FORMER.items()))
     )
-    assert asked == ([static_pods_swap.GATE_S] if is_running else [upgrade_preflight.PATIENCE_S])
+    waits, looks = (static_pods_swap.GATE_S, False), (upgrade_preflight.PATIENCE_S, True)
+    assert asked == [waits if is_running else looks]
 
 
 def test_keys_of_etcd_2_are_in_the_way(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
