@@ -128,6 +128,18 @@ def test_an_image_that_is_gone(cp1: Node) -> None:
         cp1.run("ctr -n k8s.io images import /root/image.tar && rm /root/image.tar")
 
 
+def test_a_copy_beside_a_manifest(cp1: Node) -> None:
+    """The kubelet reads every file of the folder that is not hidden."""
+    copy = "/etc/kubernetes/manifests/kube-scheduler.yaml.bak"
+    cp1.run(f"cp /etc/kubernetes/manifests/kube-scheduler.yaml {copy}")
+    try:
+        told = only_error(examine(cp1), "manifests")
+        assert copy in told["text"] and f"mv {copy} " in told["remedy"]
+    finally:
+        cp1.run(f"rm {copy}")
+    wait_until(lambda: not examine(cp1).get("manifests"), what="the folder to be well", timeout_s=20, every_s=2)
+
+
 def test_a_component_that_ends(cp1: Node) -> None:
     def find_named() -> Any:
         note = first_error(cp1, "chain/container")
