@@ -199,7 +199,8 @@ class Found:
     programs_are_planned: bool = False
     """This is a dry run on a machine that still lacks the programs that the checks would call."""
     renewals: Optional[Mapping[str, tuple[str, float]]] = None
-    """When each kubelet had renewed its lease as this node's API server came back: node -> (renewTime, leaseDurationSeconds)."""
+    """When each kubelet had renewed its lease while this node's API server was away, or as it came back: node -> (renewTime,
+    leaseDurationSeconds)."""
     led: Optional[Mapping[str, tuple[str, str]]] = None
     """When each leader had renewed its lease as the new static pods began to be watched: component -> (holderIdentity, renewTime)."""
     looked_at: float = 0.0

@@ -455,13 +455,20 @@ def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
 
 
 def find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "") -> order.Surroundings:
+    others: list[str] = []
+
     def leave() -> None:
         if before_stop:
             _run_users(run, before_stop, flag="--before-stop")
         if not proof.is_api_up(run):
             return  # a swap that was cut off is continued: nobody is sent there any more
+        others.extend(list_other_servers(run))
         for node in drain.drain(proof.own_api(run), _own_server(run), tell=run.report.waiting).silent:
             run.report.note(f"the load balancer of node {node} has not confirmed that it spares this API server")
+
+    def is_away() -> None:
+        if others:
+            _note_renewals(run, proof.own_api(run).with_server(f"https://{others[0]}"))
 
     def rejoin() -> None:
         try:
@@ -470,9 +477,7 @@ def find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "")
             lapse_min = drain_marks.LAPSE_S / 60
             run.report.warn(f"the load balancers spare this API server for up to {lapse_min:.0f} minutes more: {error}")
         if run.found.renewals is None or run.host.monotonic() - run.found.looked_at > LOOK_LASTS_S:
-            run.found.looked_at = run.host.monotonic()
-            with contextlib.suppress(KbError):  # for the gate, which has its own look if this one fails
-                run.found.renewals = health.read_node_renewals(proof.own_api(run))
+            _note_renewals(run, proof.own_api(run))
         try:
             if after_start:
                 _run_users(run, after_start, flag="--after-start")
@@ -483,7 +488,18 @@ def find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "")
         with contextlib.suppress(KbError):
             run.found.led = health.read_leader_renewals(proof.own_api(run))
 
-    return order.Surroundings(lambda: not list_other_servers(run), leave, rejoin, lambda: _end_turn(run), begin_watch)
+    return order.Surroundings(
+        lambda: not list_other_servers(run), leave, rejoin, lambda: _end_turn(run), begin_watch, is_away=is_away
+    )
+
+
+def _note_renewals(run: Run, client: Api) -> None:
+    """For the gate, which counts who has renewed its lease since, and has its own look if this one fails. Read from another API server while
+    this one is away, they prove as much as read once it is back: a kubelet that calls only this one renews its lease again with the new
+    one, and every other kubelet keeps its connection to another one, wherever that is read."""
+    run.found.renewals, run.found.looked_at = None, run.host.monotonic()
+    with contextlib.suppress(KbError):
+        run.found.renewals = health.read_node_renewals(client)
 
 
 def _run_users(run: Run, command: str, *, flag: str) -> None:

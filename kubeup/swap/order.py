@@ -44,13 +44,15 @@ class Surroundings:
     """What is around this node's control plane. is_only: whether no other node runs these components.
 
     leave, rejoin: take this node's API server out of the load balancers in front of it, and put it back; both do nothing if there
-    are none. let_others: other control planes may swap. begin_watch: all new pods run, and are watched from now on."""
+    are none. let_others: other control planes may swap. begin_watch: all new pods run, and are watched from now on. is_away: this API
+    server has stopped, and the next one has not started."""
 
     is_only: Callable[[], bool]
     leave: Callable[[], None] = lambda: None
     rejoin: Callable[[], None] = lambda: None
     let_others: Callable[[], None] = lambda: None
     begin_watch: Callable[[], None] = lambda: None
+    is_away: Callable[[], None] = lambda: None
 
 
 @frozen
@@ -182,6 +184,7 @@ class Order:
         began = self.run.host.monotonic()
         if SERVER in names:
             manifests.take_out(self.run, [SERVER])
+            self.around.is_away()
         known = proof.list_ids(self.run, [SERVER])
         if "etcd" in names:
             self._has_served = False

@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from kubeup.cluster import health
+from kubeup.cluster.api import Api
 from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
@@ -147,6 +148,39 @@ def test_who_leads_is_read_when_no_leader_of_before_runs_any_more(
     run = swap(host, "kube-scheduler")
     assert seen.index("end kube-scheduler") < seen.index("start kube-scheduler")
     assert run.found.led == {"kube-scheduler": ("cp1_x", "now")}
+
+
+OTHER = "10.0.0.12:6443"
+
+
+@pytest.mark.parametrize(
+    ("others", "refuses", "asked"),
+    [
+        ({OTHER: True}, (), [OTHER]),
+        ({OTHER: True}, (OTHER,), [OTHER, SERVER]),
+        ({OTHER: False}, (), [SERVER]),
+        ({}, (), [SERVER]),
+    ],
+)
+def test_the_kubelets_leases_are_read_of_another_api_server_while_this_one_is_away(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, others: dict[str, bool], refuses: Sequence[str], asked: Sequence[str]
+) -> None:
+    """Any earlier, a kubelet that calls this one alone could have renewed its lease with the former one; any later, the gate waits longer."""
+    host, seen = make_control_plane(others=others), list[tuple[str, list[str]]]()
+
+    def read(api: Api) -> dict[str, tuple[str, float]]:
+        server = api.server.partition("//")[2]
+        seen.append((server, [one for one in host.events if one.endswith(" kube-apiserver")]))
+        if server in refuses:
+            raise Unreachable(api.server, "timeout", text="it is silent")
+        return {"cp1": (f"as {server} has it", 40.0)}
+
+    monkeypatch.setattr(health, "read_node_renewals", read)
+    run = swap(host, "kube-apiserver")
+    out = ["lay kube-apiserver", "out kube-apiserver", "drop kube-apiserver", "end kube-apiserver"]
+    back = [*out, "in kube-apiserver", "start kube-apiserver"]
+    assert seen == [(server, out if server == OTHER else back) for server in asked]
+    assert run.found.renewals == {"cp1": (f"as {asked[-1]} has it", 40.0)}
 
 
 @pytest.mark.parametrize("name", CONTROLLERS)
