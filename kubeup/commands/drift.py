@@ -199,7 +199,7 @@ def _change(launch: Launch) -> int:
     call = launch.call
     with launch.locked(Paths()) as node_state:
         ground, _ = find_ground(launch, node_state)
-        chosen = _choose(call, look.look_for_drift(ground))
+        chosen = _choose(call, ground, looked=look.look_for_drift(ground))
         if call.flags.get("accept"):
             return _accept(launch, ground, chosen=chosen)
         _fix(launch, ground, chosen=chosen, node_state=node_state)
@@ -215,14 +215,16 @@ def _change(launch: Launch) -> int:
     return DRIFTED if left else 0
 
 
-def _choose(call: Invocation, looked: Looked) -> tuple[Drift, ...]:
-    """The drift of these names; all of it with --all. Raises UsageError (not-drifted)."""
+def _choose(call: Invocation, ground: Ground, *, looked: Looked) -> tuple[Drift, ...]:
+    """The drift of these names; all of it with --all; and what an earlier --fix left of it. Raises UsageError (not-drifted)."""
     if call.flags.get("all"):
-        return looked.drift
+        return (*looked.drift, *(mending.find_unproven(ground) if call.flags.get("fix") else ()))
     chosen: list[Drift] = []
     for name in call.words:
         # what was accepted is put back if it is named
         found = look.find_by_name((*looked.drift, *looked.accepted), name)
+        if not found and call.flags.get("fix"):
+            found = mending.find_left(ground, name, found=looked.drift)
         if not found:
             names = ", ".join(dict.fromkeys(one.name for one in looked.drift))
             raise UsageError(
@@ -261,4 +263,4 @@ def _fix(launch: Launch, ground: Ground, *, chosen: Sequence[Drift], node_state:
         **launcher.of_a_swap(call),
         tells_edits=False,
     )
-    launch.work(swap, node_state, workflow="reconfigure-static-pods")
+    launch.work(swap, node_state, workflow=mending.SWAP)

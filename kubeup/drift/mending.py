@@ -25,12 +25,14 @@ from kubeup.machine.host import Host
 from kubeup.paths import Paths
 
 with lazily:
-    from kubeup.node import renewal
+    from kubeup.node import renewal, unread_certs
     from kubeup.phases import kubelet_start, restart_pods, upgrade_kubelet
     from kubeup.swap import store
 
 _KUBELET = ("kubelet/", "unit/kubelet", "drop-in/kubelet/")
 RUNNING = "running/"
+SWAP = "reconfigure-static-pods"
+"""The name under which a swap of manifests is in the node's state."""
 
 
 def find_swaps(ground: Ground, names: Iterable[str]) -> dict[str, str]:
@@ -44,6 +46,32 @@ def find_swaps(ground: Ground, names: Iterable[str]) -> dict[str, str]:
             if text is not None:
                 found[component] = text
     return found
+
+
+def find_left(ground: Ground, name: str, *, found: Sequence[Drift]) -> tuple[Drift, ...]:
+    """What an earlier run left to be done of this name that had put the files back, and then failed or was killed: to restart what reads
+    them, or to check the cluster. () if nothing is. found: what has drifted."""
+    pods = tuple(one for one in find_unproven(ground) if one.name == name)
+    if pods or name.startswith(_KUBELET):
+        return pods or tuple(one for one in found if one.name == f"{RUNNING}kubelet")
+    row, node = renewal.ROWS.get(name.partition("/")[2]), ground.run.config.node
+    rows = [row] if row is not None and identities.find_item(ground, name) is not None else []
+    unread = unread_certs.find_unread(ground.run.host, ground.run.paths, socket=node.cri_socket, rows=rows)
+    return tuple(
+        Drift(f"{RUNNING}{one.row.reader}", str(one.file), one.describe(), is_fixable=True) for one in unread
+    )
+
+
+def find_unproven(ground: Ground) -> tuple[Drift, ...]:
+    """The static pods of the last swap, if it succeeded and no look at the whole cluster has ended well since."""
+    gate = ground.phases.get(f"{SWAP}/gate")
+    last = store.load(ground.run.host, ground.run.paths) if gate is not None and gate.status != "done" else None
+    if last is None or last.status != store.DONE:
+        return ()
+    what = "the health of the cluster since it was swapped"
+    return tuple(
+        Drift(f"manifest/{name}", str(ground.run.paths.manifest(name)), what, is_fixable=True) for name in last.changed
+    )
 
 
 def mend(ground: Ground, run: Run, *, found: Sequence[Drift], api: Callable[[], Api]) -> list[str]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable
 
 import pytest
 
+from kubeup.cluster import health
+from kubeup.commands import drift
+from kubeup.drift import mending
+from kubeup.drift.drifted import Drift
 from kubeup.engine.records import load_records, record_programs
+from kubeup.engine.state import PhaseState, load_state
 from kubeup.network import load_balancer
+from kubeup.node import renewal, unread_certs
 from kubeup.paths import Paths
+from kubeup.phases import static_pods_swap
+from kubeup.report import Report
+from kubeup.swap import store
+from kubeup.trouble import Trouble
 from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_join import SYSTEM, Machine, Site
 
@@ -339,6 +351,53 @@ def test_what_was_changed_is_put_back(site: Site, name: str) -> None:
     ended = run_kb(first, "drift", "--fix", name)
     assert ended.status == 0 and "nothing is left of it on node cp1" in ended.out, ended.out + ended.err
     assert names_on(first) == []
+
+
+def _swap_scheduler(machine: Machine, gate: str) -> None:
+    """As a --fix of its manifest leaves it."""
+    text = machine.text(str(PATHS.manifest("kube-scheduler")))
+    pod = store.Pod("kube-scheduler", text.replace("- kube-scheduler\n", "- kube-scheduler\n    - --v=4\n"), text)
+    store.save(machine, PATHS, swap=store.Swap((pod,), store.DONE))
+    kept = load_state(machine, PATHS)
+    kept.phases["reconfigure-static-pods/gate"] = PhaseState(gate, started="2026-01-01T00:00:00Z")
+    kept.save()
+
+
+@pytest.mark.parametrize("word", ["manifest/kube-scheduler", "--all"])
+@pytest.mark.parametrize("gate", ["failed", "running"])
+def test_a_manifest_that_was_put_back_in_a_cluster_that_was_not_well_is_looked_at_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, word: str, gate: str
+) -> None:
+    first, trouble = site.machine("cp1"), Trouble("node w1 is not Ready", "it is away", "start it")
+    parts = [health.Part("node", "w1", trouble)]
+    monkeypatch.setattr(static_pods_swap, "read_health", lambda ctx, **more: parts)
+    _age(first)
+    _swap_scheduler(first, gate)
+    ended = run_kb(first, "drift", "--fix", word)
+    assert ended.status == 5 and "code:   cluster-not-well" in ended.err, ended.err
+    parts.clear()
+    ended = run_kb(first, "drift", "--fix", word)
+    assert ended.status == 0 and "nothing is left of it on node cp1" in ended.out, ended.out + ended.err
+    monkeypatch.setattr(static_pods_swap, "read_health", None)
+    ended = run_kb(first, "drift", "--fix", "manifest/kube-scheduler")
+    assert ended.status == 2 and "code:   not-drifted" in ended.err, ended.err
+
+
+def test_what_was_written_and_not_read_yet_is_restarted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A --fix that was killed between the two."""
+    first = site.machine("cp1")
+    launch: Any = SimpleNamespace(local=first, call=SimpleNamespace(report=Report(io.StringIO())))
+    ground, _ = drift.find_ground(launch, load_state(first, PATHS))
+    late = Drift("running/kubelet", "unit kubelet", "an older file", is_fixable=True)
+    assert mending.find_left(ground, "kubelet/config.yaml", found=(late,)) == (late,)
+    assert mending.find_left(ground, "kubelet/config.yaml", found=()) == ()
+    name, row = "kubeconfig/scheduler.conf", renewal.ROWS["scheduler.conf"]
+    assert mending.find_left(ground, name, found=()) == ()
+    unread = unread_certs.Unread(row, PATHS.kubernetes / row.name, site.clock)
+    monkeypatch.setattr(unread_certs, "find_unread", lambda *_, rows, **__: [unread] if row in rows else [])
+    (left,) = mending.find_left(ground, name, found=())
+    assert left.name == "running/kube-scheduler" and left.is_fixable
+    assert mending.find_left(ground, "file/scheduler.conf", found=()) == ()
 
 
 def test_a_dry_run_puts_nothing_back(site: Site) -> None:
