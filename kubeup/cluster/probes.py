@@ -80,13 +80,16 @@ def _read_command(host: Host, paths: Paths, *, component: str) -> list[str]:
 
 
 def find_probed_urls(host: Host, paths: Paths, *, component: str) -> tuple[str, ...]:
-    """The URLs that the kubelet asks of a component's static pod, read from the manifest on disk; () if there are none, or if it asks
-    in another way: with headers, over a plain connection, or by running a program."""
+    """list_probed_urls of the manifest on disk; () if there is none."""
     manifest = paths.manifest(component)
-    if not host.exists(manifest):
-        return ()
+    return list_probed_urls(load_mapping(host.read_text(manifest), str(manifest))) if host.exists(manifest) else ()
+
+
+def list_probed_urls(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The URLs that the kubelet asks of a static pod; () if there are none, or if it asks in another way: with headers, over a plain
+    connection, or by running a program."""
     try:
-        pod = fit(load_mapping(host.read_text(manifest), str(manifest)), _PROBED_POD, what="")
+        pod = fit(dict(manifest), _PROBED_POD, what="")
     except ValueError:
         return ()
     found = []

@@ -14,6 +14,7 @@ from kubeup.lazy_modules import lazily
 
 with lazily:
     from kubeup import yaml_files
+    from kubeup.cluster import probes
     from kubeup.config import choose, load_init, problems, schema
     from kubeup.upgrade import changed_component, changed_config, corefile
 
@@ -74,6 +75,8 @@ def say_command(call: Invocation, *, instead: tuple[str, str] = ("", "")) -> str
 def say_next(call: Invocation, error: KbError, *, wish: Wish, node: str) -> str:
     """What to do where the new static pods were refused before anything stopped, with the command that comes next. error: of code
     static-pod-refused."""
+    if error.remedy == probes.CLOSED_PROBES_REMEDY:
+        return error.remedy  # the same command would be refused again
     near, unknown = _NEAR.match(error.remedy), _UNKNOWN.search(error.cause)
     if "config" in call.flags:
         advice = f"{near[0]} Correct it in" if near else error.remedy.replace("in the manifest", "in").rstrip()

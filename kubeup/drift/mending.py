@@ -57,9 +57,7 @@ def find_left(ground: Ground, name: str, *, found: Sequence[Drift]) -> tuple[Dri
     row, node = renewal.ROWS.get(name.partition("/")[2]), ground.run.config.node
     rows = [row] if row is not None and identities.find_item(ground, name) is not None else []
     unread = unread_certs.find_unread(ground.run.host, ground.run.paths, socket=node.cri_socket, rows=rows)
-    return tuple(
-        Drift(f"{RUNNING}{one.row.reader}", str(one.file), one.describe(), is_fixable=True) for one in unread
-    )
+    return tuple(Drift(f"{RUNNING}{one.row.reader}", str(one.file), one.describe(), is_fixable=True) for one in unread)
 
 
 def find_unproven(ground: Ground) -> tuple[Drift, ...]:

@@ -8,6 +8,7 @@ kubelet-config` writes the file without a look at the kubelet.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import NoReturn
@@ -18,14 +19,18 @@ from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
-from kubeup.phases import kubelet_start, static_pods_swap, upgrade_kubelet, upload_config
+from kubeup.phases import kubelet_start, static_pods_swap, upgrade_kubelet, upload_config, wait_node
 from kubeup.phases.reconfigure_config import ReconfigureRun
 from kubeup.yaml_files import is_same_yaml, load_mapping
 
 with lazily:
+    from kubeup.cluster import api
     from kubeup.engine import records
     from kubeup.node import kubelet
     from kubeup.upgrade import target, three_way
+
+MAX_PODS = 110
+"""The kubelet's own value. Source: pkg/kubelet/apis/config/v1beta1/defaults.go"""
 
 
 def plan_file(run: ReconfigureRun) -> tuple[str, list[Difference]]:
@@ -60,17 +65,60 @@ def change_kubelet(ctx: ReconfigureRun) -> Outputs:
         run.report.note(f"change: {one.as_change()}")
     needs_ready = goes_on or upgrade_kubelet.is_ready(run)
     if not goes_on:
+        _refuse_fewer_pods(
+            run, *(int(load_mapping(text, "it").get("maxPods") or MAX_PODS) for text in (former, wanted))
+        )
         for folder in (run.paths.state_dir, copy.parent):
             run.host.make_dir(folder, mode=0o700)
         run.host.write_file(copy, former, mode=0o600)
+    pressures = _read_pressures(run)
     try:
         took_s = _start_with(run, wanted, needs_ready=needs_ready)
+        _refuse_pressures(run, _read_pressures(run) - pressures)
     except BaseException as error:
         _go_back(run, error, needs_ready=needs_ready)
     run.host.remove(copy)
     ctx.promises.tell_changed([path])
     run.report.note(f"the kubelet runs with it; the node was Ready after {took_s:.0f} s")
     return None
+
+
+def _refuse_fewer_pods(run: ReconfigureRun, before: int, after: int) -> None:  # noqa: PLR0917
+    """A kubelet that starts takes the pods of its node in the order of their age, and fails those for which it has no place, those that run
+    too (HandlePodAdditions of pkg/kubelet/kubelet.go). Raises ClusterError (kubelet-not-changed). An API server that is away hinders nothing."""
+    name = run.config.node.name
+    pods: list[api.Object] = []
+    with contextlib.suppress(KbError):
+        pods = run.api.list(api.path_of("Pod"), field=f"spec.nodeName={name}") if after < before else []
+    living = [pod for pod in pods if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
+    if len(living) > after:
+        raise ClusterError(
+            f"node {name} has {len(living)} pods, and its kubelet would have place for {after}",
+            cause="a kubelet that starts ends the pods for which it has no place, those that run too; nothing was changed on this node",
+            remedy=f"set maxPods to {len(living)} or more; or move pods to other nodes first: kubectl drain {name} --ignore-daemonsets",
+            code="kubelet-not-changed",
+        )
+
+
+def _read_pressures(run: ReconfigureRun) -> frozenset[str]:
+    """What the kubelet says is short on this node, `MemoryPressure`. An API server that is away hinders nothing."""
+    with contextlib.suppress(KbError):
+        rows = ((run.api.get(wait_node.node_path(run)) or {}).get("status") or {}).get("conditions") or ()
+        return frozenset(
+            str(one["type"]) for one in rows if one["type"].endswith("Pressure") and one["status"] == "True"
+        )
+    return frozenset()
+
+
+def _refuse_pressures(run: ReconfigureRun, pressures: frozenset[str]) -> None:
+    """Raises ClusterError (not-healthy): thresholds that are above what this node has left have the kubelet evict one pod after another."""
+    if pressures:
+        raise ClusterError(
+            f"the kubelet of node {run.config.node.name} evicts pods",
+            cause=f"with it, the node is under {', '.join(sorted(pressures))}",
+            remedy="correct the thresholds",
+            code="not-healthy",
+        )
 
 
 def _copy_of(run: ReconfigureRun) -> Path:

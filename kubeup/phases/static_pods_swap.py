@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 from kubeup.addresses import join_host_port
 from kubeup.cluster.api import Api
@@ -27,10 +27,10 @@ from kubeup.machine import services
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import becomes_so, say_round, watch
 from kubeup.trouble import Trouble, advise
-from kubeup.yaml_files import load_mapping
+from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
 
 with lazily:
-    from kubeup.cluster import etcd, etcd_stop, health, try_mark
+    from kubeup.cluster import etcd, etcd_stop, health, probes, try_mark
     from kubeup.engine import records
     from kubeup.network import drain, drain_marks
     from kubeup.node import crictl, etcd_data, image_pulls, pod_trials, runtime, tried_pod
@@ -41,6 +41,8 @@ COMMAND = "kb reconfigure static-pods"
 ROOM = 256 << 20
 """Free space, in bytes, that the runtime and the kubelet need to start a pod, with a margin."""
 PLACES = (Path("/var/lib/kubelet"), Path("/var/lib/containerd"), Path("/var/lib/containers"), Path("/var/log"))
+DEFAULT_QUOTA = 2 << 30
+"""How many bytes etcd's data may have where nothing else is said."""
 BROKEN_S = 5.0
 """For how long a component may fail its probe before it counts as broken."""
 GATE_S = 60.0
@@ -188,6 +190,7 @@ def _try_pods(ctx: SwapRun, swap: store.Swap) -> None:
         if proof.image_of(wanted):  # missing after the pulls: this is a dry run, which pulls none
             trials = [_without_pull(trial) for trial in trials]
         troubles += [trial.trouble for trial in trials if trial.trouble is not None]
+        troubles += [*_find_closed_probes(wanted, former), *_find_small_quota(ctx, wanted, former=former)]
         passed = [trial.name for trial in trials if trial.trouble is None and not trial.not_tried]
         ctx.report.note(f"{name}: tried without starting it: {', '.join(passed) or 'nothing'}")
         for trial in trials:
@@ -203,6 +206,32 @@ def _try_pods(ctx: SwapRun, swap: store.Swap) -> None:
         code="static-pod-refused",
         details=[advise(trouble) for trouble in troubles[1:]],
     )
+
+
+def _find_closed_probes(wanted: Mapping[str, Any], former: Mapping[str, Any]) -> Iterator[Trouble]:
+    """An API server that answers kb, and not the kubelet's probes: it would be restarted long after the swap has ended well."""
+    closed, was_closed = (probes.describe_closed_probes(_flags_of_pod(pod).items()) for pod in (wanted, former))
+    if closed and not was_closed and probes.list_probed_urls(wanted):
+        yield Trouble("kube-apiserver would be restarted again and again", closed, probes.CLOSED_PROBES_REMEDY)
+
+
+def _find_small_quota(ctx: SwapRun, wanted: Mapping[str, Any], *, former: Mapping[str, Any]) -> Iterator[Trouble]:
+    """An etcd that would start, and take no write any more, its members neither: server/storage/quota.go, DefaultQuotaBytes."""
+    given, was = (_flags_of_pod(pod).get("quota-backend-bytes", "0") for pod in (wanted, former))
+    data = ctx.host.stat(ctx.paths.etcd_data / "member" / "snap" / "db")
+    if str(wanted["metadata"]["name"]) != "etcd" or given == was or data is None or not given.isdecimal():
+        return
+    quota = int(given) or DEFAULT_QUOTA
+    if data.size >= quota:
+        yield Trouble(
+            "etcd would take no write any more",
+            f"its data have {data.size >> 20} MiB, and with --quota-backend-bytes={given} it may have {quota >> 20} MiB",
+            "allow it more; or make its data smaller first: kb etcd compact; kb etcd defrag",
+        )
+
+
+def _flags_of_pod(pod: Mapping[str, Any]) -> dict[str, str]:
+    return flags_of(next(iter(commands_of_pod(pod)), []))
 
 
 def _find_wanted_room(ctx: SwapRun, place: Path) -> int:

@@ -273,7 +273,8 @@ def own_etcd(run: Run) -> etcd.Etcd:
 
 
 def ask_apiserver(run: Run) -> str:
-    """/livez and /readyz of this node's API server, and a read through its etcd: of kube-system, past the watch cache."""
+    """/livez and /readyz of this node's API server, and a read through its etcd: of kube-system, past the watch cache. It has to let the
+    kubelet probe it, which shows no certificate."""
     api = own_api(run)
     try:
         for endpoint in ("/livez", "/readyz"):
@@ -286,6 +287,10 @@ def ask_apiserver(run: Run) -> str:
         return error.reason if error.reason != "tls" else error.cause
     except ApiRefused as error:
         return error.cause
+    for url in probes.find_probed_urls(run.host, run.paths, component="kube-apiserver"):
+        seen = probes.probe_url(run.host, url).seen
+        if seen.startswith(("HTTP 401", "HTTP 403")) and not url.endswith("/readyz"):
+            return f"it refuses the kubelet's probe of {url}, for which the kubelet will restart it: {seen}"
     return ""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.cluster import membership
+from kubeup.cluster import membership, probes
 from kubeup.doctor import node_files
 from kubeup.errors import ClusterError
 from kubeup.machine.http import HttpResponse
@@ -298,6 +298,7 @@ _FLAG = "correct or remove it in the manifest"
          "see which ones it has: kubectl -n kube-system exec kube-apiserver-cp1 -- kube-apiserver --help"),
         ("v=x", 'invalid argument "x" for "-v, --v" flag: strconv.ParseInt: parsing "x": invalid syntax', _FLAG,
          "give it another value: kb reconfigure apiserver --set v=VALUE"),
+        ("anonymous-auth=false", "the kubelet restarts it", probes.CLOSED_PROBES_REMEDY, probes.CLOSED_PROBES_REMEDY),
         ("audit-policy-file=/x", "/x is not there", "put it there, or correct the flag",
          "put it there, or correct the flag; then: kb reconfigure apiserver --set audit-policy-file=/x"),
     ],
@@ -389,6 +390,48 @@ def test_a_kubelet_that_does_not_work_comes_back_and_nothing_is_stored(stage: An
     assert host.files[CONFIG_YAML] == before
     assert json.dumps(host.cluster.objects) == objects
     assert "maxPods" not in stage.kubelets[1]
+
+
+@pytest.mark.parametrize(("wanted", "is_refused"), [("2", True), ("3", False), ("120", False)])
+def test_a_kubelet_that_would_have_no_place_for_its_pods_is_not_started(
+    stage: Any, wanted: str, is_refused: bool
+) -> None:
+    """It would end those that it does not take."""
+    host = make_node()
+    for index, phase in enumerate(("Running", "Pending", "Running", "Succeeded", "Failed")):
+        meta = {"name": f"p{index}", "namespace": "default"}
+        pod = {"metadata": meta, "spec": {"nodeName": "cp1"}, "status": {"phase": phase}}
+        host.cluster.objects[f"/api/v1/pods/p{index}"] = pod
+    if not is_refused:
+        done(host, "kubelet", "--set", f"maxPods={wanted}")
+        return
+    before = host.files[CONFIG_YAML]
+    ended = kb(host, "kubelet", "--set", f"maxPods={wanted}")
+    assert "code:   kubelet-not-changed\n" in ended.err and "node cp1 has 3 pods" in ended.err, ended.err
+    assert not stage.kubelets and host.files[CONFIG_YAML] == before
+    assert "maxPods" not in host.cluster.objects[KUBELETS]["data"]["kubelet"]
+
+
+@pytest.mark.parametrize(("before", "is_refused"), [("False", True), ("True", False)])
+def test_a_kubelet_that_evicts_pods_with_it_comes_back(
+    stage: Any, monkeypatch: pytest.MonkeyPatch, before: str, is_refused: bool
+) -> None:
+    """A threshold of 95 % where 5 % were meant: it starts, and its node is Ready."""
+    host, start = make_node(), upgrade_kubelet.start_and_watch
+    conditions = [{"type": "Ready", "status": "True"}, {"type": "MemoryPressure", "status": before}]
+    host.cluster.objects["/api/v1/nodes/cp1"] = {"metadata": {"name": "cp1"}, "status": {"conditions": conditions}}
+
+    def evict(run: Any, **more: Any) -> float:
+        conditions[1]["status"] = "True" if "95%" in run.host.read_text(run.paths.kubelet_config) else before
+        return start(run, **more)
+
+    monkeypatch.setattr(upgrade_kubelet, "start_and_watch", evict)
+    config = host.files[CONFIG_YAML]
+    ended = kb(host, "kubelet", "--set", "evictionHard.memory.available=95%")
+    assert (ended.status == 0) is not is_refused, ended.err
+    if is_refused:
+        assert "code:   kubelet-not-changed\n" in ended.err and "under MemoryPressure" in ended.err
+        assert host.files[CONFIG_YAML] == config and len(stage.kubelets) == 2
 
 
 def test_a_change_of_the_kubelet_that_was_cut_off_goes_on_and_can_come_back(stage: Any) -> None:

@@ -26,6 +26,7 @@ from kubeup.swap import store
 from kubeup.trouble import Trouble
 from tests.fake_control_plane import (
     COMPONENTS,
+    DATA,
     FORMER,
     MANIFESTS,
     WANTED,
@@ -91,6 +92,57 @@ def test_every_trouble_that_the_trials_find_is_told(stage: Stage) -> None:
     assert (error.what, error.remedy) == ("etcd has no flag --v5", "remove it")
     assert "nothing was stopped" in error.cause
     assert any("/etc/x is missing" in line for line in error.details)
+
+
+PROBED = "    livenessProbe:\n      httpGet: {host: 10.0.0.11, path: /livez, port: 6443, scheme: HTTPS}\n"
+
+
+def test_an_api_server_that_the_kubelet_would_restart_for_its_probes(stage: Stage) -> None:
+    """It happens only minutes after the swap has ended well."""
+    closed = manifest("kube-apiserver", "--anonymous-auth=false") + PROBED
+    error = refused(make_control_plane(), {"kube-apiserver": closed})
+    assert error.code == "static-pod-refused" and "the kubelet restarts it every few minutes" in error.cause
+    assert "leave anonymous-auth out" in error.remedy
+    checked(make_control_plane(), {"kube-apiserver": closed.replace("httpGet:", "exec:")})
+    host = make_control_plane()
+    host.files[f"{MANIFESTS}/kube-apiserver.yaml"] = closed.encode()
+    host.sleep(60)
+    host.changes.clear()
+    checked(host, {"kube-apiserver": closed.replace("--anonymous-auth", "--v=4\n    - --anonymous-auth")})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "mib", "is_told"),
+    [
+        ("", "--quota-backend-bytes=1048576", 1, True),
+        ("", "--quota-backend-bytes=2097152", 1, False),
+        ("--quota-backend-bytes=8589934592", "", 2048, True),
+        ("--quota-backend-bytes=8589934592", "--quota-backend-bytes=0", 2047, False),
+        ("--quota-backend-bytes=8589934592", "--quota-backend-bytes=-1", 9000, False),
+        ("--quota-backend-bytes=1048576", "--quota-backend-bytes=1048576", 1, False),
+        ("", "--quota-backend-bytes=many", 1, False),
+    ],
+)
+def test_an_etcd_whose_data_would_be_too_large_for_it(
+    stage: Stage, before: str, after: str, mib: int, is_told: bool
+) -> None:
+    """It starts, answers, and refuses every write: nothing could be stored or changed any more."""
+    host = make_control_plane()
+    stat, found = host.stat, host.stat(Path(DATA))
+    assert found is not None
+    data = dataclasses.replace(found, size=mib << 20)
+    host.stat = lambda path: data if str(path) == DATA else stat(path)  # type: ignore[method-assign]
+    if before:
+        host.files[f"{MANIFESTS}/etcd.yaml"] = manifest("etcd", before).encode()
+        host.sleep(60)
+        host.changes.clear()
+    texts = {"etcd": manifest("etcd", "--max-txn-ops=300", *([after] if after else []))}
+    if not is_told:
+        checked(host, texts)
+        return
+    error = refused(host, texts)
+    assert error.code == "static-pod-refused" and f"its data have {mib} MiB" in error.cause
+    assert "kb etcd defrag" in error.remedy
 
 
 def test_only_manifests_that_change_are_tried(stage: Stage) -> None:

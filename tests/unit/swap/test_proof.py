@@ -5,9 +5,19 @@ from __future__ import annotations
 import pytest
 
 from kubeup.errors import HostError
+from kubeup.machine.http import UNPROVEN, HttpResponse
 from kubeup.phases.static_pods_swap import SwapRun
 from kubeup.swap import proof
-from tests.fake_control_plane import COMPONENTS, FORMER, SERVER, WANTED, ControlPlane, make_control_plane, manifest
+from tests.fake_control_plane import (
+    COMPONENTS,
+    FORMER,
+    MANIFESTS,
+    SERVER,
+    WANTED,
+    ControlPlane,
+    make_control_plane,
+    manifest,
+)
 from tests.unit.swap.swap_case import make_swap_run
 
 NAME = "kube-scheduler"
@@ -31,6 +41,29 @@ def test_an_api_server_without_its_etcd_does_not_work() -> None:
     host.running("etcd")[0].state = "exited"
     assert proof.ask(run, "kube-apiserver") != ""
     assert host.running("kube-apiserver")
+
+
+PROBED = """    livenessProbe:
+      httpGet: {host: 10.0.0.11, path: /livez, port: 6443, scheme: HTTPS}
+    readinessProbe:
+      httpGet: {host: 10.0.0.11, path: /readyz, port: 6443, scheme: HTTPS}
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "is_told"),
+    [("livez", 401, True), ("livez", 403, True), ("livez", 200, False), ("readyz", 401, False)],
+)
+def test_an_api_server_that_lets_no_kubelet_probe_it_does_not_work(path: str, status: int, is_told: bool) -> None:
+    """kb shows a certificate, and is answered all the same."""
+    host, run = machine()
+    host.files[f"{MANIFESTS}/kube-apiserver.yaml"] = (FORMER["kube-apiserver"] + PROBED).encode()
+    get = host.http_get
+    host.http_get = lambda url, *, tls=None, **more: (  # type: ignore[method-assign]
+        HttpResponse(status, b"no") if tls is UNPROVEN and url.endswith(path) else get(url, tls=tls, **more)
+    )
+    told = proof.ask(run, "kube-apiserver")
+    assert (f"HTTP {status}" in told and "the kubelet will restart it" in told) if is_told else told == ""
 
 
 def test_an_etcd_without_a_quorum_does_not_work() -> None:
