@@ -96,12 +96,13 @@ def make_join_line(launch: Launch, *, is_control_plane: bool) -> str:
     """Create a token, upload the shared certificates for a control plane, and return the command with which a machine joins. Raises
     HostError (no-ca-key-here), ClusterError (token-exists)."""
     key = _make_certificate_key(launch.local) if is_control_plane else Secret("")
-    (token,) = read_wanted_tokens(launch.call, launch.local)
+    call = replace(launch.call, words=[])  # the caller's name a node, and no token
+    (token,) = read_wanted_tokens(call, launch.local)
     api, path = _make_api(launch)
     create_token(api, token, now=launch.local.now())
     if key:
-        upload_certs(launch.call, launch.target, api=api, key=key)
-    return _join_command(launch.call, api, path=path, token=token, key=key)
+        upload_certs(call, launch.target, api=api, key=key)
+    return _join_command(call, api, path=path, token=token, key=key)
 
 
 def _make_certificate_key(local: Host) -> Secret:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kubeup.commands import token
 from kubeup.machine.local_host import LocalHost
 from tests.fake_control_plane import Gone
 from tests.fake_departure import LEASES, NODES, Departure, make_departure
@@ -358,3 +359,29 @@ def test_a_dry_run_of_a_drain_changes_nothing() -> None:
 def test_an_unknown_node_is_refused() -> None:
     refused(make_departure(), "drain", "w9", code="node-not-registered")
     refused(make_departure(), "uncordon", "w9", code="node-not-registered")
+
+
+# ---- replace
+
+
+@pytest.mark.parametrize(("name", "is_control_plane"), [("w1", False), ("cp3", True)])
+def test_the_lines_for_a_machine_in_the_place_of_another(
+    monkeypatch: pytest.MonkeyPatch, name: str, is_control_plane: bool
+) -> None:
+    host = make_departure()
+    host.files["/etc/kubernetes/pki/ca.key"] = b"key"
+    asked: list[Any] = []
+    monkeypatch.setattr(token, "upload_certs", lambda *args, key, **more: asked.append(key.reveal()))
+    monkeypatch.setattr(token, "_join_command", lambda *args, token, **more: f"kb join --token {token.token.reveal()}")
+    ended = kb(host, "replace", name)
+    assert ended.status == 0, ended.err
+    here, there = ended.out.splitlines()
+    assert here == f"here: kb node remove {name} --yes" and there.startswith("on the new machine: kb join --token ")
+    assert bool(asked) is is_control_plane
+    (secret,) = host.list_names("Secret")
+    assert secret.startswith("bootstrap-token-") and secret.rpartition("-")[2] in there
+
+
+def test_what_could_not_be_removed_is_not_replaced() -> None:
+    refused(make_departure(), "replace", "cp1", code="node-is-this-one")
+    refused(make_departure(), "replace", "w9", code="node-not-registered")
