@@ -455,7 +455,15 @@ WITHOUT_BYTECODE = tuple(
             "upgrade",
         ),
         "drift": ("",),
-        "cluster": ("departure", "etcd_snapshot", "etcd_upkeep", "eviction", "node_events", "upgrade_turn"),
+        "cluster": (
+            "departure",
+            "etcd_snapshot",
+            "etcd_upkeep",
+            "eviction",
+            "node_events",
+            "reboot_turn",
+            "upgrade_turn",
+        ),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "support_bundle"),
         "kubeadm": ("upgrade",),
         "node": (
@@ -475,7 +483,7 @@ WITHOUT_BYTECODE = tuple(
         "phases": (
             "cert_names",
             "endpoint",
-            "node_remove",
+            "node_re",
             "readdress",
             "reconfigure_",
             "recovered_",

@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, node_remove, own_units, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, node_reboot, node_remove, own_units, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # Steps that both upgrades have, and the last of them a swap too.
@@ -103,6 +103,16 @@ NODE_REMOVE = story(
     step("cluster-info",      "Have joining nodes and kube-proxy call another control plane, if they called this one", node_remove.plan_names, live="node"),
     act("strike-out",         "Delete its Node, leases and pods, and list what is left to do elsewhere",               node_remove.STRIKE_OUT),
 )
+
+# kb node reboot: this node alone, one node of the cluster at a time. After the boot, a unit does what is left.
+NODE_REBOOT = story(
+    act("preflight", "Check that the cluster can do without this node meanwhile, tell what leaves it, ask, and take the turn", node_reboot.CHECKS),
+    act("drain",     "Move its pods to other nodes",                                                                         node_reboot.DRAIN),
+    act("reboot",    "Take its API server out of the load balancers and etcd's leadership away, and reboot",                 node_reboot.REBOOT),
+)
+
+# kb node returned: what the unit runs after the boot.
+NODE_RETURN = story(act("ready", "Wait until the node is well; let pods onto it again, and the next node reboot", node_reboot.READY))
 
 # kb upgrade apply VERSION: this control plane, and what the cluster stores, go to another version. Whatever differs of the static pods is
 # swapped at once, so that the API is away once and not three times. Every step looks first: the same command continues what was cut off.
@@ -206,6 +216,8 @@ STORIES: Mapping[str, Story] = {
     "reconfigure-back": RECONFIGURE_BACK,
     "readdress": READDRESS,
     "node-remove": NODE_REMOVE,
+    "node-reboot": NODE_REBOOT,
+    "node-return": NODE_RETURN,
     "upgrade-apply": UPGRADE_APPLY,
     "upgrade-node": UPGRADE_NODE,
     "upgrade-rollback": UPGRADE_ROLLBACK,

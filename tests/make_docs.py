@@ -25,6 +25,8 @@ _TABLES = {
     "RECONFIGURE_BACK": "## kb reconfigure back",
     "READDRESS": "## kb readdress",
     "NODE_REMOVE": "## kb node remove",
+    "NODE_REBOOT": "## kb node reboot",
+    "NODE_RETURN": "## kb node returned",
     "CERTS_AUTO": "## kb certs auto on",
     "UPGRADE_APPLY": "## kb upgrade apply",
     "UPGRADE_NODE": "## kb upgrade node",

@@ -52,6 +52,7 @@ LEFT_OUT = (
     "/var/lib/kb/lock",
     "/var/lib/kb/mirror",  # images, from a bundle that is kept elsewhere
     "/var/lib/kb/readdress",  # files of a former address
+    "/var/lib/kb/reboot",  # a reboot that is not finished yet
     "/var/lib/kb/staging",
     "/var/lib/kb/try",  # a change on trial: what a restored node runs is what runs when it is made
     "/var/lib/kb/upgrade-runtime",

@@ -121,12 +121,12 @@ def settle(api: Api, one: Departing, *, tell: Callable[[str], None]) -> Departin
     Raises ClusterError (node-silent), ApiRefused, Unreachable."""
     if one.state != SILENT:
         return one
-    first, state = _read_renewal(api, one.name), SILENT
+    first, state = read_renewal(api, one.name), SILENT
 
     def look() -> str:
         nonlocal state
         node = api.get(path_of("Node", one.name))
-        if _read_renewal(api, one.name) != first:
+        if read_renewal(api, one.name) != first:
             state = LIVING
         elif node is None or probes.node_condition(node)[0] == "Unknown":
             state = DEAD if node else GONE
@@ -147,7 +147,7 @@ def settle(api: Api, one: Departing, *, tell: Callable[[str], None]) -> Departin
     return replace(one, state=state)
 
 
-def _read_renewal(api: Api, name: str) -> str:
+def read_renewal(api: Api, name: str) -> str:
     found = api.get(path_of("Lease", name, namespace=NODE_LEASES))
     return str(((found or {}).get("spec") or {}).get("renewTime") or "")
 

@@ -78,6 +78,8 @@ NEED_ROOT: Mapping[str, str] = {
     "mirror add": _CHANGES_FILES,
     "node remove": _CALLS_ETCD,
     "node replace": _CALLS_ETCD,
+    "node reboot": _CHANGES_FILES,
+    "node returned": _CHANGES_FILES,
     "node drain": "it calls the cluster with a key that only root may read",
     "node uncordon": "it calls the cluster with a key that only root may read",
     "etcd remove": _CALLS_ETCD,

@@ -12,7 +12,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
-    from kubeup.cluster import departure, eviction
+    from kubeup.cluster import departure, eviction, reboot_turn
     from kubeup.doctor import node_files
     from kubeup.engine import state
     from kubeup.phases import node_remove
@@ -128,6 +128,7 @@ def uncordon(call: Invocation) -> int:
     launch.require_root()
     api, name = _find_subject(launch)
     was_closed = eviction.uncordon_for_admin(api, name)
+    reboot_turn.give_back(api, name)  # of a reboot that was interrupted, and that nobody goes on with
     told = (
         f"node {name} {'would take' if launch.is_dry else 'takes'} pods again"
         if was_closed

@@ -41,6 +41,7 @@ with lazily:
         kubeconfig_user,
         mirror,
         node,
+        node_reboot,
         readdress,
         reconfigure,
         reconfigure_config,
@@ -102,6 +103,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("node replace", "Print the lines with which a new machine takes the place of a node: OLD",         lambda call: node.replace(call), words="name..."),
         Row("node drain",    "Cordon a node and evict its pods: this one, or from a control plane another",        lambda call: node.drain(call), words="name..."),
         Row("node uncordon", "Let pods onto a node again: this one, or from a control plane another",             lambda call: node.uncordon(call), words="name..."),
+        Row("node reboot",   "Empty this node, reboot it, and let pods back once it is well; one node at a time", lambda call: node_reboot.reboot(call), story="node-reboot"),
         Row("etcd remove",          "Remove a lost member from the cluster's etcd",                            lambda call: etcd.remove(call), words="member..."),
         Row("etcd recover",         "Go on with the one etcd member that is left, from its own data",          lambda call: etcd_recover.recover(call)),
         Row("etcd defrag",          "Give back the space that etcd's file no longer needs, member by member",  lambda call: etcd_upkeep.defrag(call)),
@@ -169,6 +171,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     "Run by systemd, not by you": (
         Row("routes",        "Keep the routes to the pods of other nodes up to date",                       lambda call: keepers.routes(call)),
         Row("load-balancer", "Keep this node's load balancer up to date as API servers come and go",        lambda call: keepers.load_balancer(call)),
+        Row("node returned", "Finish the reboot of this node: wait until it is well, and let pods onto it",        lambda call: node_reboot.returned(call), story="node-return"),
         Row("reconfigure wait", "Go back from the change that is being tried once its time is over", lambda call: reconfigure_try.wait(call), story="reconfigure-back"),
     ),
 }

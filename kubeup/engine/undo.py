@@ -195,6 +195,7 @@ _OWN = frozenset(
         "mirror",
         "pod-network.json",
         "readdress",
+        "reboot",
         "records",
         "restore",
         "staging",

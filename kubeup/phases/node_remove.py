@@ -26,7 +26,7 @@ from kubeup.phases import readdress
 
 with lazily:
     from kubeup import yaml_files
-    from kubeup.cluster import api, departure, etcd, etcd_stop, eviction, objects
+    from kubeup.cluster import api, departure, etcd, etcd_stop, eviction, objects, reboot_turn, try_mark
     from kubeup.network import drain
     from kubeup.swap import proof, turn
 
@@ -99,20 +99,25 @@ def _describe(ctx: NodeRemoveRun, one: departure.Departing) -> Iterator[str]:
     pods = len(departure.list_pods(ctx.api, one.name))
     if one.state == departure.DEAD:
         yield (
-            f"its kubelet answers nobody, so its {pods} pods are given up and its volumes detached: if that machine may still run, switch "
+            f"its kubelet answers nobody, so {_count(pods)} given up and its volumes detached: if that machine may still run, switch "
             "it off first, since two pods that write to one volume destroy it"
         )
     elif one.node is not None and not ctx.drains:
-        yield f"its {pods} pods are not evicted, and go with it whatever their disruption budgets say"
+        yield f"{_count(pods)} not evicted, and what is left goes with it whatever disruption budgets say"
     elif one.node is not None:
         prospect = eviction.look(ctx.api, one.name)
-        yield f"{len(prospect.moves)} pods are evicted from it"
+        yield f"{_count(len(prospect.moves))} evicted from it"
         yield from prospect.describe()
         if prospect.moves and not eviction.has_refuge(ctx.api, one.name):
             yield "no other node takes pods"
     members = departure.say_members(one)
     if members:
         yield members
+
+
+def _count(pods: int) -> str:
+    """`2 pods are`"""
+    return "1 pod is" if pods == 1 else f"{pods or 'no'} pods are"
 
 
 def _take_turn(ctx: NodeRemoveRun) -> None:
@@ -147,7 +152,7 @@ def empty(ctx: NodeRemoveRun) -> Outputs:
 def _give_up(ctx: NodeRemoveRun) -> None:
     name = ctx.leaving
     count = departure.give_up(ctx.api, name)
-    ctx.report.note(f"{count} pods of node {name} were given up")
+    ctx.report.note(f"{_count(count)} given up, of node {name}")
 
     def look() -> str:
         left = departure.find_attached(ctx.api, name)
@@ -270,11 +275,13 @@ def strike_out(ctx: NodeRemoveRun) -> Outputs:
     one = ctx.departing
     is_found, pods = departure.strike_out(ctx.api, ctx.leaving)
     if is_found or pods:
-        ctx.report.note(f"the Node of {ctx.leaving}, its leases, and {pods} pods were deleted")
+        ctx.report.note(f"the Node of {ctx.leaving} and its leases are deleted, and {_count(pods)} deleted with it")
     left = list(_list_remaining(ctx))
     if one.server and not _is_delisted(ctx):
         left.append(f"{one.server} is still listed as an API server: kubectl get endpointslice kubernetes")
     _forget_marks(ctx)
+    try_mark.remove(ctx.api, ctx.leaving)
+    reboot_turn.give_back(ctx.api, ctx.leaving)
     return Results(remaining=tuple(left))
 
 

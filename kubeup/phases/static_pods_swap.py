@@ -275,7 +275,7 @@ def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
     """Whether the others can do without this node's etcd and API server; what the user has to agree to if not."""
     gaps: list[str] = []
     if "etcd" in swap.names:
-        members, own, trouble = _check_quorum(ctx)
+        members, own, trouble = check_quorum(ctx)
         why = etcd_stop.stop_gap(members, own, trouble=trouble) if own is not None else ""
         if why:
             gaps.append(f"the whole cluster's API is away for about {ETCD_GAP_S} s, since etcd stops: {why}")
@@ -288,7 +288,7 @@ def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
         ctx.agree(f"{'; '.join(gaps)}. Pods keep running.")
 
 
-def _check_quorum(ctx: Run) -> tuple[Sequence[etcd.Member], Optional[etcd.Member], Mapping[str, str]]:
+def check_quorum(ctx: Run) -> tuple[Sequence[etcd.Member], Optional[etcd.Member], Mapping[str, str]]:
     """etcd's members, this node's own, and what is wrong with those that do not serve. ((), None, {}) if no member that this node knows
     answers: then this is a repair. Raises ClusterError (etcd-stop-unsafe, etcd-member-unknown)."""
     client = proof.own_etcd(ctx)
@@ -469,7 +469,7 @@ def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
         [path for name in swap.names for path in (manifests.former_path(run, name), manifests.next_path(run, name))]
     )
     if "etcd" in swap.names:
-        members, own, _ = _check_quorum(run)  # once more: another control plane may have swapped since
+        members, own, _ = check_quorum(run)  # once more: another control plane may have swapped since
         others = tuple(url for member in members if member is not own for url in member.client_urls)
         swap = dataclasses.replace(swap, data_dir=str(run.paths.etcd_data) if len(members) == 1 else "", others=others)
     swap = dataclasses.replace(swap, holders=proof.read_holders(run, swap.names), broken=_find_broken(run, swap))

@@ -189,7 +189,7 @@ def _begin(ctx: SwapRun, run: SwapRun, *, swap: store.Swap) -> try_record.Try:
     one = try_record.Try(pods, ctx.try_s, config=ctx.tried_config)
     one = try_record.save(run.host, run.paths, one=try_record.set_end(run.host, one, in_s=ctx.try_s))
     try:
-        _start_unit(ctx)
+        start_unit(ctx, UNIT)
     except BaseException:
         end(run, status=try_record.BACK)
         raise
@@ -197,15 +197,16 @@ def _begin(ctx: SwapRun, run: SwapRun, *, swap: store.Swap) -> try_record.Try:
     return one
 
 
-def _start_unit(ctx: SwapRun) -> None:
-    """The unit, and the copy of kb that it runs, written through the journal so that a reset removes them."""
+def start_unit(ctx: Run, unit: str) -> None:
+    """A unit of kb's own that waits for something, and the copy of kb that it runs, written through the journal so that a reset removes
+    them."""
     pyz = own_copy.find_running_pyz()
-    path = ctx.paths.systemd / UNIT
-    ctx.promises.expect([path, *Unit(UNIT).places])
+    path = ctx.paths.systemd / unit
+    ctx.promises.expect([path, *Unit(unit).places])
     own_copy.ensure_installed_kb(ctx.host, ctx.paths, pyz=pyz)
     command = own_copy.plan_command(ctx.host, pyz, paths=ctx.paths)
-    ctx.host.write_file(path, fill_template(f"systemd/{UNIT}", {"command": command}))
-    services.start_own_unit(ctx.machine or ctx.host, UNIT)
+    ctx.host.write_file(path, fill_template(f"systemd/{unit}", {"command": command}))
+    services.start_own_unit(ctx.machine or ctx.host, unit)
 
 
 def _mark(run: Run, one: try_record.Try) -> None:
@@ -233,15 +234,15 @@ def end(run: Run, *, status: str, is_in_unit: bool = False) -> None:
     remove_unit(run.host, run.paths, is_in_unit=is_in_unit)
 
 
-def remove_unit(host: Host, paths: Paths, *, is_in_unit: bool = False) -> None:
+def remove_unit(host: Host, paths: Paths, *, is_in_unit: bool = False, unit: str = UNIT) -> None:
     """Remove the unit. What it runs itself is not stopped: it ends by itself."""
-    path = paths.systemd / UNIT
+    path = paths.systemd / unit
     if not host.exists(path):
         return
     if is_in_unit:
-        host.run(["systemctl", "disable", UNIT], timeout_s=120)
+        host.run(["systemctl", "disable", unit], timeout_s=120)
     else:
-        services.stop_own_unit(host, UNIT)
+        services.stop_own_unit(host, unit)
     host.remove(path)
     services.forget_removed_units(host)
 

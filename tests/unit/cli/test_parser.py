@@ -301,7 +301,7 @@ def test_help_lists_commands_by_task_and_what_systemd_runs_last() -> None:
     assert tasks[0] == "Set up a cluster" and tasks[-1] == "Run by systemd, not by you"
     assert len(tasks) == len(set(tasks))
     assert [command.name for command in kb.COMMANDS if command.task == tasks[-1]] == [
-        "routes", "load-balancer", "reconfigure wait"
+        "routes", "load-balancer", "node returned", "reconfigure wait"
     ]  # fmt: skip
     rows = [line for line in shown.splitlines() if line.startswith("  ")]
     assert [row.split("  ")[1] for row in rows] == [command.name for command in kb.COMMANDS]

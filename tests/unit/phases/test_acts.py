@@ -20,7 +20,7 @@ DAY_TWO = tuple(
     day_two.find_story(name, init=kb.INIT) for name in (*day_two.STORIES, "restore", "reconfigure-endpoint")
 )
 MOST_ACTS_OF_A_NODE = 14
-MOST_ACTS_OF_DAY_TWO = 12
+MOST_ACTS_OF_DAY_TWO = 13
 
 HOST_VERBS = {
     "write_file", "write_stream", "make_dir", "symlink", "remove", "remove_tree", "move_file", "copy_attributes", "put_back", "append",
@@ -98,6 +98,9 @@ CHANGING = {
     "recovered_certs.py:restart_node": "the command certs recover: the kubelet",
     "recovered_certs.py:take_serving_pair": "the command certs recover: kubelet.crt",
     "recovered_kubelet.py:recover": "the command certs recover: a bootstrap-kubelet.conf",
+    "node_reboot.py:foretell_reboot": "reboot, foretold",
+    "node_reboot.py:give_all_back": "drain, ready",
+    "node_reboot.py:reboot": "reboot",
     "node_remove.py:remove_member": "remove-etcd-member",
     "readdress.py:_keep": "files",
     "readdress.py:_move_pods": "files",
@@ -108,7 +111,7 @@ CHANGING = {
     "reconfigure_kubelet.py:_start_with": "kubelet-config",
     "reconfigure_kubelet.py:change_kubelet": "kubelet-config",
     "reconfigure_kubelet.py:foretell_kubelet": "kubelet-config, foretold",
-    "tried_swap.py:_start_unit": "swap",
+    "tried_swap.py:start_unit": "swap, reboot",
     "tried_swap.py:remove_unit": "swap",
     "upgrade_runtime.py:_carry_over": "the command upgrade runtime: a trial of the configuration",
     "upgrade_runtime.py:_start": "the command upgrade runtime: containerd, then the kubelet",

@@ -52,7 +52,7 @@ TAKEN_BACK = {
         "engine/items.py:Unit",
         "phases/install_programs.py:_ensure_runtime_runs",
         "phases/own_timer.py:plan_no_timer",
-        "phases/tried_swap.py:_start_unit",
+        "phases/tried_swap.py:start_unit",
     ),
     "cleanup-node/remove-runtime-data": ("node/image_pulls.py:pull_image",),  # a runtime of others keeps its images
     "cleanup-node/remove-etcd-data": ("node/etcd_data.py:_copy",),
@@ -83,6 +83,8 @@ TAKEN_BACK = {
         "phases/reset.py:_restart_runtime",
         "phases/reset.py:take_back_files",
         "phases/recovered_certs.py:restart_node",
+        "phases/node_reboot.py:foretell_reboot",
+        "phases/node_reboot.py:reboot",
         "phases/readdress.py:_move_pods",
         "phases/readdress.py:move",
         "phases/reconfigure_proxy.py:ProxiedServices",
