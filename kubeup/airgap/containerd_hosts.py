@@ -77,6 +77,13 @@ def render_hosts(registry: str, mirror: Mirror, *, is_only: bool) -> str:
     return text
 
 
+def parse_mirror(text: str) -> str:
+    """The mirror's URL in a hosts.toml that kb wrote; "" if somebody else wrote it."""
+    found = re.search(r'^\[host\."([^"]+)"\]', text, re.MULTILINE)
+    is_own = text.startswith(HEADER.partition("{")[0])
+    return found.group(1).replace("/v2/", "/", 1) if is_own and found else ""
+
+
 def plan_hosts(folder: Path, registries: Iterable[str], *, mirror: Mirror, is_only: bool) -> dict[Path, str]:
     """path -> text for every registry; with is_only also for all registries that are not named."""
     names = [*dict.fromkeys(registries), *([DEFAULT] if is_only else [])]

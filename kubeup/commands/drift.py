@@ -135,10 +135,8 @@ def _open_api(patient: Patient, host: Host) -> kubeapi.Api:
 def _read_config(patient: Patient, client: kubeapi.Api) -> NodeConfig:
     """This node's configuration as the cluster stores it now. Proxies of this shell are not the node's."""
     stored = node_config.read_stored(client, is_control_plane=patient.is_control_plane)
-    join: Optional[types.Join] = None
-    if not patient.is_control_plane:
-        join = types.Join(client.server, "")
-    elif foreign_node.has_joined(patient.host, patient.paths):
+    join = patient.config.join
+    if patient.is_control_plane and foreign_node.has_joined(patient.host, patient.paths):
         join = types.Join(client.server, "", control_plane=types.JoinControlPlane())
     return node_config.make_node_config(patient.host, patient.paths, own=patient.config, stored=stored, join=join)
 

@@ -14,7 +14,6 @@ from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
-    from kubeup.cluster import membership
     from kubeup.config import choose, types
     from kubeup.doctor import node_files
     from kubeup.network import load_balancer
@@ -97,7 +96,7 @@ def _make_run(launch: Launch, old: str, *, new: str) -> phases.ReaddressRun:
         )
     if has_begun:
         call.report.note(f"kb readdress {old} {new} was run here before: going on")
-    config = _make_config(local, patient, old=old, new=new, is_own=is_own)
+    config = _make_config(patient, old=old, new=new, is_own=is_own)
     base = launcher.make_run(launch.target, config, paths=paths, report=call.report)
     if not patient.is_control_plane:
         base = dataclasses.replace(base, caller=launcher.kubelet_caller(launch.target, paths, retry_s=60))
@@ -141,14 +140,13 @@ def _read_own_addresses(local: Host) -> set[str]:
     return {str(address).partition("/")[0] for card in cards for address in card.addresses}
 
 
-def _make_config(local: Host, patient: Patient, *, old: str, new: str, is_own: bool) -> types.NodeConfig:
+def _make_config(patient: Patient, *, old: str, new: str, is_own: bool) -> types.NodeConfig:
     config = patient.config
     if patient.is_control_plane:
         endpoint = dataclasses.replace(config.local_api_endpoint, advertise_address=new) if is_own else None
         return dataclasses.replace(config, local_api_endpoint=endpoint or config.local_api_endpoint)
-    member = membership.find_member_access(local, patient.paths.kubernetes / "kubelet.conf")
-    server = replace_address(member.server, old, new=new) if member is not None else ""
-    return dataclasses.replace(config, join=types.Join(server, member.ca_pem if member is not None else ""))
+    server = replace_address(config.joined.server, old, new=new)
+    return dataclasses.replace(config, join=dataclasses.replace(config.joined, server=server))
 
 
 def _find_peers(local: Host, patient: Patient, *, mine: tuple[str, str]) -> tuple[str, ...]:

@@ -317,9 +317,8 @@ def look(launch: Launch, *, is_first: bool) -> Here:
             remedy="make it one: kb init, or kb join",
             code="kubeconfig-unreadable",
         )
-    join: Optional[types.Join] = None
+    join = patient.config.join
     if not patient.is_control_plane:
-        join = types.Join(member.server, member.ca_pem)
         api = launcher.kubelet_api(local, paths)
     else:
         server = node_files.find_own_server(local, paths)
@@ -347,13 +346,3 @@ def _await_server(launch: Launch, api: kubeapi.Api, *, manifest: Path) -> None:
         return not api.host.exists(manifest)
 
     watch(api.host, look, timeout_s=SERVER_S, is_over=tell)
-
-
-def config_of(local: Host, patient: Patient) -> types.NodeConfig:
-    """A node's configuration by its own files, and which kind of node it is: those of a worker have no word for it."""
-    if patient.is_control_plane:
-        return patient.config
-    member = membership.find_member_access(local, patient.paths.kubernetes / "kubelet.conf")
-    return dataclasses.replace(
-        patient.config, join=types.Join(member.server, member.ca_pem) if member else types.Join()
-    )

@@ -89,8 +89,7 @@ def _make_run(
     """formers: the manifests that a swap which was cut off may have taken out of their places, by component."""
     call, local = launch.call, launch.local
     patient = node_files.read_patient(store.with_missing(local, Paths(), texts=formers), Paths())
-    config = upgrade.config_of(local, patient)
-    base = launcher.make_run(launch.target, config, paths=patient.paths, report=call.report)
+    base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
     if not patient.is_control_plane:
         base = dataclasses.replace(base, caller=launcher.kubelet_caller(launch.target, patient.paths))
     is_kubelet_only = bool(call.flags.get("kubelet-only")) or not patient.is_control_plane

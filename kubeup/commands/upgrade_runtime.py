@@ -63,8 +63,7 @@ def _agree(launch: Launch, ctx: upgrade_run.UpgradeRun) -> None:
 def _make_run(launch: Launch) -> upgrade_run.UpgradeRun:
     call = launch.call
     patient = node_files.read_patient(launch.local, Paths())
-    config = upgrade.config_of(launch.local, patient)
-    config = dataclasses.replace(config, kb=upgrade.with_sources(call, config.kb))
+    config = dataclasses.replace(patient.config, kb=upgrade.with_sources(call, patient.config.kb))
     base = launcher.make_run(launch.target, config, paths=patient.paths, report=call.report)
     if not patient.is_control_plane:
         base = dataclasses.replace(base, caller=launcher.kubelet_caller(launch.target, patient.paths))

@@ -14,6 +14,7 @@ from kubeup.config import choose
 from kubeup.config.types import (
     ClusterConfiguration,
     ExternalEtcd,
+    Join,
     KbConfiguration,
     LocalAPIEndpoint,
     LocalEtcd,
@@ -36,16 +37,20 @@ _COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-schedu
 
 @frozen
 class Patient:
-    """The node as described by its files, and the identity with which to query the API server."""
+    """The node as described by its files, and the identity with which to query the API server. config: of a worker it has a `join`; of a
+    control plane it has none, since its files do not say whether it created its cluster."""
 
     host: Host
     paths: Paths
     config: NodeConfig
     release: Release
     kubeconfig: Path
-    is_control_plane: bool
     is_member: bool
     """Whether a kubelet was configured here, so the node belongs to a cluster."""
+
+    @property
+    def is_control_plane(self) -> bool:
+        return self.config.is_control_plane
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -63,7 +68,6 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
     config = read_mapping(host, paths.kubelet_config)
     flags = read_kubelet_flags(host, paths)
     version = _find_version(host, paths)
-    is_control_plane = host.exists(paths.manifest("kube-apiserver"))
     cluster = ClusterConfiguration(
         version,
         networking=Networking(
@@ -85,11 +89,20 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
         ),
         kubelet=config,
         kb=KbConfiguration(PodNetwork("bridge" if pod_network.is_kept(host, paths) else "none")),
+        join=_read_join(host, paths),
     )
     default = paths.admin_conf if host.exists(paths.admin_conf) else paths.kubeconfig("kubelet.conf")
     is_member = host.exists(paths.kubelet_config)
     release = releases.find_release(version)
-    return Patient(host, paths, own, release, kubeconfig_file or default, is_control_plane, is_member)
+    return Patient(host, paths, own, release, kubeconfig_file or default, is_member)
+
+
+def _read_join(host: Host, paths: Paths) -> Optional[Join]:
+    """What a worker's kubelet knows of its cluster; None on a control plane."""
+    if host.exists(paths.manifest("kube-apiserver")):
+        return None
+    member = membership.find_member_access(host, paths.kubernetes / "kubelet.conf")
+    return Join(member.server, member.ca_pem) if member is not None else Join()
 
 
 def read_kubelet_flags(host: Host, paths: Paths) -> dict[str, str]:

@@ -23,7 +23,7 @@ with lazily:
     from kubeup.config import choose
     from kubeup.diagnosis.checks import runtime as runtime_checks
     from kubeup.network import pod_network
-    from kubeup.node import crictl, image_pulls, images, runtime, runtime_fix
+    from kubeup.node import ca_pins, crictl, image_pulls, images, runtime, runtime_fix
 
 if TYPE_CHECKING:
     from kubeup.airgap.containerd_hosts import Mirror
@@ -155,6 +155,26 @@ def _hosts_folder(ctx: Run) -> Path:
     path = runtime_fix.describe_effective(effective).registry_config_path or ""
     found = containerd_hosts.hosts_folder(path)
     return found or runtime_fix.CERTS_D
+
+
+def say_mirror(run: Run) -> str:
+    """The mirror that this node's containerd was told to ask, as flags: `--mirror https://10.0.0.11:5000`, with a hash where neither the
+    cluster's authority nor the system's vouches for it; "" if there is none. The server of a preset is none: it has only images."""
+    pause = images.image_of("pause", run.config.cluster, release=run.release).ref
+    path = _hosts_folder(run) / pause.partition("/")[0] / "hosts.toml"
+    url = containerd_hosts.parse_mirror(run.host.read_text(path)) if run.host.exists(path) else ""
+    servers = (presets.find_preset(name).registries.values() for name in presets.list_presets())
+    if not url or any(url in each for each in servers):
+        return ""
+    more = sorted(_read_pins(run, containerd_hosts.CA_FILE) - _read_pins(run, run.paths.pki / "ca.crt"))
+    return f"--mirror {url}" + (f" --mirror-ca-hash {more[0]}" if more else "")
+
+
+def _read_pins(run: Run, path: Path) -> set[str]:
+    try:
+        return set(ca_pins.ca_cert_hashes(run.host.read_text(path))) if run.host.exists(path) else set()
+    except ValueError:
+        return set()
 
 
 def _plan_files(ctx: Run, folder: Path) -> dict[Path, str]:

@@ -97,13 +97,7 @@ def _tell_differences(run: Run, files: Mapping[Path, str]) -> None:
 
 
 def _leave_to_operator(run: UpgradeRun) -> Outputs:
-    line = upgrade_programs.say_installation(run, upgrade_programs.wanted_version(run))
-    told = (
-        f"the kubelet of node {run.config.node.name} is still {run.former}: install the new one ({line}), "
-        "then run the same command again"
-    )
-    if upgrade_programs.leaves_minor(run, upgrade_programs.wanted_version(run)):
-        told += f"; packages of another minor are in another repository. To have them installed from there: {run.command} --packages {upgrade_programs.choose_source(run)}"
+    told = f"the kubelet of node {run.config.node.name} is still {run.former}: {upgrade_programs.say_ways(run)}"
     run.report.warn(told)
     return Results(remaining=(told,))
 

@@ -20,7 +20,7 @@ from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
-from kubeup.phases import install_programs, local_bundle
+from kubeup.phases import install_programs, local_bundle, runtime_registries
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.phases.wait_node import node_path
 from kubeup.releases import kubelet_refuses_cgroup_v1, parse_version
@@ -108,9 +108,22 @@ def say_installation(run: Run, version: str) -> str:
     return f"put the kubelet {version} in the place of {run.host.which('kubelet') or '/usr/bin/kubelet'}"
 
 
-def choose_source(run: Run) -> str:
-    """The source of programs that suits this machine: apt | dnf | download."""
-    return next((name for name, program in (("apt", "apt-get"), ("dnf", "dnf")) if run.host.which(program)), "download")
+def say_ways(run: UpgradeRun) -> str:
+    """How the new kubelet comes to this node, for a sentence: as a package that the operator installs, or by kb. A node that has its images
+    from a mirror may reach no repository of packages."""
+    mirror, version = runtime_registries.say_mirror(run), wanted_version(run)
+    if mirror and not run.config.kb.mirror.endpoint:
+        return (
+            f"this node has its images from a mirror; to have the kubelet from there too: {run.command} {mirror}; "
+            f"from a file: {run.command} --bundle FILE"
+        )
+    told = f"install the new one ({say_installation(run, version)}), then run the same command again"
+    if mirror:
+        return f"the mirror has no programs; to take them from a bundle: {run.command} --bundle FILE; or {told}"
+    if leaves_minor(run, version):
+        source = next((name for name, program in (("apt", "apt-get"), ("dnf", "dnf")) if run.host.which(program)), "download")
+        told += f"; packages of another minor are in another repository. To have them installed from there: {run.command} --packages {source}"
+    return told
 
 
 # ---- the phase

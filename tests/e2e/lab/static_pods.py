@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 from . import api_client, health_log
+from .images import WEB_IMAGE
 from .node import Node, wait_until
 from .shell import Result
 
@@ -190,28 +191,78 @@ def read_gaps(node: Node) -> dict[str, list[float]]:
 
 @dataclass(frozen=True)
 class Client:
-    """A client that runs on a node, and its log."""
+    """A client that runs on a node, and its log. kubeconfig: on the node."""
 
     node: Node
     way: str
+    kubeconfig: str = "/etc/kubernetes/admin.conf"
 
     @property
     def unit(self) -> str:
         return f"client-{self.way}"
 
+    @property
+    def _log(self) -> str:
+        return f"/root/{self.unit}.log"
+
     def start(self) -> None:
         self.node.scp(api_client.PROGRAM, "/root/api_client.py")
-        name = f"{self.unit}-{self.node.name}"
-        argv = ["python3", "api_client.py", "/etc/kubernetes/admin.conf", f"/root/{self.unit}.log", self.way, name]
+        self.node.run(["rm", "-f", self._log])
+        self._start(["python3", "/root/api_client.py", self.kubeconfig, self._log, self.way, f"{self.unit}-{self.node.name}"])
+        wait_until(lambda: self.node.exists(self._log), what="the client's first call", timeout_s=60)
+
+    def _start(self, argv: Sequence[str]) -> None:
         start_program(self.node, self.unit, argv)
-        wait_until(lambda: self.node.exists(f"/root/{self.unit}.log"), what="the client's first call", timeout_s=20)
 
     def stop(self) -> Calls:
-        until = float(self.node.run(f"date +%s.%N; systemctl stop {self.unit}").stdout)
-        rows = [
-            json.loads(line) for line in self.node.read(f"/root/{self.unit}.log").splitlines() if line.endswith("]")
-        ]
+        until = float(self.node.run("date +%s.%N").stdout)
+        self._stop()
+        rows = [json.loads(line) for line in self.node.read(self._log).splitlines() if line.endswith("]")]
         return Calls(tuple(tuple(row) for row in rows), until)
+
+    def _stop(self) -> None:
+        self.node.run(f"systemctl stop {self.unit}")
+
+
+@dataclass(frozen=True)
+class PodClient(Client):
+    """One that runs in a pod on the node. server: where the pod is made. is_on_host: it shares the node's network, and so its load balancer."""
+
+    server: Optional[Node] = None
+    is_on_host: bool = True
+
+    @property
+    def unit(self) -> str:
+        return f"pod-{'host' if self.is_on_host else 'own'}-{self.way}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.unit}-{self.node.name}"
+
+    def _start(self, argv: Sequence[str]) -> None:
+        assert self.server is not None
+        container = {
+            "name": "client",
+            "image": WEB_IMAGE,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["/bin/busybox", "chroot", "/host", *argv],  # the image has no Python; the node has
+            "volumeMounts": [{"name": "host", "mountPath": "/host"}],
+        }
+        spec = {
+            "nodeName": self.node.name,
+            "hostNetwork": self.is_on_host,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [container],
+            "volumes": [{"name": "host", "hostPath": {"path": "/"}}],
+        }
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name}, "spec": spec}
+        self.server.kubectl("create --validate=false -f -", stdin=json.dumps(pod))
+
+    def _stop(self) -> None:
+        assert self.server is not None
+        self.server.kubectl(f"delete pod {self.name} --grace-period=0 --force --wait=false")
 
 
 @dataclass(frozen=True)

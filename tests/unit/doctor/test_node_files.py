@@ -30,7 +30,19 @@ def test_the_node_is_read_from_its_files() -> None:
 def test_a_machine_without_a_kubelet_belongs_to_no_cluster() -> None:
     patient = make_patient(FakeHost())
     assert not patient.is_member
+    assert not patient.is_control_plane and not patient.config.is_control_plane
     assert node_files.describe_patient(patient).startswith("node node1: no kubelet was configured here")
+
+
+def test_a_workers_configuration_is_a_workers() -> None:
+    """Whoever works with it needs no word beside it that this is no control plane."""
+    host = make_host()
+    for name in list(host.files):
+        if name.startswith("/etc/kubernetes/manifests/"):
+            del host.files[name]
+    patient = make_patient(host)
+    assert not patient.is_control_plane and not patient.config.is_control_plane
+    assert patient.config.joined.server == "https://10.77.0.11:6443" and "BEGIN CERT" in patient.config.joined.ca_pem
 
 
 @pytest.mark.parametrize(

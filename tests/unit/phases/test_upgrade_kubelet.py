@@ -15,8 +15,10 @@ from typing import Any, Optional
 
 import pytest
 
+from kubeup.airgap import containerd_hosts
 from kubeup.cluster import eviction, health, upgrade_turn
-from kubeup.config.types import Join, KbConfiguration, Packages
+from kubeup.config import presets
+from kubeup.config.types import Join, KbConfiguration, Mirror, Packages
 from kubeup.engine.run import Caller, Selection
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.dry_run import DryRunHost
@@ -31,7 +33,7 @@ from kubeup.report import Report
 from kubeup.swap import former_pods, kubelet_view, leads, order, proof, turn
 from kubeup.upgrade import kept
 from tests.fake_drain import BUDGET, NODE, DrainedNode, api_of, make_pod, refuse
-from tests.fake_node import PATHS, make_config
+from tests.fake_node import PATHS, finished_node, make_config
 
 OLD, NEW = "v1.34.9", "v1.35.6"
 KUBELET, KUBECTL = "/usr/bin/kubelet", "/usr/bin/kubectl"
@@ -329,6 +331,52 @@ def test_where_another_minor_comes_from_is_told_too() -> None:
     upgrade_programs.fetch_programs(run)
     results = upgrade_kubelet.change_kubelet(run)
     assert results and results.remaining and "kb upgrade node --packages apt" in results.remaining[0]
+
+
+def hosts_of(url: str) -> bytes:
+    return containerd_hosts.render_hosts("registry.k8s.io", containerd_hosts.Mirror(url), is_only=True).encode()
+
+
+@pytest.mark.parametrize("url", ["https://10.0.0.11:5000", "http://10.0.0.11:5000/k8s"])
+def test_where_images_come_from_a_mirror_the_programs_may_too(url: str) -> None:
+    """No repository of packages may be in reach."""
+    host = make_worker()
+    host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = hosts_of(url)
+    run = make_run(host, source="auto", command="kb upgrade node")
+    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    assert f"kb upgrade node --mirror {url};" in told and "kb upgrade node --bundle FILE" in told
+    assert "apt-get" not in told
+
+
+def test_a_mirror_whose_authority_nobody_knows_is_named_with_its_hash() -> None:
+    host, ca = make_worker(), finished_node().files[str(PATHS.pki / "ca.crt")]
+    host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = hosts_of("https://m.test:5000")
+    host.files[str(containerd_hosts.CA_FILE)] = ca
+    run = make_run(host, source="auto", command="kb upgrade node")
+    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    assert "kb upgrade node --mirror https://m.test:5000 --mirror-ca-hash sha256:" in told
+    host.files[str(PATHS.pki / "ca.crt")] = ca
+    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    assert "kb upgrade node --mirror https://m.test:5000;" in told
+
+
+def test_the_server_of_a_preset_has_no_programs() -> None:
+    host = make_worker()
+    server = next(iter(presets.find_preset(presets.list_presets()[0]).registries.values()))
+    host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = hosts_of(server)
+    run = make_run(host, source="auto", command="kb upgrade node")
+    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    assert "--mirror" not in told and "apt-get install" in told
+
+
+def test_a_mirror_that_has_only_images_is_not_named_again() -> None:
+    host = make_worker()
+    host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = hosts_of("http://10.0.0.11:5000")
+    run = make_run(host, source="auto", command="kb upgrade node")
+    mirror = dataclasses.replace(run.config.kb, mirror=Mirror("http://10.0.0.11:5000"))
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, kb=mirror))
+    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    assert "the mirror has no programs" in told and "--bundle FILE" in told and "apt-get install" in told
 
 
 def test_a_package_that_would_put_its_program_beside_the_one_that_runs_is_refused_before_anything_stops() -> None:
