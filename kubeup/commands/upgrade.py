@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -73,13 +74,23 @@ def apply(call: Invocation) -> int:
     if plan is not None and launch.local.exists(plan):
         version, _ = upgrade_outlook.read_plan(launch.local, plan)
     if not version:
-        raise UsageError(
-            f"kb upgrade apply {' '.join(call.words)}".rstrip(),
-            cause="it takes one word: the version to upgrade to, or the file of a plan; --config may name the version too",
-            remedy="name it: kb upgrade apply v1.36.3",
-            code="usage",
-        )
+        raise _refuse_words(call.words)
     return _upgrade(launch, version=version, plan=plan)
+
+
+def _refuse_words(words: Sequence[str]) -> UsageError:
+    """For what is neither a version in full nor the file of a plan. A label is none: it may stand for another version by the time that it
+    is given again to go on."""
+    cause = "it takes one word: the version to upgrade to, or the file of a plan; --config may name the version too"
+    remedy = "name it: kb upgrade apply v1.36.3"
+    word = words[0] if len(words) == 1 else ""
+    minor = re.fullmatch(r"v?(1\.\d+)", word)
+    if minor or re.fullmatch(r"(stable|latest)(-\d+(\.\d+)?)?", word):
+        cause = f"{word} names no patch; it takes the version to upgrade to in full, or the file of a plan"
+        remedy = f"see which one it is: kb upgrade plan {f'stable-{minor.group(1)}' if minor else word}"
+    elif word:
+        cause = f"{word[:60]!r} is no version, and no such file is here; it takes the version to upgrade to, or the file of a plan"
+    return UsageError(f"kb upgrade apply {' '.join(words)[:200]}".rstrip(), cause=cause, remedy=remedy, code="usage")
 
 
 def node(call: Invocation) -> int:
@@ -98,7 +109,7 @@ def _canonical(text: str) -> str:
 
 
 def _check_plan(launch: Launch, node_state: State, *, plan: Path, version: str) -> None:
-    """Raises PreflightError (plan-outdated) if the cluster is not as it was when the plan was made. An upgrade that goes on has changed
+    """Raises PreflightError (plan-elsewhere, plan-outdated) if the cluster is not as it was when the plan was made. An upgrade that goes on has changed
     it itself."""
     if any(name.startswith(f"{APPLY}@{version}/") for name in node_state.phases):
         launch.call.report.note(f"the upgrade to {version} was begun before: continuing it")

@@ -61,6 +61,7 @@ CA_SOON_DAYS = 90
 SHOWN = 3
 """How many of many things a sentence names."""
 COREFILE = "the Corefile"
+AUTHORITY = "the cluster's certificate authority"
 SOURCES = ("packages", "bundle", "mirror")
 LAYER = Path("/var/lib/kb")
 """Where what is kept of before lies."""
@@ -250,6 +251,7 @@ def _read_texts(ground: Ground) -> dict[str, str]:
         paths.kubelet_flags_env,
     ]
     texts = {f"{path} of {ground.node}": facts.read_or_empty(local, str(path)) for path in files}
+    texts[AUTHORITY] = facts.read_or_empty(local, str(paths.pki / "ca.crt"))
     texts["kubeadm-config"] = objects.read_config_key(ground.api, "kubeadm-config", key="ClusterConfiguration")
     texts["kubelet-config"] = objects.read_config_key(ground.api, "kubelet-config", key="kubelet")
     texts[COREFILE] = objects.read_config_key(ground.api, "coredns", key="Corefile")
@@ -471,8 +473,15 @@ def read_plan(local: LocalHost, path: Path) -> tuple[str, dict[str, str]]:
 
 
 def check_plan(local: LocalHost, path: Path, *, outlook: Outlook) -> None:
-    """Raises PreflightError (plan-outdated) if the cluster is not what it was when the plan was made; UsageError (not-a-plan)."""
+    """Raises PreflightError (plan-elsewhere, plan-outdated) if the cluster is not what it was when the plan was made; UsageError (not-a-plan)."""
     _, seen = read_plan(local, path)
+    if seen.get(AUTHORITY, "") not in ("", outlook.seen.get(AUTHORITY)):
+        raise PreflightError(
+            f"the plan in {path} is of another cluster",
+            cause="that one's certificate authority is not this one's",
+            remedy=f"make one here: kb upgrade plan {outlook.target} --out {path}",
+            code="plan-elsewhere",
+        )
     moved = list(planning.find_moved(seen, outlook.seen))
     if moved:
         raise PreflightError(

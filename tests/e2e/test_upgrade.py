@@ -19,6 +19,7 @@ from .lab.static_pods import (
     SLOW,
     Calls,
     Client,
+    add_flag,
     fill_store,
     list_left,
     read_gaps,
@@ -99,7 +100,8 @@ def test_two_minors_in_a_row(make_node: MakeNode, kb_pyz: Path) -> None:
 
 @pytest.mark.k8s_versions("1.33")
 def test_etcd_goes_from_3_5_to_3_6(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
-    """First etcd alone goes to the patch that 3.6 may follow, in the words of the plan's remedy; then everything to 1.34."""
+    """First etcd alone goes to the patch that 3.6 may follow, in the words of the plan's remedy; then everything to 1.34, but not as long as
+    there is a key of etcd 2."""
     node = make_control_plane(make_node, kb_pyz, k8s_version)
     stored = read_stored(node)
     edit_config(node, "s/^      local:$/      local:\\n        imageTag: 3.5.32-0/")
@@ -109,12 +111,41 @@ def test_etcd_goes_from_3_5_to_3_6(make_node: MakeNode, kb_pyz: Path, k8s_versio
     assert {name for name, text in read_manifests(node).items() if before[name] != text} == {"etcd"}
     edit_config(node, "/imageTag: 3.5.32-0/d")
     version = offer(node, "1.34")
+    check_v2_keys(node, version)
     start_health_log(node)
     took_s = upgrade(node, f"{APPLY} {version}")
     print(f"{version}: {took_s:.1f} s, away for {read_gaps(node)}", flush=True)
     check_version(node, version)
     assert "etcd:3.6." in read_manifests(node)["etcd"]
     assert stored <= read_stored(node)
+
+
+def check_v2_keys(node: Node, version: str) -> None:
+    """etcd is given the interface of etcd 2, and a key through it, which is in the next snapshot of its raft log."""
+    before = read_manifests(node)["etcd"]
+    pki = "/etc/kubernetes/pki/etcd"
+    curl = f"curl -sf --cacert {pki}/ca.crt --cert {pki}/server.crt --key {pki}/server.key https://127.0.0.1:2379"
+    flags = ("--enable-v2=true", "--snapshot-count=50")
+    node.write(f"{MANIFESTS}/etcd.yaml", add_flag(add_flag(before, flags[0]), flags[1]), mode=0o600)
+    wait_until(lambda: node.run(f"{curl}/v2/keys", check=False).ok, what="etcd 2's interface", timeout_s=120, every_s=1)
+    node.run(f"{curl}/v2/keys/left -X PUT -d value=1")
+    write_on(node, "there")
+    refused = node.run(f"{APPLY} {version} --yes --hand-edits drop", check=False, timeout=300)
+    assert code_of(refused) == "etcd-v2-content", told(refused)
+    assert all(flag in read_manifests(node)["etcd"] for flag in flags)
+    node.run(f"{curl}/v2/keys/left -X DELETE")
+    write_on(node, "gone")
+    node.write(f"{MANIFESTS}/etcd.yaml", before, mode=0o600)
+    wait_until(lambda: "--enable-v2=true" not in read_running(node)["etcd"].argv, what="the former etcd", timeout_s=120)
+    node.wait_node_ready()
+    wait_until(lambda: node.get("nodes"), what="the API server", timeout_s=60)
+
+
+def write_on(node: Node, word: str) -> None:
+    """Until the API server is back, and then more writes than etcd keeps without a snapshot of its raft log."""
+    wait_until(lambda: node.run("kubectl --kubeconfig /etc/kubernetes/admin.conf get --raw /readyz", check=False).ok,
+               what="the API server", timeout_s=120, every_s=1)  # fmt: skip
+    node.kubectl(f"label configmaps -n default --all e2e={word} --overwrite", timeout=120)
 
 
 def test_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:

@@ -122,8 +122,7 @@ def test_one_goes_on_where_the_other_was_killed(make_node: MakeNode, kb_pyz: Pat
     (node,) = make_by_kubeadm(make_node, k8s_version, ["c1"])
     node.kubectl("taint node --all node-role.kubernetes.io/control-plane-")  # kubeadm has a Job run
     node.scp(kb_pyz, "/root/kb.pyz")
-    version = offer(node, NEXT)
-    folder = f"/opt/kubernetes/{version}"
+    version, folder = find_release(NEXT).version, node.offer_release(NEXT)
     stored = read_stored(node)
     node.save_disk()
 
@@ -142,12 +141,14 @@ def test_one_goes_on_where_the_other_was_killed(make_node: MakeNode, kb_pyz: Pat
             timeout=600,
         )
         print(f"real kubeadm was killed when the new {component} was in place", flush=True)
+        offer(node, NEXT)
         told(node.run(f"{APPLY} {version} --yes", timeout=900))
         expect_all([node], stored)
         begin_again()
 
     told(node.run(f"{APPLY} {version} --yes --skip-phases upload-config,kubelet-config,addon", timeout=900))
     told(node.run(f"{folder}/kubeadm upgrade apply {version} -y {RESTS}", timeout=900))
+    offer(node, NEXT)
     node.run("systemctl restart kubelet")
     wait_for_kubelet(node, node)
     expect_all([node], stored)

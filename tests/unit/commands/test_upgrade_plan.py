@@ -206,6 +206,10 @@ def test_a_plans_file_is_good_until_something_moves(machine: Running, capsys: An
         f"{SCHEDULER} of cp1 has changed",
         "kube-apiserver of cp1 was v1.35.6 and is v1.35.7",
     ]
+    Now.seen = {**first["seen"], upgrade_outlook.AUTHORITY: "sha256:another"}
+    with pytest.raises(PreflightError) as caught:
+        upgrade_outlook.check_plan(machine, path, outlook=Now())  # type: ignore[arg-type]
+    assert caught.value.code == "plan-elsewhere"
     Now.seen = first["seen"]
     upgrade_outlook.check_plan(machine, path, outlook=Now())  # type: ignore[arg-type]
 
@@ -222,6 +226,22 @@ def test_an_apply_of_a_plan_that_is_outdated_changes_nothing(machine: Running, c
     assert {path for path in {*before, *after} if before.get(path) != after.get(path)} <= {Paths().lock}
     assert run(machine, "upgrade", "apply", "/root/none.json", "--yes") == 2
     assert "the version to upgrade to, or the file of a plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("stable-1.36",), "see which one it is: kb upgrade plan stable-1.36"),
+        (("1.36",), "see which one it is: kb upgrade plan stable-1.36"),
+        (("stable",), "see which one it is: kb upgrade plan stable"),
+        (("v1.36.x",), "'v1.36.x' is no version, and no such file is here"),
+        ((), "it takes one word"),
+        (("v1.36.3", "now"), "it takes one word"),
+    ],
+)
+def test_a_word_that_is_no_version_is_named(machine: Running, capsys: Any, words: tuple[str, ...], told: str) -> None:
+    assert run(machine, "upgrade", "apply", *words, "--yes") == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "a: b\n", '{"kind": "UpgradePlan", "seen": {"a": "b"}, "digest": "sha256:0"}'])
