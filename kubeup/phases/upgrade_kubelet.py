@@ -48,6 +48,8 @@ LOOK_AFTER_S, LOOK_EVERY_S = 3.0, 2.0
 ASKED_S = 25.0
 """How long a kubelet may take to tell which static pods it runs."""
 POLL_S = 0.5
+SPARE = 16 << 20
+"""Bytes that stay free beside a new program: the kubelet writes its own files there as a rule."""
 
 
 # ---- the phase
@@ -78,6 +80,7 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
     kept.begin(run.host, run.paths, former=run.former, wanted=change.wanted)
     kept.keep(run.host, run.paths, files=(*upgrade_programs.list_kept_files(run), *change.files))
     _tell_differences(run, change.files)
+    _require_room(run, change.place)
     ctx.promises.expect(change.files)
     took_s = change.carry_out(drains=upgrade_programs.drains(run, change.wanted))
     ctx.promises.tell_changed([*change.files, change.place])
@@ -85,6 +88,22 @@ def change_kubelet(ctx: UpgradeRun) -> Outputs:
     kept.note_done(run.host, run.paths, step=STEP)
     kept.end(run.host, run.paths, status=kept.DONE)
     return None
+
+
+def _require_room(run: UpgradeRun, place: Path) -> None:
+    """Room for the new programs beside those that run, before anything stops. Raises HostError (disk-full)."""
+    for one in upgrade_programs.list_outdated(run):
+        new = upgrade_programs.find_new(run, one.name)
+        stat = run.host.stat(new) if new is not None else None
+        folder = run.host.real_path(place if one.name == "kubelet" else one.path).parent
+        if stat is None or run.host.free_bytes(folder) >= stat.size + SPARE:
+            continue
+        raise HostError(
+            f"{folder} has {run.host.free_bytes(folder) >> 20} MiB of free space",
+            cause=f"the new {one.name} takes {stat.size >> 20} MiB there beside the one that runs; nothing was stopped",
+            remedy=f"make space: du -xh {folder} | sort -h | tail",
+            code="disk-full",
+        )
 
 
 def _tell_differences(run: Run, files: Mapping[Path, str]) -> None:
@@ -319,7 +338,7 @@ def take_back(run: Run, *, version: str, leaves_minor: bool, needs_ready: bool =
     began = host.now()
     try:
         stop_kubelet(run)
-        kept.put_back(host, paths, files=_kubelet_files(run))
+        _put_files_back(run)
         for path, text in _with_former_server(run).items():
             host.write_file(path, text, keeps=True)
         record_programs(run)
@@ -328,12 +347,26 @@ def take_back(run: Run, *, version: str, leaves_minor: bool, needs_ready: bool =
         _tell_of_packages(run, version)
     except KbError as error:
         trouble = find_trouble(run, error)
+        if not services.is_active(host, "kubelet"):
+            with contextlib.suppress(KbError):  # pods run on without a kubelet, but nobody looks after them
+                kubelet_start.restart_kubelet(run)
         raise ClusterError(
             f"the former kubelet, {version}, does not come back on node {run.config.node.name}",
             cause=trouble.cause,
             remedy=f"{trouble.remedy}; what was there before is in {kept.folder(paths) / 'former'}",
             code="kubelet-not-taken-back",
         ) from error
+
+
+def _put_files_back(run: Run) -> None:
+    """Where the disk has filled up meanwhile, the new programs make room, which can be fetched again. Raises HostError."""
+    try:
+        kept.put_back(run.host, run.paths, files=_kubelet_files(run))
+    except HostError as error:
+        if error.code != "disk-full":
+            raise
+        run.host.remove_tree(kept.programs_folder(run.paths))
+        kept.put_back(run.host, run.paths, files=_kubelet_files(run))
 
 
 def _tell_of_packages(run: Run, version: str) -> None:

@@ -287,8 +287,9 @@ def is_as_kept(host: Host, paths: Paths, path: Path) -> bool:  # noqa: PLR0917
 
 
 def put_back(host: Host, paths: Paths, *, files: Iterable[Path]) -> list[Path]:
-    """Give these files the content that was kept, or remove those that did not exist; what was not kept stays. Each is whole at every
-    moment, so a program that runs may be replaced. Returns the paths, in their order. Raises HostError."""
+    """Give these files the content that was kept, or remove those that did not exist; what was not kept stays, and so does what has that
+    content, for which a disk that is full has no room. Each is whole at every moment, so a program that runs may be replaced. Returns the
+    paths, in their order. Raises HostError."""
     found = load(host, paths)
     known = found.files if found is not None else {}
     done = []
@@ -296,12 +297,28 @@ def put_back(host: Host, paths: Paths, *, files: Iterable[Path]) -> list[Path]:
         if str(path) not in known:
             continue
         if known[str(path)]:
-            copy = copy_of(paths, path)
-            stat = host.stat(copy)
-            with host.open_read(copy) as file:
-                host.write_stream(path, iter(lambda: file.read(CHUNK), b""), mode=stat.mode if stat else 0o600)
-            host.copy_attributes(copy, host.real_path(path))
+            _put_back_copy(host, copy_of(paths, path), path)
         else:
             host.remove(path)
         done.append(path)
     return done
+
+
+def _put_back_copy(host: Host, copy: Path, path: Path) -> None:  # noqa: PLR0917
+    if _is_same(host, copy, path):
+        return
+    stat = host.stat(copy)
+    with host.open_read(copy) as file:
+        host.write_stream(path, iter(lambda: file.read(CHUNK), b""), mode=stat.mode if stat else 0o600)
+    host.copy_attributes(copy, host.real_path(path))
+
+
+def _is_same(host: Host, copy: Path, path: Path) -> bool:  # noqa: PLR0917
+    one, other = host.stat(copy), host.stat(host.real_path(path))
+    if one is None or other is None or (one.size, one.mode) != (other.size, other.mode):
+        return False
+    with host.open_read(copy) as first, host.open_read(path) as second:
+        while piece := first.read(CHUNK):
+            if piece != second.read(CHUNK):
+                return False
+    return True

@@ -1,10 +1,13 @@
 """`kb upgrade apply`, `node` and `rollback` are killed after what they change: the same command comes to its end, and nothing is lost. With
-KB_E2E_EVERY_KILL=1 after every single change, which takes hours; else in each phase, after what matters there."""
+KB_E2E_EVERY_KILL=1 after every single change, each from the start, which takes hours, and in turn, which takes half an hour; else in each
+phase, after what matters there."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
@@ -12,14 +15,14 @@ import pytest
 
 from .lab import change_killer
 from .lab.bundles import make_bundle
-from .lab.changes import kill_at_every_change
+from .lab.changes import kill_after_each_change_in_turn, kill_at_every_change
 from .lab.config import lab_config
 from .lab.control_planes import IGNORE, KB, wait_well
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
 from .lab.settings import find_release
 from .lab.static_pods import fill_store, list_left, read_manifests, read_stored
-from .test_day_two_killed import COUNTED, only, show
+from .test_day_two_killed import COUNTED, EVERY, only, show
 from .test_upgrade_kubelet import BUNDLE, FORMER, deploy, is_open, kubelet_of, start_behind
 
 pytestmark = pytest.mark.k8s_versions("1.36")
@@ -48,7 +51,37 @@ def expect_upgraded(server: Node, node: Node, version: str, moment: str) -> None
     server.wait_node_ready(node.name)
 
 
-def test_a_control_plane(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Sweep:
+    """A control plane of the former minor, saved, with a bundle of the new one. argv: its upgrade."""
+
+    node: Node
+    argv: tuple[str, ...]
+    wanted: str
+    stored: set[str]
+
+    def check(self, moment: str) -> None:
+        node, wanted, facts = self.node, self.wanted, find_release(self.wanted).facts
+        expect_upgraded(node, node, wanted, moment)
+        texts = read_manifests(node)
+        assert all(f":{wanted}" in text for name, text in texts.items() if name != "etcd"), moment
+        assert f":{facts.etcd[-1]}" in texts["etcd"], moment
+        assert list_left(node) == [], moment
+        assert self.stored <= read_stored(node), moment
+        images = node.kubectl("-n kube-system get deploy,ds -o jsonpath={..image}")
+        assert f"kube-proxy:{wanted}" in images and f"coredns:{facts.coredns}" in images, (moment, images)
+        config = node.get("configmap kubeadm-config -n kube-system")["data"]["ClusterConfiguration"]
+        assert f"kubernetesVersion: {wanted}" in config, moment
+        again = node.run(["python3", *self.argv], check=False, timeout=300)
+        assert again.ok and "run with these manifests already" in again.output, (moment, again.output)
+
+    def restore(self) -> None:
+        self.node.restore_disk()
+        wait_well(self.node)
+
+
+@pytest.fixture
+def sweep(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path) -> Sweep:
     release = find_release(k8s_version)
     former, wanted = FORMER[k8s_version], release.version
     node = make_node("cp1", version=former, containerd=release.facts.containerd)
@@ -63,26 +96,11 @@ def test_a_control_plane(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_versio
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     node.save_disk()
     wait_well(node)
-
-    def check(moment: str) -> None:
-        expect_upgraded(node, node, wanted, moment)
-        texts = read_manifests(node)
-        assert all(f":{wanted}" in text for name, text in texts.items() if name != "etcd"), moment
-        assert f":{release.facts.etcd[-1]}" in texts["etcd"], moment
-        assert list_left(node) == [], moment
-        assert stored <= read_stored(node), moment
-        images = node.kubectl("-n kube-system get deploy,ds -o jsonpath={..image}")
-        assert f"kube-proxy:{wanted}" in images and f"coredns:{release.facts.coredns}" in images, (moment, images)
-        config = node.get("configmap kubeadm-config -n kube-system")["data"]["ClusterConfiguration"]
-        assert f"kubernetesVersion: {wanted}" in config, moment
-        again = node.run(["python3", *argv], check=False, timeout=300)
-        assert again.ok and "run with these manifests already" in again.output, (moment, again.output)
-
-    def restore() -> None:
-        node.restore_disk()
-        wait_well(node)
-
     argv = shlex.split(f"kb.pyz upgrade apply {wanted} --bundle {BUNDLE} --yes")
+    return Sweep(node, tuple(argv), wanted, stored)
+
+
+def test_a_control_plane(sweep: Sweep) -> None:
     few = only(
         *PROGRAMS,
         "before-.*tar",
@@ -96,7 +114,18 @@ def test_a_control_plane(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_versio
         "deployments/coredns",
         "daemonsets/kube-proxy",
     )
-    show(kill_at_every_change(node, argv, (), check=check, restore=restore, wanted=few))
+    show(kill_at_every_change(sweep.node, sweep.argv, (), check=sweep.check, restore=sweep.restore, wanted=few))
+
+
+@pytest.mark.skipif(not EVERY, reason="it takes half an hour: KB_E2E_EVERY_KILL=1")
+def test_a_control_plane_that_is_killed_after_each_change_in_turn(sweep: Sweep) -> None:
+    """One upgrade, cut off as often as it has changes."""
+    killed = kill_after_each_change_in_turn(sweep.node, sweep.argv)
+    print(f"killed {len(killed)} times", flush=True)
+    sweep.check("killed after each change in turn")
+    phases = Counter(phase.rpartition("/")[2] for phase, _ in killed)
+    print(dict(phases), flush=True)
+    assert min(phases["programs"], phases["control-plane"], phases["kubelet-config"]) > 5, phases
 
 
 def test_a_worker(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path) -> None:

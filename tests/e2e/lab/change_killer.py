@@ -1,7 +1,9 @@
 """Runs on a node: starts kb.pyz in this process, writes down every change that it makes to the machine or to the cluster, and ends
-it by SIGKILL right after the one that is asked for: the nth of these words in that phase.
+it by SIGKILL right after the one that is asked for: the nth of these words in that phase, or the first one that is not among those that
+were known before.
 
     python3 change_killer.py '{"argv": ["kb.pyz", "join", ...], "phase": "join/etcd-join", "change": "save the state", "nth": 2}'
+    python3 change_killer.py '{"argv": ["kb.pyz", "join", ...], "known": [["join/etcd-join", "save the state"], ...]}'
 
 kb has no hook for this: the methods by which its LocalHost changes things are wrapped when its module has been imported. Which
 phase is at work is read from the state that kb saves. CHANGES_LOG gets a line for each change, ["join/etcd-join", "write_file
@@ -18,7 +20,7 @@ import re
 import runpy
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Optional
@@ -33,10 +35,12 @@ TELLS_WHETHER = ("write_file", "make_dir", "symlink", "remove", "remove_tree", "
 
 
 class Watch:
-    """Waits for one change of a phase."""
+    """Waits for one change of a phase. known: (phase, change) of all but the one to wait for; None: the other words name it."""
 
-    def __init__(self, phase: str, change: str, nth: int) -> None:
-        self.phase, self.change, self.left = phase, change, nth
+    def __init__(
+        self, phase: str, change: str, nth: int, known: Optional[Collection[tuple[str, str]]] = None
+    ) -> None:
+        self.phase, self.change, self.left, self.known = phase, change, nth, known
         self.running = ""
         self.seen: dict[str, Any] = {}
         if os.path.exists(STATE):
@@ -53,13 +57,17 @@ class Watch:
             running = self._read_state(words[1])
             what = "save the state"
         self.log.write(json.dumps([running or self.running, what]) + "\n")
-        is_of_phase = self.phase == (running or self.running)
+        phase = running or self.running
         self.running = running
-        if is_of_phase and what == self.change:
+        if self.known is not None:
+            self.left = int((phase, what) in self.known)
+        elif phase == self.phase and what == self.change:
             self.left -= 1
-            if self.left == 0:
-                self.log.write(json.dumps(["killed", what]) + "\n")
-                os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            return
+        if self.left == 0:
+            self.log.write(json.dumps(["killed", what]) + "\n")
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _read_state(self, data: Any) -> str:
         """The phase that is at work by the state that was just saved."""
@@ -133,5 +141,7 @@ def wrap(verb: str, method: Callable[..., Any], watch: Watch) -> Callable[..., A
 if __name__ == "__main__":
     wish = json.loads(sys.argv[1])
     sys.argv = wish["argv"]
-    sys.meta_path.insert(0, AfterImport(Watch(wish.get("phase", ""), wish.get("change", ""), wish.get("nth", 0))))
+    known = {tuple(one) for one in wish["known"]} if "known" in wish else None
+    watch = Watch(wish.get("phase", ""), wish.get("change", ""), wish.get("nth", 0), known)
+    sys.meta_path.insert(0, AfterImport(watch))
     runpy.run_path(sys.argv[0], run_name="__main__")

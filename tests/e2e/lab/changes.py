@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Callable
+from typing import Any, Callable
 
 from . import change_killer
 from .node import Node
@@ -34,8 +34,12 @@ NEVER = Moment("", "", 0)
 def run_watched(node: Node, argv: Sequence[str], moment: Moment = NEVER) -> list[tuple[str, str]]:
     """Run kb (`kb.pyz`, `join`, ...), killed at the moment; (phase, change) for every change that it made. The last one is
     ("killed", change) where it was killed; else the command ended with 0."""
-    wish = json.dumps({"argv": list(argv), **asdict(moment)})
-    line = shlex.join(["python3", "change_killer.py", wish])
+    return _run(node, {"argv": list(argv), **asdict(moment)})
+
+
+def _run(node: Node, wish: Mapping[str, Any]) -> list[tuple[str, str]]:
+    node.write("/root/wish.json", json.dumps(wish))
+    line = 'python3 change_killer.py "$(cat wish.json)"'
     ended = node.run(f"{line}; echo ended with $?", timeout=900)
     found = [tuple(json.loads(line)) for line in node.read(change_killer.CHANGES_LOG).splitlines()]
     if not found or found[-1][0] != "killed":
@@ -104,3 +108,19 @@ def kill_at_every_change(
         if struck:
             end_round(struck)
     return killed
+
+
+def kill_after_each_change_in_turn(node: Node, argv: Sequence[str], *, most: int = 500) -> list[tuple[str, str]]:
+    """Run the command again and again, and kill it each time after the first change after which it was not killed before, until it comes to
+    its end. Each run goes on from where the one before was killed, so nothing has to be restored: a whole sweep takes about as many starts of
+    kb as there are changes. Returns (phase, change) of all of them."""
+    node.scp(change_killer.PROGRAM, "/root/change_killer.py")
+    killed: list[tuple[str, str]] = []
+    for number in range(most):
+        began = time.monotonic()
+        found = _run(node, {"argv": list(argv), "known": killed})
+        if found[-1][0] != "killed":
+            return killed
+        killed.append(found[-2])
+        print(f"kill {number}: {': '.join(found[-2])} ({time.monotonic() - began:.0f} s)", flush=True)
+    raise AssertionError(f"it does not come to its end after {most} kills")

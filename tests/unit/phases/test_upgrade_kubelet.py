@@ -658,6 +658,60 @@ def test_a_former_kubelet_that_does_not_come_back_is_told() -> None:
     assert caught.value.code == "kubelet-not-taken-back" and "/var/lib/kb/upgrade/former" in caught.value.remedy
 
 
+class Full(Worker):
+    """Its disk has no room for a program from the moment that the kubelet is stopped, while the folder with the new ones is there."""
+
+    frees = True
+
+    def write_stream(self, path: Path, chunks: Any, **more: Any) -> None:
+        data = b"".join(chunks)
+        if not self.is_running and (str(STAGED / "kubelet") in self.files or not self.frees):
+            raise HostError(f"{path} cannot be written", cause="No space left on device", remedy="make space", code="disk-full")
+        super().write_stream(path, iter([data]), **more)
+
+
+def full_worker(**more: Any) -> Full:
+    made = make_worker()
+    host = Full(**{item.name: getattr(made, item.name) for item in dataclasses.fields(made)})
+    for name, value in more.items():
+        setattr(host, name, value)
+    return host
+
+
+def test_a_disk_that_fills_up_while_the_kubelet_is_stopped() -> None:
+    """What is as it was needs no room; the new programs make room for the rest."""
+    host = full_worker()
+    before = dict(host.files)
+    with pytest.raises(ClusterError) as caught:
+        upgrade_kubelet.change_kubelet(begin(host, drains=False))
+    assert caught.value.code == "kubelet-not-upgraded" and "No space left" in caught.value.cause
+    assert host.is_running and {path: host.files[path] for path in before} == before
+
+
+def test_a_kubelet_that_cannot_be_taken_back_is_started_all_the_same() -> None:
+    host = full_worker(frees=False)
+    real = kept.put_back
+
+    def fail(*words: Any, **more: Any) -> Any:
+        host.files[KUBECTL] = b"half"
+        return real(*words, **more)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ClusterError) as caught:
+        patch.setattr(kept, "put_back", fail)
+        upgrade_kubelet.change_kubelet(begin(host, drains=False))
+    assert caught.value.code == "kubelet-not-taken-back" and host.is_running
+
+
+def test_room_for_the_new_programs_is_there_before_anything_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_worker()
+    run = begin(host)
+    host.steps.clear()
+    monkeypatch.setattr(host, "free_bytes", lambda path: 1 << (20 if path == Path(KUBELET).parent else 40))
+    with pytest.raises(HostError) as caught:
+        upgrade_kubelet.change_kubelet(run)
+    assert caught.value.code == "disk-full" and host.is_running and "systemctl stop kubelet" not in host.steps
+
+
 def test_a_former_program_that_says_no_version_comes_back_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file system that is mounted noexec, for example."""
     host = make_worker(breaks="exits")
