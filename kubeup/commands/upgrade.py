@@ -334,16 +334,17 @@ def look(launch: Launch, *, is_first: bool) -> Here:
     else:
         server = node_files.find_own_server(local, paths)
         api = kubeapi.Api(local, kubeapi.read_identity(local, paths.admin_conf, server=server), retry_s=20)
-        _await_server(launch, api, manifest=paths.manifest("kube-apiserver"))
+        api = _await_server(launch, api, manifest=paths.manifest("kube-apiserver"))
         if foreign_node.has_joined(local, paths):
             join = types.Join(member.server, member.ca_pem, control_plane=types.JoinControlPlane())
     stored = node_config.read_stored(api, is_control_plane=patient.is_control_plane)
     return Here(patient, stored, join)
 
 
-def _await_server(launch: Launch, api: kubeapi.Api, *, manifest: Path) -> None:
+def _await_server(launch: Launch, api: kubeapi.Api, *, manifest: Path) -> kubeapi.Api:
     """An upgrade that ended half way, another tool's too, may have left this node's etcd or API server on its way up: kubeadm replaces etcd
-    under a serving API server, which then answers nothing for about a minute. If it stays away, the request that follows says why."""
+    under a serving API server, which then answers nothing for about a minute. Returns what asks it: with patience where it answers, since
+    the former etcd may still be about to end. If it stays away, the request that follows says why."""
 
     def look() -> str:
         try:
@@ -356,4 +357,5 @@ def _await_server(launch: Launch, api: kubeapi.Api, *, manifest: Path) -> None:
         launch.call.report.waiting(say_round("this node's API server", missing, elapsed=elapsed, timeout_s=SERVER_S))
         return not api.host.exists(manifest)
 
-    watch(api.host, look, timeout_s=SERVER_S, is_over=tell)
+    missing, _ = watch(api.host, look, timeout_s=SERVER_S, is_over=tell)
+    return api if missing else kubeapi.Api(api.host, api.identity, retry_s=SERVER_S)

@@ -121,7 +121,9 @@ def say_ways(run: UpgradeRun) -> str:
     if mirror:
         return f"the mirror has no programs; to take them from a bundle: {run.command} --bundle FILE; or {told}"
     if leaves_minor(run, version):
-        source = next((name for name, program in (("apt", "apt-get"), ("dnf", "dnf")) if run.host.which(program)), "download")
+        source = next(
+            (name for name, program in (("apt", "apt-get"), ("dnf", "dnf")) if run.host.which(program)), "download"
+        )
         told += f"; packages of another minor are in another repository. To have them installed from there: {run.command} --packages {source}"
     return told
 

@@ -115,7 +115,12 @@ def upgrade_under_clients(nodes: Sequence[Node], node: Node, *, command: str, dr
     time.sleep(3)
     seen = [client.stop() for client in clients]
     for client, calls in zip(clients, seen):
-        print(f"{node.name}: {took_s:.1f} s, {client.unit} on {client.node.name}: {calls}", *calls.failed[:20], sep="\n", flush=True)
+        print(
+            f"{node.name}: {took_s:.1f} s, {client.unit} on {client.node.name}: {calls}",
+            *calls.failed[:20],
+            sep="\n",
+            flush=True,
+        )
     assert kubelet_of(server, node.name) == version and is_open(server, node.name)
     wait_until(lambda: len(list_pods(server)) == 2, what="two pods", timeout_s=60)
     left = here & set(list_pods(server))

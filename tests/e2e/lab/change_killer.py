@@ -37,9 +37,7 @@ TELLS_WHETHER = ("write_file", "make_dir", "symlink", "remove", "remove_tree", "
 class Watch:
     """Waits for one change of a phase. known: (phase, change) of all but the one to wait for; None: the other words name it."""
 
-    def __init__(
-        self, phase: str, change: str, nth: int, known: Optional[Collection[tuple[str, str]]] = None
-    ) -> None:
+    def __init__(self, phase: str, change: str, nth: int, known: Optional[Collection[tuple[str, str]]] = None) -> None:
         self.phase, self.change, self.left, self.known = phase, change, nth, known
         self.running = ""
         self.seen: dict[str, Any] = {}

@@ -208,7 +208,9 @@ class Client:
     def start(self) -> None:
         self.node.scp(api_client.PROGRAM, "/root/api_client.py")
         self.node.run(["rm", "-f", self._log])
-        self._start(["python3", "/root/api_client.py", self.kubeconfig, self._log, self.way, f"{self.unit}-{self.node.name}"])
+        self._start(
+            ["python3", "/root/api_client.py", self.kubeconfig, self._log, self.way, f"{self.unit}-{self.node.name}"]
+        )
         wait_until(lambda: self.node.exists(self._log), what="the client's first call", timeout_s=60)
 
     def _start(self, argv: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 from kubeup.cluster import health
+from kubeup.config.types import Join
 from kubeup.doctor.looks import whole_cluster
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.http import HttpResponse
@@ -55,7 +56,8 @@ def test_what_is_wrong_elsewhere_is_told() -> None:
 
 def test_a_worker_and_a_control_plane_without_an_api_server_are_left_in_peace() -> None:
     patient = make_patient(cluster_host())
-    assert list(whole_cluster.look_at_cluster(dataclasses.replace(patient, is_control_plane=False))) == []
+    worker = dataclasses.replace(patient, config=dataclasses.replace(patient.config, join=Join()))
+    assert list(whole_cluster.look_at_cluster(worker)) == []
     silent = make_host()
     silent.urls.clear()
     assert list(whole_cluster.look_at_cluster(make_patient(silent))) == []

@@ -362,7 +362,7 @@ def test_a_mirror_whose_authority_nobody_knows_is_named_with_its_hash() -> None:
 
 def test_the_server_of_a_preset_has_no_programs() -> None:
     host = make_worker()
-    server = next(iter(presets.find_preset(presets.list_presets()[0]).registries.values()))
+    server = next(url for name in presets.list_presets() for url in presets.find_preset(name).registries.values())
     host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = hosts_of(server)
     run = make_run(host, source="auto", command="kb upgrade node")
     (told,) = upgrade_kubelet.change_kubelet(run).remaining
@@ -666,7 +666,9 @@ class Full(Worker):
     def write_stream(self, path: Path, chunks: Any, **more: Any) -> None:
         data = b"".join(chunks)
         if not self.is_running and (str(STAGED / "kubelet") in self.files or not self.frees):
-            raise HostError(f"{path} cannot be written", cause="No space left on device", remedy="make space", code="disk-full")
+            raise HostError(
+                f"{path} cannot be written", cause="No space left on device", remedy="make space", code="disk-full"
+            )
         super().write_stream(path, iter([data]), **more)
 
 
