@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from kubeup.cluster.api import Identity
 from kubeup.commands import upgrade
 from kubeup.errors import HostError
-from kubeup.machine.http import HttpResponse, Unreachable
+from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.swap import store
 from tests.fake_host import FakeHost
@@ -80,7 +81,7 @@ def test_an_api_server_that_another_tool_left_on_its_way_up_is_waited_for(
 
     said: list[str] = []
     launch: Any = SimpleNamespace(call=SimpleNamespace(report=SimpleNamespace(waiting=said.append)))
-    api: Any = SimpleNamespace(host=host, identity=None, retry_s=1, probe_health=answer)
+    api: Any = SimpleNamespace(host=host, identity=Identity(URL, Tls()), retry_s=1, probe_health=answer)
     patient = upgrade._await_server(launch, api, manifest=Path("/m"))
     # one that answers may lose its etcd with the next request, which another tool has replaced
     assert patient.retry_s == (upgrade.SERVER_S if is_in else 1)
