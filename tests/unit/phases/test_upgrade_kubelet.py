@@ -333,6 +333,14 @@ def test_where_another_minor_comes_from_is_told_too() -> None:
     assert results and results.remaining and "kb upgrade node --packages apt" in results.remaining[0]
 
 
+def left_of(run: UpgradeRun) -> str:
+    """What the operator is told to do."""
+    results = upgrade_kubelet.change_kubelet(run)
+    assert results is not None and results.remaining is not None
+    (told,) = results.remaining
+    return told
+
+
 def hosts_of(url: str) -> bytes:
     return containerd_hosts.render_hosts("registry.k8s.io", containerd_hosts.Mirror(url), is_only=True).encode()
 
@@ -343,7 +351,7 @@ def test_where_images_come_from_a_mirror_the_programs_may_too(url: str) -> None:
     host = make_worker()
     host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = hosts_of(url)
     run = make_run(host, source="auto", command="kb upgrade node")
-    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    told = left_of(run)
     assert f"kb upgrade node --mirror {url};" in told and "kb upgrade node --bundle FILE" in told
     assert "apt-get" not in told
 
@@ -353,10 +361,10 @@ def test_a_mirror_whose_authority_nobody_knows_is_named_with_its_hash() -> None:
     host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = hosts_of("https://m.test:5000")
     host.files[str(containerd_hosts.CA_FILE)] = ca
     run = make_run(host, source="auto", command="kb upgrade node")
-    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    told = left_of(run)
     assert "kb upgrade node --mirror https://m.test:5000 --mirror-ca-hash sha256:" in told
     host.files[str(PATHS.pki / "ca.crt")] = ca
-    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    told = left_of(run)
     assert "kb upgrade node --mirror https://m.test:5000;" in told
 
 
@@ -365,7 +373,7 @@ def test_the_server_of_a_preset_has_no_programs() -> None:
     server = next(url for name in presets.list_presets() for url in presets.find_preset(name).registries.values())
     host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = hosts_of(server)
     run = make_run(host, source="auto", command="kb upgrade node")
-    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    told = left_of(run)
     assert "--mirror" not in told and "apt-get install" in told
 
 
@@ -375,7 +383,7 @@ def test_a_mirror_that_has_only_images_is_not_named_again() -> None:
     run = make_run(host, source="auto", command="kb upgrade node")
     mirror = dataclasses.replace(run.config.kb, mirror=Mirror("http://10.0.0.11:5000"))
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, kb=mirror))
-    (told,) = upgrade_kubelet.change_kubelet(run).remaining
+    told = left_of(run)
     assert "the mirror has no programs" in told and "--bundle FILE" in told and "apt-get install" in told
 
 
