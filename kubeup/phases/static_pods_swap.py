@@ -47,6 +47,9 @@ BROKEN_S = 5.0
 """For how long a component may fail its probe before it counts as broken."""
 GATE_S = 60.0
 """How long the cluster may take to be well again."""
+LISTED_S = 30.0
+"""How long an API server that has just started may take until it is among those of the cluster: it looks every ten seconds."""
+UNLISTED = "no API server is listed by the cluster"
 NEW_S = 30.0
 """For how long leases that were read count as those of now: who has renewed one since then lived not longer ago."""
 LOOK_LASTS_S = 20.0
@@ -590,13 +593,15 @@ def read_health(ctx: SwapRun, *, patience_s: float, is_before: bool = False) -> 
         renewed, led = (seen.renewals, seen.led) if is_new else (None, None)
         parts[:] = health.gate(ctx.api, client, renewed=renewed, led=led, counts_recent=is_before)
         seen.renewals = seen.led = None
+        if is_before and not any(part.kind == "api-server" for part in parts):
+            return UNLISTED
         return "; ".join(part.trouble.what for part in health.find_blockers(parts) if part.trouble is not None)
 
     def is_over(missing: str, elapsed: float) -> bool:
         ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=longest_s))
-        return False
+        return elapsed > longest_s and missing != UNLISTED
 
-    watch(ctx.host, look, timeout_s=longest_s, is_over=is_over, poll_s=2.0)
+    watch(ctx.host, look, timeout_s=max(longest_s, LISTED_S), is_over=is_over, poll_s=2.0)
     return parts
 
 

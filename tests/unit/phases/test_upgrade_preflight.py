@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 import pytest
 
+from kubeup.cluster import health
 from kubeup.cluster.health import Part
 from kubeup.config.types import APIServer, Arg, Join
 from kubeup.engine.plan import Difference
@@ -82,6 +83,22 @@ def test_a_cluster_that_is_well_may_go_on(stage: Stage) -> None:
     check_upgrade(run)
     assert stage.tried == list(COMPONENTS)
     assert "image: registry.k8s.io/kube-apiserver:v1.35.6 -> registry.k8s.io/kube-apiserver:v1.36.3" in said(run)
+
+
+def test_an_api_server_that_has_just_started_is_waited_for_until_it_is_listed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another tool leaves it that was killed when it had replaced the API server."""
+    seen = [parts()[1:], parts()[1:], parts()]
+    monkeypatch.setattr(health, "gate", lambda *_, **__: seen.pop(0) if len(seen) > 1 else seen[0])
+    host = make_control_plane()
+    check_upgrade(make_run(host))
+    assert len(seen) == 1
+    seen[:] = [parts()[1:]]
+    began = host.ticks
+    error = refused(make_run(host))
+    assert error.what == "the cluster's version is not known"
+    assert static_pods_swap.LISTED_S <= host.ticks - began < 2 * static_pods_swap.LISTED_S
 
 
 def test_what_others_changed_wants_a_word(stage: Stage) -> None:
