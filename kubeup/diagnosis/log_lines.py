@@ -9,6 +9,11 @@ from kubeup.json_text import as_table
 
 _KLOG = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")
 
+_SAID_BY_HEALTHY_ONES = (
+    '"Kube-proxy configuration may be incomplete or incorrect"',  # whenever nodePortAddresses is not set, as in kubeadm's configuration
+)
+"""Lines of level E that a component writes although nothing is wrong."""
+
 
 def last_lines(log: Sequence[str]) -> tuple[str, ...]:
     """The last lines of a log, cleaned for display."""
@@ -17,7 +22,7 @@ def last_lines(log: Sequence[str]) -> tuple[str, ...]:
 
 def last_error_line(lines: Sequence[str]) -> str:
     """The last line that reports a failure: klog's E and F lines, etcd's fatal JSON, `Error: ...`."""
-    lines = _join_blocks(lines)
+    lines = [line for line in _join_blocks(lines) if not any(known in line for known in _SAID_BY_HEALTHY_ONES)]
     for line in reversed(lines):
         text = line.strip()
         if (

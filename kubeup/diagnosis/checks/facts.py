@@ -21,6 +21,7 @@ from kubeup.paths import Paths
 from kubeup.releases import Release, Version, parse_version
 
 ERROR, WARNING, OK = "error", "warning", "ok"
+FOLLOWS = "follows"
 ROOT, NODE, IMAGES = "root", "node", "images"
 INIT, JOIN, JOIN_CONTROL_PLANE, UPGRADE, RESET, DOCTOR = (
     "init", "join", "join-control-plane", "upgrade", "reset", "doctor",
@@ -33,7 +34,7 @@ class Finding:
     """The result of a check, or of one of doctor's, in one sentence with the object and its current value, and what to
     do about it.
 
-    level: error | warning; for doctor also ok, without a remedy. Many have no separate cause, so it is not a Trouble; a
+    level: error | warning; for doctor also ok, and follows for what comes of an error above it, both without a remedy. Many have no separate cause, so it is not a Trouble; a
     Trouble that is reported as a finding becomes its sentence."""
 
     name: str

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 
 from kubeup.diagnosis import signs
-from kubeup.diagnosis.checks.facts import ERROR, OK, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, Finding, Findings
 from kubeup.doctor.looks.backups import look_at_backups
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
@@ -32,16 +32,18 @@ class Look:
     name: str
     does: str
     look: Callable[[Patient], Findings]
+    after: tuple[str, ...] = ()
+    """The findings whose errors bring about what this one finds, by the first part of their names."""
 
 
 LOOKS: tuple[Look, ...] = (
     Look("checks", "this machine is fit for Kubernetes", look_at_checks),
-    Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain),
+    Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain, ("CRI",)),
     Look("swap", "no swap of static pods was cut off", look_at_swap),
     Look("try", "no change is being tried that goes back by itself", look_at_try),
     Look("manifests", "each static pod has one manifest, and the kubelet can read it", look_at_manifests),
     Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
-    Look("node", "the cluster has this node, and it is Ready", look_at_node),
+    Look("node", "the cluster has this node, and it is Ready", look_at_node, ("CRI", "chain")),
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
     Look("served-certificates", "servers present the certificates that are on disk", look_at_served_certs),
     Look("auto-renewal", "the timer that renews certificates runs, and did not fail last time", look_at_auto_renewal),
@@ -54,7 +56,12 @@ LOOKS: tuple[Look, ...] = (
     Look("backups", "scheduled backups are made, and are there", look_at_backups),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look("pod-network", "no pod is attached to a previous network", look_at_pod_network),
-    Look("dns", "node and pods reach the cluster's DNS and API through their Services", look_at_dns),
+    Look(
+        "dns",
+        "node and pods reach the cluster's DNS and API through their Services",
+        look_at_dns,
+        ("CRI", "chain", "node"),
+    ),
     Look("tunnel", "the pod network's tunnel reaches the nodes behind routers, if there are any", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
     Look("kubelet-drift", "the kubelet runs with the flags in its files", look_at_kubelet_drift),
@@ -62,15 +69,27 @@ LOOKS: tuple[Look, ...] = (
 
 
 def examine(patient: Patient) -> list[Finding]:
-    """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails."""
+    """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails. What comes of an error that
+    was found before is said as such, once."""
     notes: list[Finding] = []
+    broken: set[str] = set()
     for look in LOOKS:
         try:
             found = list(look.look(patient))
         except (HostError, KbError) as error:
             found = [Finding(look.name, ERROR, str(error), error.remedy)]
-        notes.extend(found or [Finding(look.name, OK, look.does, remedy="")])
+        found = found or [Finding(look.name, OK, look.does, remedy="")]
+        if broken & set(look.after):
+            found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
+        broken |= {note.name.partition("/")[0] for note in found if note.level == ERROR}
+        notes.extend(found)
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
+
+
+def _as_consequence(note: Finding) -> Finding:
+    if note.level != ERROR:
+        return note
+    return dataclasses.replace(note, level=FOLLOWS, text=f"because of that: {note.text}", remedy="")
 
 
 def as_dict(note: Finding) -> dict[str, str]:

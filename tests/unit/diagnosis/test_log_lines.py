@@ -17,3 +17,9 @@ def test_log_lines_are_cleaned() -> None:
 def test_an_error_of_several_lines_is_told_as_one() -> None:
     lines = ['E1129 08:09:41.0       1 proxier.go:1] "Failed to list nftables objects" err=<', "\tno such table", " > family=4", "I1129 next"]  # fmt: skip
     assert log_lines.last_error_line(lines).endswith('"Failed to list nftables objects" err=< no such table > family=4')
+
+
+def test_what_healthy_components_say_as_an_error_is_none() -> None:
+    line = 'E1130 13:00:00.000000       1 server.go:243] "Kube-proxy configuration may be incomplete or incorrect" err="nodePortAddresses is unset"'
+    assert log_lines.last_error_line([line]) == ""
+    assert log_lines.last_error_line([line.replace("incomplete or incorrect", "wrong")])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import Finding
 from kubeup.doctor.looks import table
@@ -16,10 +18,29 @@ def test_doctor_changes_nothing_and_answers_for_every_look() -> None:
     found = table.examine(make_patient(host))
     assert {look.name for look in table.LOOKS} <= {note.name.partition("/")[0] for note in found} | {"checks"}
     assert [change for change in host.changes if change != "run modprobe configs"] == []
-    assert all(note.remedy for note in found if note.level != facts.OK)
+    assert all(note.remedy for note in found if note.level not in (facts.OK, facts.FOLLOWS))
 
 
 def test_a_note_is_written_under_these_names_in_this_order() -> None:
     note = Finding("disk", "warning", "etcd's disk is slow", "give it a faster one")
     written = '{"look": "disk", "level": "warning", "text": "etcd\'s disk is slow", "remedy": "give it a faster one"}'
     assert json.dumps(table.as_dict(note)) == written
+
+
+def test_what_comes_of_an_error_is_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told below its cause and without a remedy, and the same words are not told twice."""
+    stopped = Finding("CRI", "error", "the runtime is stopped", "start it")
+    looks = (
+        table.Look("checks", "fit", lambda patient: [stopped]),
+        table.Look("chain", "works", lambda patient: [Finding("chain/runtime", "error", stopped.text, "x")], ("CRI",)),
+        table.Look("dns", "answers", lambda patient: [Finding("dns", "error", "no answer", "look")], ("CRI", "chain")),
+        table.Look("disk", "fast", lambda patient: [Finding("disk", "error", "slow", "another")]),
+        table.Look("swap", "none", lambda patient: [], ("CRI",)),
+    )
+    monkeypatch.setattr(table, "LOOKS", looks)
+    assert [(note.name, note.level, note.text) for note in table.examine(make_patient(make_host()))] == [
+        ("CRI", "error", "the runtime is stopped"),
+        ("dns", "follows", "because of that: no answer"),
+        ("disk", "error", "slow"),
+        ("swap", "ok", "none"),
+    ]
