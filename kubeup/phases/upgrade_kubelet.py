@@ -338,7 +338,7 @@ def take_back(run: Run, *, version: str, leaves_minor: bool, needs_ready: bool =
     began = host.now()
     try:
         stop_kubelet(run)
-        _put_files_back(run)
+        kept.put_back(host, paths, files=_kubelet_files(run))
         for path, text in _with_former_server(run).items():
             host.write_file(path, text, keeps=True)
         record_programs(run)
@@ -356,17 +356,6 @@ def take_back(run: Run, *, version: str, leaves_minor: bool, needs_ready: bool =
             remedy=f"{trouble.remedy}; what was there before is in {kept.folder(paths) / 'former'}",
             code="kubelet-not-taken-back",
         ) from error
-
-
-def _put_files_back(run: Run) -> None:
-    """Where the disk has filled up meanwhile, the new programs make room, which can be fetched again. Raises HostError."""
-    try:
-        kept.put_back(run.host, run.paths, files=_kubelet_files(run))
-    except HostError as error:
-        if error.code != "disk-full":
-            raise
-        run.host.remove_tree(kept.programs_folder(run.paths))
-        kept.put_back(run.host, run.paths, files=_kubelet_files(run))
 
 
 def _tell_of_packages(run: Run, version: str) -> None:

@@ -297,16 +297,28 @@ def put_back(host: Host, paths: Paths, *, files: Iterable[Path]) -> list[Path]:
         if str(path) not in known:
             continue
         if known[str(path)]:
-            _put_back_copy(host, copy_of(paths, path), path)
+            _put_back_copy(host, paths, path)
         else:
             host.remove(path)
         done.append(path)
     return done
 
 
-def _put_back_copy(host: Host, copy: Path, path: Path) -> None:  # noqa: PLR0917
+def _put_back_copy(host: Host, paths: Paths, path: Path) -> None:  # noqa: PLR0917
+    """Where the disk has filled up meanwhile, the new programs make room, which can be fetched again."""
+    copy = copy_of(paths, path)
     if _is_same(host, copy, path):
         return
+    try:
+        _write_back(host, copy, path)
+    except HostError as error:
+        if error.code != "disk-full" or not host.exists(programs_folder(paths)):
+            raise
+        host.remove_tree(programs_folder(paths))
+        _write_back(host, copy, path)
+
+
+def _write_back(host: Host, copy: Path, path: Path) -> None:  # noqa: PLR0917
     stat = host.stat(copy)
     with host.open_read(copy) as file:
         host.write_stream(path, iter(lambda: file.read(CHUNK), b""), mode=stat.mode if stat else 0o600)
