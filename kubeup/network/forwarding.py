@@ -69,6 +69,20 @@ def describe_drops(host: Host) -> str:
     return "; ".join(found)
 
 
+def find_missing_rules(host: Host) -> str:
+    """Which of iptables' chains drop what pods forward, since kb's rules are not in them; "" if none does."""
+    found = []
+    for program in _PROGRAMS.values():
+        rules = host.query([program, "-w", "10", "-S", "FORWARD"]).stdout.splitlines()
+        own = host.query([program, "-w", "10", "-S", CHAIN])
+        lets_pods_through = own.ok and "-A " in own.stdout and f"-A FORWARD -j {CHAIN}" in rules
+        if "-P FORWARD DROP" in rules and not lets_pods_through:
+            found.append(
+                f"the chain FORWARD of {program} drops what pods send and get: its policy is DROP, and kb's rules are gone"
+            )
+    return "; ".join(found)
+
+
 def _is_of_iptables(host: Host, chain: dict[str, Any]) -> bool:
     is_like = chain.get("family") in ("ip", "ip6") and chain.get("table") == "filter" and chain.get("name") == "FORWARD"
     return is_like and host.which(_PROGRAMS[4 if chain["family"] == "ip" else 6]) is not None

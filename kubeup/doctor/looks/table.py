@@ -43,7 +43,10 @@ LOOKS: tuple[Look, ...] = (
     Look("try", "no change is being tried that goes back by itself", look_at_try),
     Look("manifests", "each static pod has one manifest, and the kubelet can read it", look_at_manifests),
     Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
-    Look("node", "the cluster has this node, and it is Ready", look_at_node, ("CRI", "chain")),
+    Look(
+        "pod-network", "the pod network is set up here, and no pod is attached to a previous one", look_at_pod_network
+    ),
+    Look("node", "the cluster has this node, and it is Ready", look_at_node, ("CRI", "chain", "pod-network")),
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
     Look("served-certificates", "servers present the certificates that are on disk", look_at_served_certs),
     Look("auto-renewal", "the timer that renews certificates runs, and did not fail last time", look_at_auto_renewal),
@@ -55,12 +58,11 @@ LOOKS: tuple[Look, ...] = (
     Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
     Look("backups", "scheduled backups are made, and are there", look_at_backups),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
-    Look("pod-network", "no pod is attached to a previous network", look_at_pod_network),
     Look(
         "dns",
         "node and pods reach the cluster's DNS and API through their Services",
         look_at_dns,
-        ("CRI", "chain", "node"),
+        ("CRI", "chain", "pod-network", "node"),
     ),
     Look("tunnel", "the pod network's tunnel reaches the nodes behind routers, if there are any", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),

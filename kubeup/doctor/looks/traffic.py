@@ -17,6 +17,7 @@ from kubeup.machine.http import UNPROVEN, Unreachable
 from kubeup.network import (
     drain,
     drain_marks,
+    forwarding,
     load_balancer,
     node_routes,
     pod_network,
@@ -83,9 +84,12 @@ def _look_at_marks(patient: Patient) -> Findings:
 
 
 def look_at_pod_network(patient: Patient) -> Findings:
-    """Pods that were started in kb's network, if the runtime uses another one now."""
+    """Pods that were started in kb's network, if the runtime uses another one now; else what kb's network needs of this machine."""
     first = node_routes.find_first_cni_config(patient.host, patient.paths)
-    if first in ("", node_routes.CNI_FILE) or not pod_network.is_kept(patient.host, patient.paths):
+    if not pod_network.is_kept(patient.host, patient.paths):
+        return
+    if first in ("", node_routes.CNI_FILE):
+        yield from _look_at_own_network(patient, has_config=bool(first))
         return
     bridge = step_aside.read_bridge(patient.host)
     if bridge is None or not bridge.ports:
@@ -94,6 +98,16 @@ def look_at_pod_network(patient: Patient) -> Findings:
     text = f"the network is {patient.paths.cni_conf / first}'s now: {step_aside.describe_left(bridge)}"
     named = "; ".join(f"kubectl -n {namespace} delete pod {name}" for namespace, name in pods)
     yield Finding("pod-network", WARNING, text, named or f"find them: bridge link show master {step_aside.BRIDGE}")
+
+
+def _look_at_own_network(patient: Patient, *, has_config: bool) -> Findings:
+    if not has_config:
+        text = f"there is no CNI configuration in {patient.paths.cni_conf}: the runtime can start no pod"
+        again = f"kb {'init' if patient.is_control_plane else 'join'} phase pod-network"
+        yield Finding("pod-network", ERROR, text, f"have it written again: {again}")
+    missing = forwarding.find_missing_rules(patient.host)
+    if missing:
+        yield Finding("pod-network", ERROR, missing, f"systemctl restart {pod_network.UNIT}, which writes them")
 
 
 def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:

@@ -9,10 +9,10 @@ import pytest
 from kubeup.doctor.looks import traffic
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
-from kubeup.network import drain_marks, load_balancer, route_keeper, route_plan
+from kubeup.network import drain_marks, load_balancer, pod_network, route_keeper, route_plan
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
-from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient, notes
+from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient, notes, remedies
 from tests.unit.network.test_pod_view import dns_answer
 
 
@@ -178,3 +178,38 @@ def test_a_bridge_of_before_without_pods_is_nothing() -> None:
     host = bridge_host("10-flannel.conflist", "99-kb-bridge.conflist")
     host.answers["ip -json link show master cbr0"] = "[]"
     assert notes(host, "pod-network") == []
+
+
+def own_network_host(rules: str, own: str = "-N KB-FORWARD\n-A KB-FORWARD -s 10.244.0.0/24 -j ACCEPT\n") -> FakeHost:
+    host = bridge_host("99-kb-bridge.conflist")
+    host.files[f"/etc/systemd/system/{pod_network.UNIT}"] = b""
+    host.answers["iptables -w 10 -S FORWARD"] = rules
+    host.answers["iptables -w 10 -S KB-FORWARD"] = own if own else CommandResult((), 1)
+    host.answers["ip6tables"] = "-P FORWARD ACCEPT\n"
+    return host
+
+
+@pytest.mark.parametrize(
+    ("rules", "own", "is_cut"),
+    [
+        ("-P FORWARD ACCEPT\n", "", False),
+        ("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j KB-FORWARD\n", "-N KB-FORWARD\n-A KB-FORWARD -s 10.244.0.0/24 -j ACCEPT\n", False),
+        ("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n", "-N KB-FORWARD\n-A KB-FORWARD -s 10.244.0.0/24 -j ACCEPT\n", True),
+        ("-P FORWARD DROP\n-A FORWARD -j KB-FORWARD\n", "-N KB-FORWARD\n", True),
+        ("-P FORWARD DROP\n", "", True),
+    ],
+)  # fmt: skip
+def test_a_firewall_that_drops_what_pods_send(rules: str, own: str, is_cut: bool) -> None:
+    found = notes(own_network_host(rules, own), "pod-network")
+    assert bool(found) is is_cut
+    if is_cut:
+        ((level, text),) = found
+        assert level == "error" and "its policy is DROP, and kb's rules are gone" in text
+
+
+def test_a_cni_configuration_that_is_gone() -> None:
+    host = own_network_host("-P FORWARD ACCEPT\n")
+    del host.files["/etc/cni/net.d/99-kb-bridge.conflist"]
+    ((level, text),) = notes(host, "pod-network")
+    assert level == "error" and "no CNI configuration in /etc/cni/net.d" in text
+    assert remedies(host, "pod-network")[0].endswith(" phase pod-network")
