@@ -249,6 +249,13 @@ def drain(api: Api, node: str, *, tell: Callable[[str], None], note: Callable[[s
         note(f"evicted from node {node}: {name_pods(gone)}")
 
 
+def foretell_drain(api: Api, node: str) -> None:
+    """For a dry run: what drain sends, without the waits for what comes of it."""
+    cordon(api, node)
+    for pod in look(api, node).moves:
+        api.evict(pod.namespace, pod.name, uid=pod.uid)
+
+
 def evict_all(api: Api, node: str, *, tell: Callable[[str], None], refused_s: float = REFUSED_S) -> tuple[Pod, ...]:
     """Evict the pods of a cordoned node, and wait until they are gone; returns them. A pod that comes later, since it tolerates the
     cordon, stays: it would come again and again.

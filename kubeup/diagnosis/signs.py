@@ -369,6 +369,17 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
         remedy="keep them elsewhere (mv /var/lib/etcd /var/lib/etcd.old), " + THEN,
     ),
     Sign(
+        r"(?:the member has been permanently removed from the cluster|data-dir used by this member must be removed)",
+        cause="this machine's member was removed from etcd ({line})",
+        remedy="take back what the machine was: kb reset --force; to join it again, on a control plane: kb token create --print-join-command "
+        "--control-plane",
+    ),
+    Sign(
+        r"tocommit\(\d+\) is out of range \[lastIndex\(\d+\)\]",
+        cause="etcd's data here are older than what this member has agreed to, or were wiped: a lost disk, or an old copy of it ({line})",
+        remedy="have its member removed, on another control plane: kb etcd remove NAME; then here: kb reset --force, and join again",
+    ),
+    Sign(
         r"(?:member count is unequal|unmatched member while checking PeerURLs|couldn't find local name \\*\"(?P<name>[^\"\\]+))",
         cause="etcd's own name or peer address is not among the members it knows ({line})",
         remedy="see --name and --initial-cluster in /etc/kubernetes/manifests/etcd.yaml; they come from etcd.local.extraArgs "

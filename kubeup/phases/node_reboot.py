@@ -159,9 +159,7 @@ def empty(ctx: RebootRun) -> Outputs:
 
 def foretell_empty(ctx: RebootRun) -> Outputs:
     if ctx.drains:
-        eviction.cordon(ctx.api, ctx.name)
-        for pod in eviction.look(ctx.api, ctx.name).moves:
-            ctx.api.evict(pod.namespace, pod.name, uid=pod.uid)
+        eviction.foretell_drain(ctx.api, ctx.name)
     return None
 
 

@@ -175,9 +175,7 @@ def foretell_empty(ctx: NodeRemoveRun) -> Outputs:
     if one.state == departure.DEAD:
         departure.give_up(ctx.api, one.name)
     elif one.node is not None and ctx.drains:
-        eviction.cordon(ctx.api, one.name)
-        for pod in eviction.look(ctx.api, one.name).moves:
-            ctx.api.evict(pod.namespace, pod.name, uid=pod.uid)
+        eviction.foretell_drain(ctx.api, one.name)
     return None
 
 

@@ -48,7 +48,8 @@ def look_at_node(patient: Patient) -> Findings:
 def _judge_node(host: Host, name: str, *, node: Optional[Mapping[str, Any]]) -> Findings:
     if node is None:
         text = f"the cluster has no node {name}: it was deleted, and a kubelet registers only when it starts"
-        yield Finding("node", ERROR, text, signs.say_restart(host, "kubelet"))
+        remedy = f"{signs.say_restart(host, 'kubelet')}; if it was removed for good: kb reset --force"
+        yield Finding("node", ERROR, text, remedy)
         return
     conditions = {str(item.get("type")): item for item in (node.get("status") or {}).get("conditions") or ()}
     ready = conditions.get("Ready") or {}

@@ -24,6 +24,10 @@ ENDS = [
     ("etcd", "panic: write /var/lib/etcd/member/snap/db: no space left on device", "100 MiB are free for /var/lib/etcd",
      "df -h /var/lib/etcd"),
     ("etcd", '{"level":"fatal","msg":"x","error":"cluster ID mismatch"}', "belong to another cluster", "mv /var/lib/etcd"),
+    ("etcd", '{"level":"warn","msg":"server error","error":"the member has been permanently removed from the cluster"}',
+     "this machine's member was removed from etcd", "kb reset --force"),
+    ("etcd", "panic: tocommit(107) is out of range [lastIndex(0)]. Was the raft log corrupted, truncated, or lost?",
+     "were wiped: a lost disk", "kb etcd remove NAME"),
     ("kube-apiserver", "Error: tls: private key does not match public key", "do not match", "kb doctor"),
     ("kube-apiserver", "x509: certificate has expired or is not yet valid: current time 2026-01-01T00:00:00Z is after "
      "2025-01-01T00:00:00Z", "it is 2026-01-01T00:00:00Z here, which is after 2025-01-01T00:00:00Z", "clock"),
