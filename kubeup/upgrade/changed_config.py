@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from kubeup.config import types
 from kubeup.config.problems import shorten
-from kubeup.errors import UsageError
+from kubeup.errors import ClusterError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.trouble import Trouble, advise
 
@@ -106,7 +106,7 @@ def _bad_setting(what: str, cause: str, remedy: str) -> UsageError:  # noqa: PLR
 
 
 def change_document(document: Document, wish: Wish) -> dict[str, Any]:
-    """The document with what the wish says. The same object tree if that is so already."""
+    """The document with what the wish says. The same object tree if that is so already. Raises ClusterError (stored-config-invalid)."""
     changed = dict(document)
     if wish.part in PARTS:
         path = PARTS[wish.part].path
@@ -132,8 +132,16 @@ def _with(document: Document, path: Sequence[str], value: Mapping[str, Any]) -> 
 
 def _with_args(own: Mapping[str, Any], wish: Wish) -> dict[str, Any]:
     """The settings of a component with the arguments of the wish. An argument that is set takes the place of those of its name; a new one
-    comes last."""
-    former = [dict(arg) for arg in own.get("extraArgs") or ()]
+    comes last. Raises ClusterError (stored-config-invalid) where somebody has edited the stored ones so that they are none."""
+    given = own.get("extraArgs") or []
+    if not isinstance(given, list) or not all(isinstance(arg, Mapping) for arg in given):
+        raise ClusterError(
+            f"the stored arguments of {PARTS[wish.part].pod} are not understood",
+            cause="extraArgs is no list of names and values in ConfigMap kube-system/kubeadm-config",
+            remedy="correct it, as - {name: NAME, value: VALUE}: kubectl -n kube-system edit configmap kubeadm-config",
+            code="stored-config-invalid",
+        )
+    former = [dict(arg) for arg in given]
     wanted = {
         name: [{"name": name, "value": arg.value} for arg in wish.sets if arg.name == name] for name in wish.names
     }

@@ -8,7 +8,7 @@ import pytest
 
 from kubeup.config.load_join import parse_stored_cluster
 from kubeup.config.types import Arg, ClusterConfiguration
-from kubeup.errors import UsageError
+from kubeup.errors import ClusterError, UsageError
 from kubeup.upgrade.changed_config import (
     Wish,
     change_document,
@@ -93,6 +93,14 @@ def test_the_same_argument_twice_is_two_arguments_in_their_order() -> None:
     assert args_of(changed) == [("service-account-issuer", "b"), ("service-account-issuer", "a")]
     again = change_document(changed, wish("service-account-issuer=c"))
     assert args_of(again) == [("service-account-issuer", "c")]
+
+
+@pytest.mark.parametrize("args", [{"v": "3"}, ["v=3"], "v=3", [None]])
+def test_stored_arguments_that_somebody_has_edited_into_none(args: Any) -> None:
+    """In the form of v1beta3, for example."""
+    with pytest.raises(ClusterError) as caught:
+        change_document({"scheduler": {"extraArgs": args}}, parse_wish("scheduler", sets=["v=4"], unsets=[]))
+    assert caught.value.code == "stored-config-invalid" and "kube-scheduler" in caught.value.what
 
 
 def test_etcd_is_below_its_kind() -> None:
