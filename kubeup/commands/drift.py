@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import moments
+from kubeup import moments, releases
 from kubeup.commands import certs, launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, KbError, UsageError
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 DRIFTED = 1
 """The exit status where something drifted."""
 RETRY_S = 2
+_DAMAGED = ("stored-config-invalid", "not-kubeadms-cluster")
+"""The codes of a stored configuration that somebody deleted, or changed so that nobody understands it."""
 _CUT = 60
 """Longest text of a cell."""
 
@@ -91,14 +93,17 @@ def find_ground(launch: Launch, node_state: State) -> tuple[Ground, tuple[str, .
     local = dry_run.DryRunHost(launch.local, waits=True)
     patient = node_files.read_patient(local, Paths())
     require_node(patient)
-    config, missed = patient.config, []
+    config, missed, damage = patient.config, [], ""
     client: Optional[kubeapi.Api] = None
     try:
         client = _open_api(patient, local)
-        config = _read_config(patient, client)
+        stored = _read_config(patient, client)
+        releases.find_release(stored.cluster.kubernetes_version)
+        config = stored
     except KbError as error:
         client = None
         missed.append(f"the cluster's configuration: {error}")
+        damage = str(error) if error.code in _DAMAGED else ""
     if not node_state.phases:
         missed.append("files: kb has no record of this node; kb adopt makes one")
     base = launcher.make_run(local, config, paths=patient.paths, report=launch.call.report)
@@ -110,6 +115,7 @@ def find_ground(launch: Launch, node_state: State) -> tuple[Ground, tuple[str, .
         node_state.known_paths(),
         client if patient.is_control_plane else None,
         has_stored=client is not None,
+        damage=damage,
     )
     return ground, tuple(missed)
 

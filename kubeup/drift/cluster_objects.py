@@ -52,8 +52,24 @@ class Wanted:
         return path_of(self.kind, self.name, namespace=self.namespace)
 
 
+_KUBEADM = Wanted("ConfigMap", "kubeadm-config", texts={"ClusterConfiguration": ()})
+_RESTORE = (
+    "correct it, joins and upgrades need it: kubectl -n kube-system edit configmap kubeadm-config; what it was before a change of kb's is in "
+    "ConfigMap kube-system/kb-former-config"
+)
+
+
 def look_at_cluster(ground: Ground) -> Iterator[Drift]:
     """Every object that differs. Raises what the API raises."""
+    if ground.damage:
+        yield Drift(
+            _KUBEADM.title,
+            _KUBEADM.title,
+            "it is not understood",
+            found=ground.damage,
+            remedy=_RESTORE,
+            is_of_cluster=True,
+        )
     if ground.api is None:
         return
     for wanted in list_wanted(ground, ground.api):
@@ -94,7 +110,7 @@ def choose_manifest(wanted: Wanted, found: Optional[Object]) -> Object:
 
 
 def list_wanted(ground: Ground, api: Api) -> Iterator[Wanted]:
-    yield Wanted("ConfigMap", "kubeadm-config", texts={"ClusterConfiguration": ()})
+    yield _KUBEADM
     pairs = _versions(ground)
     shared = [kubelet.render_kubelet_config(replace(config, kubelet={}), release).document for config, release in pairs]
     data = [{"kubelet": kubelet.dump_kubelet_config(one)} for one in shared]

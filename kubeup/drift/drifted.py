@@ -56,7 +56,7 @@ class Drift:
 @dataclass
 class Ground:
     """What a look for drift stands on. run: with this node's configuration, as the cluster stores it (has_stored), else as its files say.
-    api: None if the cluster cannot be asked."""
+    api: None if the cluster cannot be asked, or its configuration is not understood. damage: why it is not, if somebody changed it, in words."""
 
     run: Run
     patient: Patient
@@ -65,6 +65,7 @@ class Ground:
     known_paths: frozenset[str]
     api: Optional[Api] = None
     has_stored: bool = False
+    damage: str = ""
 
     @functools.cached_property
     def recorded(self) -> dict[str, list[Fields]]:

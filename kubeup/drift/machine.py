@@ -14,7 +14,7 @@ from kubeup.drift.drifted import Drift, Ground, show_moment
 from kubeup.engine.items import Sysctl
 from kubeup.engine.plan import digest_of, show_value
 from kubeup.engine.records import PROGRAMS, describe_program
-from kubeup.errors import HostError, KbError
+from kubeup.errors import HostError, KbError, shown
 from kubeup.lazy_modules import lazily
 from kubeup.yaml_files import YAMLError, commands_of_pod, load_yaml
 
@@ -106,9 +106,9 @@ def _look_at_holds(ground: Ground) -> Iterator[Drift]:
     """The packages that kb had apt hold, so that an upgrade of the machine does not upgrade the cluster."""
     if str(distro_packages.APT_LIST) not in ground.known_paths:
         return
-    shown = ground.run.host.query(["apt-mark", "showhold"]).stdout.split()
+    held = ground.run.host.query(["apt-mark", "showhold"]).stdout.split()
     for name in distro_packages.HELD:
-        if name not in shown:
+        if name not in held:
             yield Drift(
                 f"package/{name}", "apt", "hold", recorded="held", found="not held", remedy=f"apt-mark hold {name}"
             )
@@ -183,7 +183,7 @@ def look_at_others(ground: Ground) -> Iterator[Drift]:
         is_own = path.suffix == ".yaml" and path.stem in store.COMPONENTS
         if not is_own and not name.startswith(".") and _is_foreign(ground, path):
             why = f"the kubelet runs whatever is in {folder}; move it elsewhere if it is not meant to run"
-            yield _foreign(ground, path, name=f"foreign/{name}", remedy=why)
+            yield _foreign(ground, path, name=f"foreign/{shown(name)}", remedy=why)
     for name in _list(ground, runtime.CERTS_D):
         path = runtime.CERTS_D / name / "hosts.toml"
         if ground.run.host.exists(path) and _is_foreign(ground, path):
@@ -200,8 +200,13 @@ def look_at_others(ground: Ground) -> Iterator[Drift]:
 
 
 def _foreign(ground: Ground, path: Path, *, name: str, remedy: str) -> Drift:
-    shown = f"sha256:{digest_of(ground.run, path)}" if not ground.run.host.is_dir(path) else "a folder"
-    return Drift(name, str(path), "it is not kb's", found=shown, since=ground.since(path), remedy=remedy)
+    try:
+        found = "a folder" if ground.run.host.is_dir(path) else f"sha256:{digest_of(ground.run, path)}"
+    except (
+        HostError
+    ) as error:  # a pipe, or a link that leads nowhere: what else is there has to be looked at all the same
+        found = error.cause
+    return Drift(name, shown(str(path)), "it is not kb's", found=found, since=ground.since(path), remedy=remedy)
 
 
 def _is_foreign(ground: Ground, path: Path) -> bool:

@@ -330,6 +330,48 @@ def test_a_machine_that_is_no_node_is_refused(site: Site) -> None:
     assert ended.status == 4 and "code:   not-a-node" in ended.err
 
 
+def _tell(machine: Machine) -> tuple[int, dict[str, Any]]:
+    _age(machine)
+    ended = run_kb(machine, "drift", "-o", "json")
+    return ended.status, json.loads(ended.out)
+
+
+@pytest.mark.parametrize(
+    "text", ["{ broken", "", "[]", "apiVersion: kubeadm.k8s.io/v1beta9\nkind: ClusterConfiguration\n"]
+)
+def test_a_stored_configuration_that_nobody_understands_any_more_is_told(site: Site, text: str) -> None:
+    change_object(site, "configmaps/kubeadm-config", lambda obj: obj["data"].update(ClusterConfiguration=text))
+    status, found = _tell(site.machine("cp1"))
+    assert status == 1 and len(found["notLooked"]) == 1
+    (row,) = found["drift"]
+    assert row["name"] == "configmap/kube-system/kubeadm-config" and "kb-former-config" in row["remedy"]
+
+
+def test_a_version_that_kb_does_not_know_keeps_it_from_no_look_at_the_node(site: Site) -> None:
+    def upgrade(obj: dict[str, Any]) -> None:
+        text = obj["data"]["ClusterConfiguration"]
+        obj["data"]["ClusterConfiguration"] = text.replace("kubernetesVersion: v1.35.6", "kubernetesVersion: v1.99.0")
+
+    change_object(site, "configmaps/kubeadm-config", upgrade)
+    _tamper(site, "sysctl/net.ipv4.ip_forward")
+    status, found = _tell(site.machine("cp1"))
+    assert status == 1 and [row["name"] for row in found["drift"]] == ["sysctl/net.ipv4.ip_forward"]
+    assert "1.99" in found["notLooked"][0]
+
+
+def test_what_cannot_be_read_hides_nothing_that_lies_beside_it(site: Site) -> None:
+    first = site.machine("cp1")
+    folder = first.at(PATHS.manifests)
+    os.symlink("/nowhere", folder / "a.yaml")
+    os.mkfifo(folder / "b.yaml")
+    (Path(os.fsdecode(os.fsencode(folder) + b"/c\xff\nd.yaml"))).touch()
+    (folder / "z.yaml").write_text("kind: Pod\n")
+    names = ["foreign/a.yaml", "foreign/b.yaml", "foreign/c\\udcff\\nd.yaml", "foreign/z.yaml"]
+    assert names_on(first) == names
+    assert run_kb(first, "drift", "--accept", *names).status == 0
+    assert names_on(first) == []
+
+
 # ---- put back, and accepted
 
 FIXABLE = (
