@@ -24,12 +24,15 @@ from kubeup.phases import static_pods_swap, tried_swap
 
 with lazily:
     from kubeup.cluster import api, departure, etcd_stop, eviction, probes, reboot_turn
-    from kubeup.swap import proof, turn
+    from kubeup.node import crictl
+    from kubeup.swap import manifests, proof, turn
 
 UNIT = "kb-reboot.service"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MARKS = (Path("/run/reboot-required"), Path("/var/run/reboot-required"))
 """What Debian's packages leave when a reboot is due."""
+SERVER_ENDS_S = "5"
+"""For how many seconds the API server may still answer those that it has not sent away."""
 WELL_S = 300.0
 """How long a node may take after its boot until it is well. The unit tries again after that."""
 
@@ -91,6 +94,8 @@ def check(ctx: RebootRun) -> Outputs:
     """Whether the cluster can do without this node meanwhile; tell what leaves, ask, and take the turn. Raises HostError: no-systemd,
     kubelet-not-enabled; ClusterError: etcd-stop-unsafe, reboot-elsewhere, reboot-not-provided, swap-elsewhere; UsageError
     (not-confirmed)."""
+    if find_begun(ctx.host, ctx.paths):
+        wake(dataclasses.replace(ctx, host=ctx.machine or ctx.host))
     look(ctx)
     if ctx.is_server:
         reboot_turn.provide(ctx.api)
@@ -174,8 +179,10 @@ def reboot(ctx: RebootRun) -> Outputs:
             members, own, _ = static_pods_swap.check_quorum(run)  # once more: it may have changed while the pods left
             if own is not None:
                 etcd_stop.lead_away(proof.own_etcd(run), members, own=own)
+        _end_server(run)
     done = run.host.run(["systemctl", "reboot"])
     if not done.ok:
+        wake(run)
         raise HostError(
             "systemctl reboot failed",
             cause=(done.stderr or done.stdout).strip() or f"it ended with code {done.code}",
@@ -186,6 +193,23 @@ def reboot(ctx: RebootRun) -> Outputs:
         f"the machine reboots now; {UNIT} lets pods onto the node again once it is well: journalctl -u {UNIT}"
     )
     return None
+
+
+def _end_server(run: Run) -> None:
+    """End the API server, which does not end by itself while somebody watches: systemd would give it 90 s. The kubelet, which would start it
+    again, is stopped for that."""
+    services.run(run.host, "stop", unit="kubelet", timeout_s=60)
+    ids = [one.id for one in manifests.find_living(run, ("kube-apiserver",)) or ()]
+    if ids:
+        run.host.run(
+            crictl.crictl_argv(run.config.node.cri_socket, "stop", "--timeout", SERVER_ENDS_S, *ids), timeout_s=60
+        )
+
+
+def wake(run: Run) -> None:
+    """Start a kubelet that a run has stopped which did not come to the reboot."""
+    if not services.is_active(run.host, "kubelet"):
+        services.run(run.host, "start", unit="kubelet", timeout_s=120)
 
 
 def foretell_reboot(ctx: RebootRun) -> Outputs:

@@ -12,10 +12,12 @@ from typing import Callable
 import pytest
 
 from .lab import change_killer
-from .lab.control_planes import KB, check_members, code_of, read_members
+from .lab.config import lab_config
+from .lab.control_planes import ENDPOINT, IGNORE, KB, KEY, check_members, code_of, lead_endpoint, read_members
 from .lab.node import Node, wait_until
 from .lab.shell import Result
 from .test_join_load_balancer import init, join, make_join_command, wait_servers
+from .world.podnet import connect_nodes
 
 pytestmark = pytest.mark.k8s_versions("1.35", "1.36")
 MakeNode = Callable[..., Node]
@@ -152,3 +154,35 @@ def test_nodes_leave_and_come_again(make_node: MakeNode, kb_pyz: Path, k8s_versi
     # a machine in the place of another
     lines = cp1.run(f"{KB} node replace cp3").stdout.splitlines()
     assert lines[0].endswith("node remove cp3 --yes") and " --control-plane --certificate-key " in lines[1], lines
+
+
+def test_a_cluster_of_kubeadm_s(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """kb has made none of its nodes: a worker without power, and a living control plane, which kubeadm joins again."""
+    cp1, cp2, w1 = (make_node(name, version=k8s_version, kubeadm=True) for name in ("cp1", "cp2", "w1"))
+    lead_endpoint(cp1)
+    cp1.write(
+        "/root/init.yaml",
+        lab_config(k8s_version, address=cp1.address, endpoint=ENDPOINT, init={"certificateKey": KEY}),
+    )
+    cp1.run(f"kubeadm init --config init.yaml --upload-certs {IGNORE}", timeout=600)
+    command = cp1.run("kubeadm token create --print-join-command").stdout.strip()
+    as_control_plane = f"{command} --control-plane --certificate-key {KEY} {IGNORE}"
+    cp2.run(as_control_plane, timeout=600)
+    w1.run(f"{command} {IGNORE}", timeout=300)
+    connect_nodes([cp1, cp2, w1])
+    for node in (cp1, cp2, w1):
+        cp1.wait_node_ready(node.name)
+    cp1.scp(kb_pyz, "/root/kb.pyz")
+
+    w1.kill()
+    wait_lost(cp1, "w1")
+    remove_dead(cp1, "w1")
+    done = remove(cp1, "cp2")
+    assert "in a load balancer of your own" in done.stdout, done.stdout
+    check_gone(cp1, "cp2")
+    check_members(cp1, ["cp1"])
+    assert not cp1.exists("/var/lib/kb/state.json")
+    cp2.run("kubeadm reset --force", timeout=300)
+    cp2.run(as_control_plane, timeout=600)
+    cp1.wait_node_ready("cp2")
+    check_members(cp1, ["cp1", "cp2"])

@@ -44,7 +44,8 @@ def make_node(workers: tuple[str, ...] = ("w1",), **more: Any) -> Departure:
 def boot(host: Departure) -> None:
     """The machine is back."""
     host.files[BOOT] = b"boot-2\n"
-    host.sleep(5)
+    host.kubelet_runs = True
+    host.sleep(15)
 
 
 def turn_of(host: Departure) -> str:
@@ -68,6 +69,7 @@ def test_a_node_is_emptied_reboots_and_is_open_again_once_it_is_well() -> None:
     assert host.list_names("Pod") == [] and is_cordoned(host) and turn_of(host).startswith("cp1 since ")
     assert "run systemctl reboot" in host.changes and "node returned" in host.files[UNIT].decode()
     assert host.leads != 1, "the leadership went before"
+    assert not host.running("kube-apiserver"), "it would keep the machine for 90 s"
     boot(host)
     ended = kb(host, "returned")
     assert ended.status == 0, ended.err
@@ -176,8 +178,21 @@ def test_an_interruption_before_the_boot_is_gone_on_with() -> None:
     assert number > 4
 
 
+def test_an_interruption_right_before_the_reboot_leaves_no_kubelet_stopped() -> None:
+    host = make_node()
+    host.answers["systemctl reboot"] = lambda argv: CommandResult(argv, 1, stderr="held by an inhibitor")
+    ended = kb(host, "reboot", "--yes")
+    assert "code:   reboot-failed\n" in ended.err and host.kubelet_runs
+    host.kubelet_runs = False  # as if it was killed there
+    del host.answers["systemctl reboot"]
+    assert kb(host, "reboot", "--yes").status == 0
+    assert "run systemctl start kubelet" in host.changes
+
+
 def test_an_interruption_is_given_up_by_uncordon() -> None:
     host = make_node()
     kb(host, "reboot", "--yes")
+    host.kubelet_runs = True
+    host.sleep(15)
     assert kb(host, "uncordon").status == 0
     assert not is_cordoned(host) and not turn_of(host)
