@@ -26,11 +26,13 @@ from kubeup.phases import readdress
 
 with lazily:
     from kubeup import yaml_files
+    from kubeup.airgap import containerd_hosts
     from kubeup.cluster import api, departure, etcd, etcd_stop, eviction, objects, reboot_turn, try_mark
     from kubeup.network import drain
     from kubeup.swap import proof, turn
 
 COMMAND = "kb node remove"
+HOSTS_FOLDER = Path("/etc/containerd/certs.d")
 DETACHED_S = 8.0
 """How long the volumes of a dead node may take to be detached. After that its Node goes, and they are detached some minutes later."""
 DELISTED_S = 30.0
@@ -113,6 +115,20 @@ def _describe(ctx: NodeRemoveRun, one: departure.Departing) -> Iterator[str]:
     members = departure.say_members(one)
     if members:
         yield members
+    mirror = _find_mirror(ctx)
+    if mirror:
+        yield f"images come from its mirror {mirror}, on this node too: pods whose images are not on their node yet will not start"
+
+
+def _find_mirror(ctx: NodeRemoveRun) -> str:
+    """The URL of a mirror on the node that leaves, from which this node pulls; "" if there is none."""
+    names = ctx.host.list_dir(HOSTS_FOLDER) if ctx.host.is_dir(HOSTS_FOLDER) else []
+    files = [path for path in (HOSTS_FOLDER / name / "hosts.toml" for name in names) if ctx.host.exists(path)]
+    urls = {containerd_hosts.parse_mirror(ctx.host.read_text(path)) for path in files}
+    return next(
+        (url for url in sorted(urls) if host_of(url.partition("://")[2].partition("/")[0]) in ctx.departing.addresses),
+        "",
+    )
 
 
 def _count(pods: int) -> str:

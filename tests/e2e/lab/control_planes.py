@@ -108,6 +108,12 @@ def wait_kubectl(node: Node, words: str, *, timeout_s: float) -> None:
     wait_until(lambda: kubectl(node, words, check=False).code == 0, what=f"kubectl {words}", timeout_s=timeout_s)
 
 
+def is_lost(server: Node, name: str) -> bool:
+    """Whether the cluster has heard nothing of the node for so long that it says so."""
+    rows = server.get(f"node {name}")["status"]["conditions"]
+    return bool({row["type"]: row["status"] for row in rows}["Ready"] == "Unknown")
+
+
 def wait_well(node: Node) -> None:
     """After a boot, until kubelet, controller-manager and scheduler have renewed their leases: what is stored says Ready from before."""
     since = node.run("date -u +%Y-%m-%dT%H:%M:%S").stdout.strip()

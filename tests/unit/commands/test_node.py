@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kubeup.airgap import containerd_hosts
 from kubeup.commands import token
 from kubeup.machine.local_host import LocalHost
 from tests.fake_control_plane import Gone
@@ -74,6 +75,16 @@ def test_it_asks_and_says_what_goes() -> None:
     assert "2 pods are evicted from it" in ended.err
     assert "pods without a controller, which are not made anew elsewhere: app/lonely" in ended.err
     assert "kb node remove w1 --yes" in ended.err
+
+
+def test_a_mirror_that_goes_with_it_is_told() -> None:
+    host = make_departure()
+    mirror = containerd_hosts.Mirror("https://10.0.0.13:5000")
+    for name in ("registry.k8s.io", "docker.io"):
+        text = containerd_hosts.render_hosts(name, mirror, is_only=False)
+        host.files[f"/etc/containerd/certs.d/{name}/hosts.toml"] = text.encode()
+    assert "images come from its mirror https://10.0.0.13:5000" in kb(host, "remove", "cp3").err
+    assert "mirror" not in kb(host, "remove", "cp2").err
 
 
 def test_a_budget_that_refuses_is_named_and_the_node_takes_pods_again() -> None:
