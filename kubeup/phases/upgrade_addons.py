@@ -40,6 +40,8 @@ BACKUP_KEY = "Corefile-backup"
 STALLED_S = 120.0
 """How long a rollout may go on without any progress: an image has to be pulled on the next node, and a pod gets 30 s to end."""
 ROLLOUT_S = 3600.0
+PROXIES_S, PROXY_STALLED_S = 120.0, 20.0
+"""How long kube-proxy on the other nodes holds this node's kubelet up, and without any progress."""
 POLL_S = 1.0
 _PROXY_LABEL = "k8s-app=kube-proxy"
 _PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
@@ -285,6 +287,27 @@ def plan_rollouts(run: UpgradeRun) -> Plan:
     if not run.config.cluster.proxy.disabled and run.api.get(proxy) is not None:
         found.append(_rollout(proxy, _PROXY_LABEL))
     return Plan(*found)
+
+
+def await_proxies(run: UpgradeRun) -> None:
+    """Until kube-proxy, which was started anew, runs on every node, before this node's API server stops: a node whose kube-proxy is being
+    replaced goes on to lead its pods there. Goes on without it where a node takes long, since its rules stay as they were for so long.
+    Where this is the only node, nobody is led elsewhere. Raises ApiRefused, Unreachable."""
+    place = api.path_of("DaemonSet", "kube-proxy", namespace=SYSTEM)
+    owner = run.api.get(place)
+    if owner is None or int((owner.get("status") or {}).get("desiredNumberScheduled", 0)) < 2:
+        return
+    told, since = "", run.host.monotonic()
+
+    def is_over(missing: str, elapsed: float) -> bool:
+        nonlocal told, since
+        if missing != told:
+            told, since = missing, run.host.monotonic()
+        run.report.waiting(f"kube-proxy: {elapsed:.0f} s; {missing}")
+        return run.host.monotonic() - since > PROXY_STALLED_S
+
+    look = functools.partial(describe_rollout, run, place=place, label=_PROXY_LABEL)
+    watch(run.host, look, timeout_s=PROXIES_S, is_over=is_over, poll_s=POLL_S)
 
 
 def _rollout(place: str, label: str) -> Proof:

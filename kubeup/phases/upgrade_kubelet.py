@@ -22,7 +22,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.files import CHUNK
 from kubeup.machine.waiting import say_round, wait_for, watch
-from kubeup.phases import kubelet_start, static_pods_swap, upgrade_programs
+from kubeup.phases import kubelet_start, static_pods_swap, upgrade_addons, upgrade_programs
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.phases.wait_node import is_renewed, node_path
 from kubeup.trouble import Trouble
@@ -244,6 +244,7 @@ def spared(run: UpgradeRun, *, leaves_minor: bool) -> Iterator[None]:
     if not (run.config.is_control_plane and leaves_minor):
         yield
         return
+    upgrade_addons.await_proxies(run)
     around = static_pods_swap.find_surroundings(run, before_stop=run.before_stop, after_start=run.after_start)
     with turn.hold([run], work="swapping"):
         around.leave()

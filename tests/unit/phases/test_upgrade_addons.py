@@ -421,6 +421,25 @@ def test_addons_are_started_at_once_and_waited_for_later(tmp_path: Path) -> None
     assert is_done(upgrade_addons.plan_rollouts, run)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "seen", "least_s", "most_s"),
+    [
+        (1, ["0 of 1 pods run"], 0, 0),
+        (3, ["1 of 3 pods run", "2 of 3 pods run", ""], 2, 2),
+        (3, ["2 of 3 pods run"], upgrade_addons.PROXY_STALLED_S, 2 * upgrade_addons.PROXY_STALLED_S),
+    ],
+)
+def test_an_api_server_stops_once_kube_proxy_runs_anew_on_other_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: int, seen: list[str], least_s: float, most_s: float
+) -> None:
+    run, left = make_run(tmp_path), list(seen)
+    made(run, "DaemonSet")["kube-proxy"]["status"] = {"desiredNumberScheduled": nodes}
+    monkeypatch.setattr(upgrade_addons, "describe_rollout", lambda *_, **__: left.pop(0) if len(left) > 1 else left[0])
+    began = run.host.monotonic()
+    upgrade_addons.await_proxies(run)
+    assert least_s <= run.host.monotonic() - began <= most_s
+
+
 def test_nothing_is_waited_for_while_control_planes_are_left(tmp_path: Path) -> None:
     run = make_run(tmp_path, servers=("cp1", "cp2"))
     fake(run).versions["10.0.0.12:6443"] = "v1.35.6"
