@@ -86,6 +86,9 @@ def check_refused(node: Node, first: Before) -> None:
         ("--config subnets.yaml", "not-changeable", "networking.podSubnet cannot be changed"),
         ("kubelet --set maxPod=5", "bad-setting", 'did you mean "maxPods"?'),
         ("kubelet --set maxPods=many", "invalid-config", "must be a whole number"),
+        ("kubelet --set maxPods=3", "kubelet-not-changed", "nothing was changed on this node"),
+        ("apiserver --set anonymous-auth=false", "static-pod-refused", "the kubelet restarts it every few minutes"),
+        ("etcd --set quota-backend-bytes=1048576", "static-pod-refused", "etcd would take no write any more"),
     ):
         refused = reconfigure(node, words, check=False)
         assert code_of(refused) == code and hint in refused.output, words
