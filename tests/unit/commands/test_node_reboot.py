@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kubeup.cluster import objects, reboot_turn
 from kubeup.machine.host import CommandResult
 from kubeup.machine.local_host import LocalHost
 from tests.fake_control_plane import Gone
@@ -196,3 +197,13 @@ def test_an_interruption_is_given_up_by_uncordon() -> None:
     host.sleep(15)
     assert kb(host, "uncordon").status == 0
     assert not is_cordoned(host) and not turn_of(host)
+
+
+def test_nodes_may_take_the_turn_and_nothing_else() -> None:
+    role, binding = objects.load_objects(reboot_turn.RIGHTS)
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [reboot_turn.NAME], "verbs": ["get", "patch"]}
+    ]
+    assert [one["name"] for one in binding["subjects"]] == ["system:nodes"] and role["metadata"][
+        "namespace"
+    ] == "kube-system"
