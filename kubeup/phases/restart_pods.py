@@ -22,7 +22,7 @@ from kubeup.phases.waits import Wait
 with lazily:
     from kubeup.cluster import probes
     from kubeup.node import containers, crictl, runtime
-    from kubeup.swap import leads, proof
+    from kubeup.swap import leads, manifests, patience, proof
 
 GRACE_S = 30
 """How long a container may take to end: what the kubelet gives a pod that names no other time."""
@@ -119,7 +119,11 @@ class Restart:
 
     def _list(self) -> list[containers.ContainerInfo]:
         found = containers.list_containers(self.ctx.host, self.ctx.config.node.cri_socket)
-        return [item for item in found if item.name in self.components and item.namespace in ("kube-system", "")]
+        return [item for item in found if item.name in self.components and self._is_own(item)]
+
+    def _is_own(self, item: containers.ContainerInfo) -> bool:
+        """A second scheduler's container may have the same name. ctr tells no pod."""
+        return not item.namespace or manifests.is_of_pod(self.ctx, item, name=item.name)
 
     # ---- the stop
 
@@ -150,7 +154,7 @@ class Restart:
     def wait_until_healthy(self) -> None:
         wait = Wait(
             self.ctx,
-            TIMEOUT_S,
+            TIMEOUT_S * patience.find_patience(self.ctx.host),
             f"restart of {' and '.join(self.components)}",
             unhealthy=self.unhealthy,
             nudge=self._end_back_off,

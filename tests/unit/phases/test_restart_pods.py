@@ -132,6 +132,21 @@ def test_only_the_named_one_is_restarted() -> None:
     assert sorted(row["id"] for row in runtime.rows if row["state"] == "CONTAINER_RUNNING") == ["id1", "id3"]
 
 
+def test_a_second_scheduler_whose_container_has_the_same_name_is_left_alone() -> None:
+    ctx, runtime = make()
+    runtime.add(SCHEDULER)
+    runtime.rows[-1]["labels"]["io.kubernetes.pod.name"] = "second-scheduler-7d9f"
+    restart_pods.restart_static_pods(ctx, (SCHEDULER,))
+    assert sorted(row["id"] for row in runtime.rows if row["state"] == "CONTAINER_RUNNING") == ["id1", "id3", "id4"]
+
+
+def test_on_a_busy_machine_it_may_take_longer() -> None:
+    ctx, _ = make(healthy_after_s=100)
+    host_of(ctx).files["/proc/loadavg"] = b"16.0 1.0 1.0 1/100 1"
+    (done,) = restart_pods.restart_static_pods(ctx, (SCHEDULER,))
+    assert done.away_s > 100
+
+
 def test_nothing_to_restart_changes_nothing() -> None:
     ctx, _ = make()
     assert restart_pods.restart_static_pods(ctx, ()) == [] and host_of(ctx).changes == []
