@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,6 +21,8 @@ IGNORE = "--ignore-preflight-errors=" + ",".join(list_ignored_checks())
 RESTARTED = {"kube-controller-manager": "controller-manager.conf", "kube-scheduler": "scheduler.conf"}
 PKI = "/etc/kubernetes/pki"
 GAP_S = 2.0
+LEADS_S = 10.0
+"""A lease that runs out takes fifteen seconds."""
 CLIENT = f"""
 import http.client, json, ssl, time
 context = ssl.create_default_context(cafile="{PKI}/ca.crt")
@@ -46,6 +49,60 @@ while True:
     time.sleep(max(0.0, 0.1 - (time.time() - began)))
 """
 """Reads and writes each 100 ms through this node's load balancer, with a connection for each call."""
+
+
+LEASES = f"""
+import http.client, json, ssl, time
+context = ssl.create_default_context(cafile="{PKI}/ca.crt")
+context.load_cert_chain("/root/client.crt", "/root/client.key")
+log = open("/root/leases.log", "w", 1)
+while True:
+    for name in {tuple(RESTARTED)!r}:
+        try:
+            connection = http.client.HTTPSConnection("ADDRESS", 6443, context=context, timeout=5)
+            connection.request("GET", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/" + name)
+            spec = json.loads(connection.getresponse().read())["spec"]
+            print(time.time(), name, spec.get("holderIdentity") or "-", file=log)
+        except Exception as error:
+            print(time.time(), name, "?", file=log)
+        connection.close()
+    time.sleep(0.1)
+"""
+"""Notes who leads, some ten times a second."""
+
+
+def extract_client(node: Node) -> None:
+    """The admin's client certificate and key, as files."""
+    for field, name in (("certificate", "crt"), ("key", "key")):
+        words = f"grep client-{field}-data /etc/kubernetes/admin.conf | awk '{{print $2}}' | base64 -d"
+        node.run(f"{words} >/root/client.{name}")
+
+
+def watch_leases(node: Node) -> None:
+    extract_client(node)
+    node.write("/root/leases.py", LEASES.replace("ADDRESS", node.address))
+    node.run("systemd-run --unit leases python3 /root/leases.py")
+    wait_until(lambda: len(node.read("/root/leases.log").splitlines()) > 4, what="the watch of leases", timeout_s=30)
+
+
+def check_leads_again(
+    watcher: Node, before: Mapping[str, Mapping[str, tuple[str, float]]], nodes: Sequence[Node]
+) -> None:
+    """A controller that was restarted gives its lease up, so that the next one leads within seconds, and not when it has run out.
+    before: node -> its containers before the restart."""
+    watcher.run("systemctl stop leases")
+    rows = [line.split() for line in watcher.read("/root/leases.log").splitlines()]
+    for component in RESTARTED:
+        seen = [(float(when), holder) for when, name, holder in rows if name == component and holder not in ("?", "-")]
+        changes = [(former, when) for (_, former), (when, holder) in zip(seen, seen[1:]) if former != holder]
+        assert changes, (component, seen[-1:])
+        for former, when in changes:
+            node = next(one for one in nodes if one.name == former.partition("_")[0])
+            shown = json.loads(node.run(f"crictl inspect {before[node.name][component][0]}").stdout)
+            ended = node.run(["date", "-d", shown["status"]["finishedAt"], "+%s.%N"]).stdout
+            took_s = when - float(ended)
+            print(f"{component}: another process led {took_s:.1f} s after that of {node.name} had ended", flush=True)
+            assert took_s < LEADS_S, component
 
 
 def read_containers(node: Node) -> dict[str, tuple[str, float]]:
@@ -211,7 +268,9 @@ def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) 
     node.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
     check_dry_run(node)
     before = read_containers(node)
+    watch_leases(node)
     done = renew(node, "all")
+    check_leads_again(node, {node.name: before}, [node])
     assert re.search(r"^kube-controller-manager restarted: it was away for [\d.]+ s$", done.stdout, re.MULTILINE), done
     assert "You must restart" not in done.stdout
     check_used(node, before)
@@ -276,25 +335,23 @@ def test_nobody_notices_on_three_control_planes(make_node: MakeNode, kb_pyz: Pat
         key = first.run(f"{KB} certs certificate-key").stdout.strip()
         line = first.run(f"{KB} token create --print-join-command --certificate-key {key}").stdout.strip()
         node.run(f"{line} {IGNORE}", timeout=600)
-    for field in ("certificate", "key"):
-        name = "crt" if field == "certificate" else "key"
-        first.run(
-            f"grep client-{field}-data /etc/kubernetes/admin.conf | awk '{{print $2}}' | base64 -d >/root/client.{name}"
-        )
+    watch_leases(first)
     first.write("/root/client.py", CLIENT)
     first.run("systemd-run --unit client python3 /root/client.py")
     wait_until(lambda: len(read_client(first)) > 20, what="the client to start", timeout_s=30)
     began = read_client(first)[-1][0]
+    formers = {node.name: read_containers(node) for node in nodes}
     for node in nodes:
-        before = read_containers(node)
         renew(node, "all")
-        check_used(node, before)
+        check_used(node, formers[node.name])
     rows = [row for row in read_client(first) if row[0] >= began]
     first.run("systemctl stop client")
     failed = [row for row in rows if row[2] != "ok"]
     assert len(rows) > 100 and not failed, failed
     gap = max(after[0] - before[0] for before, after in zip(rows, rows[1:]))
+    print(f"{len(rows)} calls, {len(failed)} failed, longest gap {gap:.2f} s", flush=True)
     assert gap < GAP_S, gap
+    check_leads_again(first, formers, nodes)
     check_controllers_work(first, "one")
 
 
