@@ -18,7 +18,10 @@ from kubeup.swap import proof
 
 def free(run: Run, ended: Mapping[str, str]) -> None:
     """Give up the leases that these processes of this node held: component -> holderIdentity. One that somebody else holds by now stays. Where
-    that fails, the lease runs out by itself."""
+    that fails, the lease runs out by itself. So does that of a node whose name is not its machine's: a holder is called after its machine, and
+    another machine may be called the same (`localhost`), whose controller lives on."""
+    if run.host.hostname().lower() != run.config.node.name.lower():
+        return
     for name, holder in ended.items():
         if proof.is_own(run, holder):
             _free(run, name, holder=holder)

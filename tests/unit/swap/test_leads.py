@@ -57,3 +57,11 @@ def test_an_api_that_is_away_lets_it_run_out(host: ControlPlane) -> None:
     end(host, "kube-apiserver")
     leads.free(make_swap_run(host, {}), {NAME: holder})
     assert host.holders[NAME] == holder
+
+
+def test_a_machine_that_is_called_as_others_are_gives_nothing_up(host: ControlPlane) -> None:
+    """A holder is called after its machine. The one of another node whose machine is called the same lives."""
+    holder = end(host, NAME).replace("cp1", "localhost")
+    host.host_name, host.holders[NAME] = "localhost", holder
+    leads.free(make_swap_run(host, {}), {NAME: holder})
+    assert writes(host) == [] and host.holders[NAME] == holder
