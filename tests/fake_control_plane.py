@@ -323,6 +323,10 @@ class ControlPlane(FakeHost):
             mood,
         )
         made.stops_at = self.ticks + {"exits": 0.4, "exits late": 8.0}.get(mood, 1e9)
+        if pod.name == "etcd" and DATA not in self.files:
+            self.files[DATA] = b"of the others" if "--initial-cluster-state=existing" in argv else b"of a new cluster"
+            if self.files[DATA] == b"of a new cluster":
+                self._blame("etcd began a new cluster, without any objects")
         if mood == "breaks data":
             self.files[DATA] = b"of the new etcd"
         if mood == "needs its own data" and self.files.get(DATA) != b"of the former etcd":

@@ -23,7 +23,7 @@ from kubeup.yaml_files import commands_of_pod, containers_of_pod, flags_of
 OWN_PREFIX = ".kb-"
 """How the names of what kb keeps inside a data folder begin."""
 _COMING = f"{OWN_PREFIX}coming"
-"""A folder in the data folder: what is being restored, until all of it is on disk."""
+"""A folder in the data folder: what is being restored, until all of it is on disk. While it is there, the rest is no whole data folder."""
 _NOT_DATA = ("lost+found",)
 _MARGIN = 64 << 20
 """Bytes by which a member may grow between the check and the copy: etcd allocates its log in files of this size."""
@@ -129,8 +129,8 @@ def restore_data(host: Host, data_dir: Path, *, copy_dir: Optional[Path] = None)
     but not once etcd has served again, since what it wrote would be lost.
 
     The folder itself stays, with its mode, owner and labels, because it may be a mount point or the target of a link. What is in it is
-    exchanged: it is removed first, which makes room, and the copy gets its name when all of it is on disk. Raises HostError:
-    etcd-copy-missing; etcd-copy-failed; mount-in-the-way.
+    exchanged: it is removed first, which makes room, and the copy gets its name when all of it is on disk. Until then the folder is
+    is_half_replaced. Raises HostError: etcd-copy-missing; etcd-copy-failed; mount-in-the-way.
     """
     place = copy_dir or place_of_copy(host, data_dir)
     kept = _data_in(host, place)
@@ -143,14 +143,12 @@ def restore_data(host: Host, data_dir: Path, *, copy_dir: Optional[Path] = None)
         )
     real = host.real_path(data_dir)
     coming = real / _COMING
-    host.make_dir(real, mode=0o700)
-    host.remove_tree(coming)
-    empty_data(host, real)
-    host.make_dir(coming, mode=0o700)
+    begin_replacement(host, real)
+    empty_data(host, coming)  # of an earlier run
     _copy(host, [place / name for name in kept], folder=coming)
     for name in kept:
         host.move_file(coming / name, real / name)
-    host.remove_tree(coming)
+    end_replacement(host, real)
 
 
 def remove_copy(host: Host, data_dir: Path, *, copy_dir: Optional[Path] = None) -> bool:
@@ -181,6 +179,25 @@ def empty_data(host: Host, data_dir: Path) -> None:
     for name in _data_in(host, real):
         if not host.remove_tree(real / name):
             host.remove(real / name)
+
+
+def begin_replacement(host: Host, data_dir: Path) -> None:
+    """Remove the data of this node's stopped member, and have the folder say that they are being replaced, whenever kb is killed. etcd
+    must not start on it then, unless it is to fetch all data from others: it would begin a new cluster, or find half of its log."""
+    real = host.real_path(data_dir)
+    host.make_dir(real, mode=0o700)
+    host.make_dir(real / _COMING, mode=0o700)
+    empty_data(host, real)
+
+
+def is_half_replaced(host: Host, data_dir: Path) -> bool:
+    """Whether begin_replacement was called, and end_replacement was not."""
+    return host.is_dir(host.real_path(data_dir) / _COMING)
+
+
+def end_replacement(host: Host, data_dir: Path) -> None:
+    """The data are whole again."""
+    host.remove_tree(host.real_path(data_dir) / _COMING)
 
 
 def _part_of(place: Path) -> Path:
@@ -237,9 +254,13 @@ def refuse_empty(host: Host, data_dir: Path, *, others: Sequence[str], wal_dir: 
 
     others: the names of the cluster's other members. wal_dir: where etcd's log lies, if not in the data folder.
     """
-    logs = host.list_dir(wal_dir or data_dir / "member" / "wal")
-    if not any(name.endswith(".wal") for name in logs):
+    if not holds_data(host, data_dir, wal_dir=wal_dir):
         raise _missing(data_dir, others=others)
+
+
+def holds_data(host: Host, data_dir: Path, *, wal_dir: Optional[Path] = None) -> bool:
+    """Whether there is a log of etcd's. wal_dir: where it lies, if not in the data folder."""
+    return any(name.endswith(".wal") for name in host.list_dir(wal_dir or data_dir / "member" / "wal"))
 
 
 def _missing(data_dir: Path, *, others: Sequence[str]) -> HostError:

@@ -13,6 +13,7 @@ from kubeup.cluster.etcd import Etcd
 from kubeup.engine.run import Run
 from kubeup.node import etcd_data
 from kubeup.swap import manifests, proof
+from kubeup.swap.patience import find_patience
 from kubeup.yaml_files import commands_of_pod, containers_of_pod, dump_yaml, flags_of, load_mapping
 
 PROMOTE_S = 120.0
@@ -44,14 +45,17 @@ def rejoin(run: Run, former: str, *, urls: Sequence[str], keep: Callable[[str], 
         others,
         name=name,
         peer_url=peer_url,
-        empty=lambda: etcd_data.empty_data(run.host, run.paths.etcd_data),
+        empty=lambda: etcd_data.begin_replacement(run.host, run.paths.etcd_data),
         register=run.promises.register,
         tell=run.report.waiting,
     )
     text = with_initial_cluster(former, rows)
     keep(text)
     manifests.put_in(run, "etcd", text=text)
-    etcd_join.promote_when_ready(others, peer_url, timeout_s=PROMOTE_S, tell=run.report.waiting)
+    etcd_join.promote_when_ready(
+        others, peer_url, timeout_s=PROMOTE_S * find_patience(run.host), tell=run.report.waiting
+    )
+    etcd_data.end_replacement(run.host, run.paths.etcd_data)
     run.report.note(
         "this node's member of etcd joined again, since its data could not be used; it has copied those of the others"
     )

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Optional
 
 from kubeup.engine.run import Run
-from kubeup.errors import ClusterError, KbError
+from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.swap import etcd_return, leads, manifests, proof, store, wake
 from kubeup.swap.store import Pod, Swap
+from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
 
 with lazily:
     from kubeup.cluster import etcd_stop
@@ -155,11 +156,14 @@ class Order:
 
     def _go_forward(self) -> Ended:
         names = {pod.name for pod in self.swap.pods if not manifests.has_come(self.run, pod)}
+        if "etcd" in names:  # a way back that was cut off may have put the same API server in, with the former etcd
+            names.update({SERVER}.intersection(self.swap.names))
         new: dict[str, str] = {}
         gap_s = self._exchange_servers(names, new)
         self.around.rejoin()
         controllers = [name for name in wake.CONTROLLERS if name in names]
-        ended = {name: holder for name, holder in self.swap.holders.items() if name in controllers}
+        # one that could not renew its lease while the API was away has ended, and its successor may hold it by now
+        ended = proof.read_holders(self.run, controllers)
         self._exchange(
             [self.swap.pod(name) for name in controllers], new, meanwhile=lambda: leads.free(self.run, ended)
         )
@@ -178,6 +182,8 @@ class Order:
         """etcd and the API server. Returns for how many seconds this API server was away; None if it is not swapped now."""
         if not names & {"etcd", SERVER}:
             return None
+        if "etcd" in names:
+            self._refuse_lost_data()
         self.around.leave()
         if "etcd" in names:
             lead_away(self.run)
@@ -256,18 +262,50 @@ class Order:
         the copy of its folder from before, and one of several joins again (H8)."""
         data_dir = Path(self.swap.data_dir)
         has_copy = bool(self.swap.data_dir) and etcd_data.has_copy(self.run.host, data_dir)
+        why = self._find_lost_data(has_copy=has_copy)
         try:
-            self._bring_back_twice(pod)
+            if not why:
+                self._bring_back_twice(pod)
         except proof.NotProven as error:
             if not error.has_exited or (self.swap.data_dir and not has_copy):
                 raise
-            self.run.report.note(f"the former etcd does not start with the data that is there ({error})")
-            if has_copy:
+            why = f"the former etcd does not start with the data that is there ({error})"
+        if why:
+            self.run.report.note(why)
+            if self.swap.data_dir:
                 etcd_return.restore(self.run, pod.former)
             else:
                 etcd_return.rejoin(self.run, pod.former, urls=self.swap.others, keep=self._keep_former)
         if has_copy:
             etcd_data.remove_copy(self.run.host, data_dir)  # from here on etcd writes: the copy grows old
+
+    def _refuse_lost_data(self) -> None:
+        """etcd must not start on data that an earlier run was replacing, nor on an empty folder: it would begin a cluster without any
+        objects, and the copy of the former data would count as old (H7). Raises ClusterError (swap-goes-back), HostError."""
+        why = self._find_lost_data(has_copy=False)
+        if why:
+            raise ClusterError(
+                "this swap cannot go on: its etcd did not work",
+                cause=f"{why}, on the way back of this swap",
+                remedy="correct what the manifest of etcd says, then swap it again",
+                code="swap-goes-back",
+            )
+
+    def _find_lost_data(self, *, has_copy: bool) -> str:
+        """Why etcd cannot start with the data that is there, in words; "" if it may. Raises HostError (etcd-data-missing) if they are gone,
+        and there is no copy of them: a disk that is not mounted since the machine was started again looks like this."""
+        host, place = self.run.host, self.run.paths.etcd_data
+        if etcd_data.is_half_replaced(host, place):
+            return f"an earlier run was cut off while it replaced the data in {place}"
+        command, *_ = [*commands_of_pod(load_mapping(self.swap.pod("etcd").former, "etcd.yaml")), []]
+        wal_dir = flags_of(command).get("wal-dir")
+        try:
+            etcd_data.refuse_empty(host, place, others=self.swap.others, wal_dir=Path(wal_dir) if wal_dir else None)
+        except HostError:
+            if not has_copy:
+                raise
+            return f"the data in {place} are gone"
+        return ""
 
     def _bring_back_twice(self, pod: Pod) -> None:
         """One exit is no proof that the data are broken: a port that is not free yet ends etcd too. Raises NotProven."""

@@ -38,7 +38,7 @@ LAST_RESORT_S = 20.0
 WATCH_S, SERVES_S = 10.0, 5.0
 """How long a new container has to run before its pod counts as working, and for how long of that after it has served."""
 LEAD_S = 40.0
-"""How long the only controller-manager or scheduler may take to lead: the former lease has to run out first."""
+"""How long the only controller-manager or scheduler may take to lead: the former lease may have to run out first."""
 LEADERS = ("kube-controller-manager", "kube-scheduler")
 POLL_S = 0.2
 RUNTIME_S = 60.0
@@ -426,11 +426,12 @@ def wait_for_lead(run: Run, before: Mapping[str, str], *, first: Mapping[str, st
         return ", ".join(one.name for one in leading if not one.leads)
 
     def is_over(missing: str, elapsed: float) -> bool:
-        run.report.waiting(f"{missing} to lead: {elapsed:.0f} s of {LEAD_S:.0f} s")
+        run.report.waiting(f"{missing} to lead: {elapsed:.0f} s of {longest_s:.0f} s")
         return False
 
     leading: list[Leading] = []
-    missing, _ = watch(run.host, look, timeout_s=LEAD_S if is_only else 0, is_over=is_over, poll_s=0.5)
+    longest_s = LEAD_S * patience.find_patience(run.host) if is_only else 0.0
+    missing, _ = watch(run.host, look, timeout_s=longest_s, is_over=is_over, poll_s=0.5)
     if missing and is_only:
         late = missing.split(", ")[0]
         held = f"its lease is held by {found[late] or 'nobody'}"

@@ -172,6 +172,10 @@ def test_killed_anywhere_the_restore_is_completed_by_the_next(data: Path, is_mou
             assert all(member[name] == text for name, text in OLD.items() if name in member) or (
                 member == {name: text for name, text in BROKEN.items() if name in member}
             ), "never a mixture"
+            wholes = [{n: text for n, text in one.items() if n.startswith("member/")} for one in (OLD, BROKEN)]
+            assert member in wholes or etcd_data.is_half_replaced(LocalHost(), data)
+        else:
+            assert etcd_data.is_half_replaced(LocalHost(), data), "etcd would begin a new cluster"
         restore(MortalHost(mounted=mounted))
         assert {name: text for name, text in files_in(data).items() if not name.startswith(".kb-former")} == OLD
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -14,7 +14,7 @@ from kubeup.cluster import health
 from kubeup.cluster.api import Api, Identity
 from kubeup.config.types import ClusterConfiguration, LocalAPIEndpoint, NodeConfig, NodeRegistration
 from kubeup.engine.run import Caller
-from kubeup.errors import KbError
+from kubeup.errors import HostError, KbError
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls
 from kubeup.node import etcd_data, pod_trials
@@ -60,10 +60,22 @@ class Copies:
 
     def restore_data(self, host: Any, data: Path) -> None:
         self._note("restore")
-        assert not host.running("etcd"), "the data of a running etcd is replaced"
+        self.begin_replacement(host, data)
         for path, content in list(host.files.items()):
             if path.startswith(f"{data}.kb-former/"):
                 host.write_file(Path(f"{data}{path[len(f'{data}.kb-former') :]}"), content)
+        self.end_replacement(host, data)
+
+    def begin_replacement(self, host: Any, data: Path) -> None:
+        assert not host.running("etcd"), "the data of a running etcd is replaced"
+        host.make_dir(data / ".kb-coming")
+        host.remove_tree(data / "member")
+
+    def is_half_replaced(self, host: Any, data: Path) -> bool:
+        return bool(host.is_dir(data / ".kb-coming"))
+
+    def end_replacement(self, host: Any, data: Path) -> None:
+        host.remove_tree(data / ".kb-coming")
 
     def remove_copy(self, host: Any, data: Path) -> bool:
         self._note("remove")
@@ -72,8 +84,10 @@ class Copies:
     def find_copies(self, host: Any, data: Path) -> list[Path]:
         return [Path(f"{data}.kb-former")] if self.has_copy(host, data) else []
 
-    def refuse_empty(self, host: Any, data: Path, *, others: list[str], wal_dir: Optional[Path]) -> None:
+    def refuse_empty(self, host: Any, data: Path, *, others: Sequence[str], wal_dir: Optional[Path]) -> None:
         self._note("refuse_empty")
+        if not host.is_dir(data / "member"):
+            raise HostError("no data", cause="none", remedy="mount them", code="etcd-data-missing")
 
     def check_room(self, host: Any, data: Path, *, wal_dir: Optional[Path]) -> None:
         self._note("check_room")

@@ -95,13 +95,18 @@ def test_undo_may_be_killed_too(stage: Stage, number: int) -> None:
     expect_settled(host, FORMER, status="taken back")
 
 
-@pytest.mark.parametrize("number", range(1, 9))
-def test_a_way_back_that_was_killed_may_be_turned_forward_again(stage: Stage, number: int) -> None:
-    host = killed(COMPONENTS, 15, after_s=2.0)
+@pytest.mark.parametrize(
+    ("names", "number"),
+    [(COMPONENTS, number) for number in range(1, 9)] + [(("etcd",), number) for number in range(1, 11)],
+)
+def test_a_way_back_that_was_killed_may_be_turned_forward_again(
+    stage: Stage, names: tuple[str, ...], number: int
+) -> None:
+    host = killed(names, 15, after_s=2.0)
     host.changes.clear()
     host.dies_after = number
     with pytest.raises(Gone):
         static_pods_swap.swap_pods(undo_run(host))
     host.revive(2.0)
-    swap(host, COMPONENTS)
-    expect_settled(host, after(COMPONENTS), status="done")
+    swap(host, names)
+    expect_settled(host, after(names), status="done")

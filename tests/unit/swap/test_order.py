@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from kubeup.cluster import health
+from kubeup.cluster import etcd_join, health
 from kubeup.cluster.api import Api
 from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import Argv, CommandResult
@@ -232,9 +232,10 @@ def test_a_leadership_that_stays_does_not_hinder_the_swap(stage: Stage) -> None:
 
 def test_only_a_single_member_is_copied(stage: Stage) -> None:
     swap(make_control_plane(members={"cp2": True, "cp3": True}), "etcd")
-    assert stage.copies.calls == []
+    assert stage.copies.calls == ["refuse_empty"]
+    stage.copies.calls.clear()
     swap(make_control_plane(), "etcd")
-    assert stage.copies.calls[0] == "copy" and set(stage.copies.calls[1:]) == {"remove"}
+    assert stage.copies.calls[:2] == ["refuse_empty", "copy"] and set(stage.copies.calls[2:]) == {"remove"}
     stage.copies.calls.clear()
     swap(make_control_plane(), *COMPONENTS[1:])
     assert stage.copies.calls == []
@@ -703,6 +704,17 @@ def test_a_busy_machine_gets_more_time(stage: Stage, load: str, times: float) ->
     assert patience.find_patience(run.host) == times
 
 
+def test_on_a_busy_machine_the_only_controller_may_lead_later(stage: Stage) -> None:
+    took_s = []
+    for load in ("0.5", "16.0"):
+        host = make_control_plane(mood=new_is("never leads", "kube-scheduler"))
+        host.files["/proc/loadavg"] = f"{load} 1.0 1.0 1/100 1".encode()
+        began = host.ticks
+        fails(host, "kube-scheduler")
+        took_s.append(host.ticks - began)
+    assert took_s[1] - took_s[0] > 0.9 * proof.LEAD_S
+
+
 def test_what_the_kubelet_restarts_while_a_pod_is_taken_out_is_no_new_container(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -875,6 +887,133 @@ def test_one_exit_of_the_former_etcd_replaces_no_data(stage: Stage, members: dic
     fails(host, "etcd")
     assert "restore" not in stage.copies.calls
     expect_settled(host, FORMER, status="taken back")
+
+
+def is_half_replaced(host: ControlPlane) -> bool:
+    return host.is_dir(Path("/var/lib/etcd/.kb-coming"))
+
+
+def changes_until_the_end(make: Callable[[], ControlPlane]) -> int:
+    host = make()
+    fails(host, *COMPONENTS)
+    return len(host.changes)
+
+
+@pytest.mark.parametrize("is_undone", [False, True])
+def test_killed_while_the_data_of_etcd_are_put_back(stage: Stage, is_undone: bool) -> None:
+    """On a folder that is empty, or half of this and half of that, etcd would begin a new cluster, and the copy would be removed."""
+
+    def mood(name: str, text: str) -> str:
+        if name == "etcd":
+            return "breaks data" if text == WANTED["etcd"] else "needs its own data"
+        return new_is("exits", "kube-apiserver")(name, text)
+
+    def make() -> ControlPlane:
+        return make_control_plane(mood=mood)
+
+    halves = 0
+    for number in range(1, changes_until_the_end(make)):
+        host = make()
+        host.dies_after = number
+        with pytest.raises(Gone):
+            swap(host, *COMPONENTS)
+        host.revive()
+        if not is_half_replaced(host):
+            continue
+        halves += 1
+        if is_undone:
+            static_pods_swap.swap_pods(undo_run(host))
+        else:
+            assert fails(host, *COMPONENTS).code == "swap-goes-back", number
+        expect_settled(host, FORMER, status="taken back")
+        assert host.files[DATA] == b"of the former etcd" and not is_half_replaced(host), number
+    assert halves > 2
+
+
+@pytest.mark.parametrize("is_undone", [False, True])
+def test_killed_while_a_member_joins_again(stage: Stage, monkeypatch: pytest.MonkeyPatch, is_undone: bool) -> None:
+    """The manifest of the first control plane names its own member alone: on an empty folder, that is a new cluster."""
+    listed: list[str] = []
+
+    def remove_and_add(client: Any, *, empty: Callable[[], None], name: str, peer_url: str, **more: Any) -> Any:
+        if "learner" not in listed:
+            empty()
+            client.host.run(["true"])  # stands for the request
+            listed.append("learner")
+        return [(name, peer_url), ("cp2", "https://10.0.0.12:2380")]
+
+    def promote(client: Any, peer_url: str, **more: Any) -> None:
+        client.host.sleep(2)
+        client.host.run(["true"])
+        assert client.host.running("etcd")
+
+    monkeypatch.setattr(etcd_join, "remove_and_add_learner", remove_and_add)
+    monkeypatch.setattr(etcd_join, "promote_when_ready", promote)
+
+    def mood(name: str, text: str) -> str:
+        return "" if name != "etcd" else "breaks data" if text == WANTED["etcd"] else "needs its own data"
+
+    def is_well(name: str, text: str) -> str:
+        told = mood(name, text) or new_is("exits", "kube-apiserver")(name, text)
+        return "" if "--initial-cluster-state=existing" in text else told
+
+    def make() -> ControlPlane:
+        listed.clear()
+        return make_control_plane(members={"cp2": True, "cp3": True}, mood=is_well, accepts={"true"})
+
+    halves = 0
+    for number in range(1, changes_until_the_end(make)):
+        host = make()
+        host.dies_after = number
+        with pytest.raises(Gone):
+            swap(host, *COMPONENTS)
+        host.revive()
+        if not is_half_replaced(host):
+            continue
+        halves += 1
+        if is_undone:
+            static_pods_swap.swap_pods(undo_run(host))
+        else:
+            assert fails(host, *COMPONENTS).code == "swap-goes-back", number
+        etcd_text = manifests_of(host)["etcd.yaml"]
+        assert "--initial-cluster-state=existing" in etcd_text
+        expect_settled(host, {**FORMER, "etcd": etcd_text}, status="taken back")
+        assert host.files[DATA] == b"of the others" and not is_half_replaced(host), number
+    assert halves > 3
+
+
+def test_a_disk_that_is_not_there_after_a_power_cut_is_no_empty_cluster(stage: Stage) -> None:
+    host = make_control_plane(members={"cp2": True, "cp3": True})
+    host.at_change = lambda change: kill_at(host, change, "move /etc/kubernetes/manifests/.etcd.yaml.kb-former")
+    with pytest.raises(Gone):
+        swap(host, *COMPONENTS)
+    host.at_change = lambda change: None
+    host.revive()
+    data = host.files.pop(DATA)
+    error = fails(host, *COMPONENTS)
+    assert error.code == "swap-not-taken-back" and "mount them" in error.remedy and not host.violations
+    assert DATA not in host.files
+    host.files[DATA] = data
+    swap(host, *COMPONENTS)
+    expect_settled(host, ALL, status="done")
+
+
+def test_a_successor_that_led_before_it_was_swapped_leaves_no_lease_to_run_out(stage: Stage) -> None:
+    """It could not renew its lease while the API was away, so the next one holds it by another name than at the beginning."""
+    name = "kube-controller-manager"
+    host = make_control_plane(back_off_s=1.0)
+
+    def end(change: str) -> None:
+        if change == f"move {MANIFESTS}/kube-apiserver.yaml":
+            host._stop((host.running(name)[0].id,))
+            host.sleep(30)
+
+    host.at_change = end
+    former = host.holders[name]
+    swap(host, "kube-apiserver", name)
+    freed = [change for change in host.changes if change.startswith("PATCH") and name in change]
+    assert freed and host.holders[name] != former
+    expect_settled(host, {**FORMER, **wanted("kube-apiserver", name)}, status="done")
 
 
 def test_after_a_network_that_was_away_everything_serves_again_by_itself(stage: Stage) -> None:
