@@ -26,7 +26,7 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.node import renewal, unread_certs
-    from kubeup.phases import kubelet_start, restart_pods, upgrade_kubelet
+    from kubeup.phases import kubelet_start, restart_pods, static_pods_swap, upgrade_kubelet
     from kubeup.swap import store
 
 _KUBELET = ("kubelet/", "unit/kubelet", "drop-in/kubelet/")
@@ -188,7 +188,11 @@ def _restart(run: Run, names: Sequence[str]) -> Iterator[str]:
         _start_kubelet(run, run.host.now())
         yield "the kubelet was restarted"
     pods = [name for name in components if name in store.COMPONENTS]
-    if pods and run.host.mode != "dry-run":
+    if run.host.mode == "dry-run":
+        pass
+    elif not {"etcd", "kube-apiserver"}.isdisjoint(pods):  # others use these
+        static_pods_swap.restart(run, pods)
+    elif pods:
         restart_pods.restart_static_pods(run, pods)
     if pods:
         yield f"restarted: {', '.join(pods)}"

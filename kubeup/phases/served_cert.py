@@ -51,7 +51,7 @@ def wait_until_served(ctx: Run, is_served: Callable[[], bool], *, names: str, co
     if becomes_so(ctx.host, look, timeout_s=CERT_TIMEOUT_S):
         return
     ctx.report.note(f"the API server has not read its new certificate for {CERT_TIMEOUT_S:.0f} s: restarting it")
-    static_pods_swap.restart_server(ctx)
+    static_pods_swap.restart(ctx)
     if becomes_so(ctx.host, look, timeout_s=RESTARTED_S):
         return
     raise ClusterError(

@@ -315,7 +315,7 @@ def _refuse_stranger(ctx: Run, members: Sequence[etcd.Member]) -> NoReturn:
     )
 
 
-def _check_data(ctx: SwapRun, swap: store.Swap, *, members: Sequence[etcd.Member], own: Optional[etcd.Member]) -> None:
+def _check_data(ctx: Run, swap: store.Swap, *, members: Sequence[etcd.Member], own: Optional[etcd.Member]) -> None:
     """That etcd would start on its data, and that those of a single member can be copied. Raises HostError."""
     _refuse_moved_data(ctx, swap.pod("etcd"))
     data_dir = ctx.paths.etcd_data
@@ -330,7 +330,7 @@ def _check_data(ctx: SwapRun, swap: store.Swap, *, members: Sequence[etcd.Member
     etcd_data.check_room(ctx.host, data_dir, wal_dir=wal_dir)
 
 
-def _refuse_moved_data(ctx: SwapRun, pod: store.Pod) -> None:
+def _refuse_moved_data(ctx: Run, pod: store.Pod) -> None:
     """Raises HostError (etcd-data-moved) if the new etcd would look for its data at another place of this machine: on an empty folder it
     begins a cluster without any objects, and what was copied from a running member is not its data."""
     before, after = (_data_places(ctx, text) for text in (pod.former, pod.wanted))
@@ -344,7 +344,7 @@ def _refuse_moved_data(ctx: SwapRun, pod: store.Pod) -> None:
     )
 
 
-def _data_places(ctx: SwapRun, text: str) -> str:
+def _data_places(ctx: Run, text: str) -> str:
     """Where an etcd manifest has the data and the log, in words."""
     pod = tried_pod.read_pod(load_mapping(text, "etcd"))
     paths = [pod.flag(name) for name in ("data-dir", "wal-dir") if pod.flag(name)]
@@ -382,7 +382,14 @@ def swap_pods(ctx: SwapRun) -> Outputs:
         return None
     around = find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
     with _turn(run, is_new=cut_off is None):
-        swap = cut_off or _begin(ctx, run, swap=swap)
+        if cut_off is None:
+            swap = _begin(ctx, run, swap=swap)
+        else:
+            _check_again(run, swap)
+            for path, kept in manifests.keep_edits(run, swap.pods, folder=store.folder(run.paths)):
+                run.report.warn(
+                    f"{path} was changed since this swap was cut off; it is replaced, and what was in it is in {kept}"
+                )
         work = order.Order(run, swap, around, lambda: record_files(run, map(run.paths.manifest, swap.names)))
         changed = [run.paths.manifest(name) for name in swap.changed]
         try:
@@ -398,12 +405,33 @@ def swap_pods(ctx: SwapRun) -> Outputs:
     return None
 
 
-def restart_server(ctx: Run) -> None:
-    """Restart this node's API server with the manifest that it has, out of the load balancers meanwhile. Raises KbError."""
+def _check_again(run: SwapRun, swap: store.Swap) -> None:
+    """Whether the others can still do without this node's etcd, if the rest of a swap that was cut off stops it: since it was cut off, one of
+    them may have gone. What is out already only comes back. Raises ClusterError (etcd-stop-unsafe)."""
+    if "etcd" not in swap.names or not run.host.exists(run.paths.manifest("etcd")):
+        return
+    stays = manifests.has_stayed if run.is_undo else manifests.has_come
+    if stays(run, swap.pod("etcd")):
+        return
+    try:
+        check_quorum(run)
+    except ClusterError as error:
+        other = f"to let this swap go on: {COMMAND}" if run.is_undo else f"to take this swap back: {COMMAND} --undo"
+        error.remedy = f"{error.remedy}; {other}"
+        raise
+
+
+def restart(ctx: Run, names: Sequence[str] = ("kube-apiserver",)) -> None:
+    """Restart static pods with the manifests that they have: etcd with the API server that uses it, which is out of the load balancers
+    meanwhile. Raises KbError."""
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
-    text = run.host.read_text(run.paths.manifest("kube-apiserver"))
-    wanted = store.Swap((store.Pod("kube-apiserver", text, text),))
+    chosen = {*names, "kube-apiserver"} if "etcd" in names else set(names)
+    texts = {name: run.host.read_text(run.paths.manifest(name)) for name in store.COMPONENTS if name in chosen}
+    wanted = store.Swap(tuple(store.Pod(name, text, text) for name, text in texts.items()))
     _pull_images(run, wanted)
+    if "etcd" in names:
+        members, own, _ = check_quorum(run)
+        _check_data(run, wanted, members=members, own=own)
     with _turn(run, is_new=True):
         swap = _begin(ctx, run, swap=wanted)
         _tell_end(ctx, order.Order(run, swap, find_surroundings(run)).carry_out())
@@ -459,10 +487,11 @@ def _say_removal() -> str:
 def _find_broken(run: Run, swap: store.Swap) -> tuple[str, ...]:
     """The pods, and the controllers beside them, that do not work now, for some seconds."""
     beside = (name for name in wake.CONTROLLERS if run.host.exists(run.paths.manifest(name)))
+    longest_s = BROKEN_S * patience.find_patience(run.host)
     return tuple(
         name
         for name in dict.fromkeys((*swap.names, *beside))
-        if not becomes_so(run.host, functools.partial(proof.works, run, name), timeout_s=BROKEN_S)
+        if not becomes_so(run.host, functools.partial(proof.works, run, name), timeout_s=longest_s)
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Optional
 
 from kubeup.engine.items import Unit
@@ -21,13 +20,13 @@ from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.phases import static_pods_swap
 from kubeup.phases.static_pods_swap import SwapRun
-from kubeup.yaml_files import fill_template, is_same_yaml, load_mapping
+from kubeup.yaml_files import fill_template, load_mapping
 
 with lazily:
     from kubeup.cluster import try_mark
     from kubeup.machine import own_copy
     from kubeup.node import tried_pod
-    from kubeup.swap import proof, store, try_record
+    from kubeup.swap import manifests, proof, store, try_record
 
 UNIT = "kb-try.service"
 AT_LEAST_S, AT_MOST_S = 10.0, 86400.0
@@ -263,20 +262,11 @@ def check_confirmed(one: try_record.Try) -> None:
 
 def check_back(ctx: SwapRun) -> Outputs:
     """Try the former pods as in any swap. Those whose manifests somebody changed meanwhile go back too: what he wrote is kept."""
-    one = _pending(ctx)
-    for pod in one.pods if store.load_cut_off(ctx.host, ctx.paths) is None else ():
-        path = ctx.paths.manifest(pod.name)
-        text = ctx.host.read_text(path) if ctx.host.exists(path) else ""
-        if text and not any(is_same_yaml(text, known) for known in (pod.former, pod.wanted)):
-            kept = _keep_found(ctx, pod.name, text=text)
-            ctx.report.warn(f"{path} was changed during the trial; it goes back too, and what was in it is in {kept}")
+    run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
+    pods = _pending(ctx).pods if store.load_cut_off(ctx.host, ctx.paths) is None else ()
+    for path, kept in manifests.keep_edits(run, pods, folder=try_record.folder(ctx.paths)):
+        ctx.report.warn(f"{path} was changed during the trial; it goes back too, and what was in it is in {kept}")
     return static_pods_swap.check_swap(ctx)
-
-
-def _keep_found(ctx: SwapRun, name: str, *, text: str) -> Path:
-    place = try_record.folder(ctx.paths) / f"{name}.yaml"
-    (ctx.machine or ctx.host).write_file(place, text, mode=0o600)
-    return place
 
 
 def take_back(ctx: SwapRun) -> Outputs:

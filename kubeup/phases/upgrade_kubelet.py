@@ -240,16 +240,20 @@ class Change:
 def spared(run: UpgradeRun, *, leaves_minor: bool) -> Iterator[None]:
     """A control plane's API server is out of the load balancers meanwhile, and etcd's leadership away: a kubelet of another minor reckons
     the UIDs of static pods anew, since its pods have other fields, and so starts all of them again (applyDefaults of
-    pkg/kubelet/config/common.go). No other control plane swaps meanwhile: etcd is among them. Raises ClusterError (swap-elsewhere)."""
+    pkg/kubelet/config/common.go). No other control plane swaps meanwhile: etcd is among them, so the others have to have a quorum without it,
+    as they had when the upgrade began. Raises ClusterError (swap-elsewhere, etcd-stop-unsafe)."""
     if not (run.config.is_control_plane and leaves_minor):
         yield
         return
     upgrade_addons.await_proxies(run)
     around = static_pods_swap.find_surroundings(run, before_stop=run.before_stop, after_start=run.after_start)
+    has_etcd = run.host.exists(run.paths.manifest("etcd"))
     with turn.hold([run], work="swapping"):
+        if has_etcd:
+            static_pods_swap.check_quorum(run)
         around.leave()
         try:
-            if run.host.exists(run.paths.manifest("etcd")):
+            if has_etcd:
                 order.lead_away(run)
             yield
         finally:

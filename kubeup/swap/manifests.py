@@ -9,7 +9,7 @@ it was measured against: docs/adr/0018-swap.md. Source: pkg/kubelet/config/file_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -88,6 +88,16 @@ def remove_leftovers(host: Host, paths: Paths, *, names: Iterable[str] = COMPONE
         former = _beside(paths, name, kind="former")
         if host.exists(former) and host.exists(paths.manifest(name)):
             host.remove(former)
+
+
+def keep_edits(run: Run, pods: Iterable[Pod], *, folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Copy what somebody has made of manifests since, which are neither the former nor the wanted ones: (manifest, its copy in the folder)."""
+    for pod in pods:
+        path, kept = run.paths.manifest(pod.name), folder / f"{pod.name}.yaml"
+        text = run.host.read_text(path) if run.host.exists(path) else ""
+        if text and not any(is_same_yaml(text, known) for known in (pod.former, pod.wanted)):
+            run.host.write_file(kept, text, mode=0o600)
+            yield path, kept
 
 
 def has_come(run: Run, pod: Pod) -> bool:

@@ -261,7 +261,7 @@ def test_an_api_server_that_keeps_its_certificate_is_restarted(
             shown[0] = host.read_text(PATHS.pki / "apiserver.crt")
 
     host.served_cert = lambda address, port, timeout_s=3: shown[0]  # type: ignore[method-assign, assignment, misc]
-    monkeypatch.setattr(static_pods_swap, "restart_server", restart)
+    monkeypatch.setattr(static_pods_swap, "restart", restart)
     if helps:
         do(reconfigure.plan_apiserver_cert, run)
     else:

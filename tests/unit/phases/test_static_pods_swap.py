@@ -561,7 +561,7 @@ def test_a_sandbox_image_that_is_gone_is_fetched_before_anything_stops(stage: St
     host.run, host.query = run_program, query  # type: ignore[method-assign]
     run = make_swap_run(host, {"kube-scheduler": WANTED["kube-scheduler"]})
     with pytest.raises(KbError) as caught:
-        static_pods_swap.restart_server(run) if does_restart else static_pods_swap.check_swap(run)
+        static_pods_swap.restart(run) if does_restart else static_pods_swap.check_swap(run)
     assert caught.value.code == "image-pull-failed" and PAUSE in caught.value.what
     assert set(pulls) == {PAUSE}
     assert manifests_of(host) == {f"{name}.yaml": FORMER[name] for name in COMPONENTS} and not host.events

@@ -459,6 +459,7 @@ def watch_surroundings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     around = order.Surroundings(lambda: False, leave, rejoin, let)
     monkeypatch.setattr(static_pods_swap, "find_surroundings", lambda run, **more: around)
     monkeypatch.setattr(order, "lead_away", lambda run: told.append("lead away"))
+    monkeypatch.setattr(static_pods_swap, "check_quorum", lambda run: told.append("count"))
 
     @contextlib.contextmanager
     def hold(runs: Any, *, work: str) -> Iterator[Callable[[], None]]:
@@ -482,10 +483,25 @@ def test_an_api_server_that_the_new_kubelet_starts_again_is_out_of_the_balancers
     run = as_control_plane(host) if is_server else begin(host)
     with upgrade_kubelet.spared(run, leaves_minor=leaves_minor):
         told.append("work")
-    assert told == (["hold", "leave", "lead away", "work", "rejoin", "give back"] if is_spared else ["work"])
+    assert told == (["hold", "count", "leave", "lead away", "work", "rejoin", "give back"] if is_spared else ["work"])
     with pytest.raises(HostError), upgrade_kubelet.spared(run, leaves_minor=leaves_minor):
         raise HostError("x", cause="x", remedy="x", code="not-healthy")
     assert not is_spared or told[-1] == "rejoin"
+
+
+def test_a_member_that_went_meanwhile_keeps_the_static_pods_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """etcd ends with the kubelet of another minor: the others would be left without a quorum."""
+    told = watch_surroundings(monkeypatch)
+    unsafe = ClusterError("etcd would lose its quorum", cause="cp3 is away", remedy="x", code="etcd-stop-unsafe")
+
+    def count(run: Any) -> None:
+        raise unsafe
+
+    monkeypatch.setattr(static_pods_swap, "check_quorum", count)
+    run = as_control_plane(make_worker())
+    with pytest.raises(ClusterError) as caught, upgrade_kubelet.spared(run, leaves_minor=True):
+        told.append("work")
+    assert caught.value is unsafe and "leave" not in told and "work" not in told
 
 
 @pytest.mark.parametrize(

@@ -998,6 +998,52 @@ def test_a_disk_that_is_not_there_after_a_power_cut_is_no_empty_cluster(stage: S
     expect_settled(host, ALL, status="done")
 
 
+@pytest.mark.parametrize(
+    ("at", "is_undo"),
+    [(".kube-apiserver.yaml.kb-former", False), ("etcd.yaml", True)],
+)
+def test_quorum_is_counted_again_by_a_run_that_goes_on(stage: Stage, at: str, is_undo: bool) -> None:
+    """Since the swap was cut off, the machine of another member has gone. What does not stop etcd may still be done."""
+    host = make_control_plane(members={"cp2": True, "cp3": True})
+    host.at_change = lambda change: kill_at(host, change, f"move {MANIFESTS}/{at}")
+    with pytest.raises(Gone):
+        swap(host, "etcd", "kube-apiserver")
+    host.at_change = lambda change: None
+    host.revive()
+    host.members["cp3"] = False
+    before = list(moves(host))
+    with pytest.raises(ClusterError) as caught:
+        static_pods_swap.swap_pods(undo_run(host)) if is_undo else swap(host, "etcd", "kube-apiserver")
+    assert caught.value.code == "etcd-stop-unsafe" and moves(host) == before
+    assert caught.value.remedy.endswith(
+        "kb reconfigure static-pods" if is_undo else "kb reconfigure static-pods --undo"
+    )
+    if is_undo:
+        swap(host, "etcd", "kube-apiserver")
+    else:
+        static_pods_swap.swap_pods(undo_run(host))
+    texts = {**FORMER, **wanted("etcd", "kube-apiserver")} if is_undo else FORMER
+    expect_settled(host, texts, status="done" if is_undo else "taken back")
+
+
+@pytest.mark.parametrize("is_undo", [False, True])
+def test_what_somebody_wrote_meanwhile_is_kept_aside(stage: Stage, is_undo: bool) -> None:
+    host = make_control_plane()
+    host.at_change = lambda change: kill_at(host, change, f"move {MANIFESTS}/kube-apiserver.yaml")
+    with pytest.raises(Gone):
+        swap(host, *COMPONENTS)
+    host.at_change = lambda change: None
+    host.revive()
+    edited = manifest("kube-apiserver", "--v=9")
+    host.files[f"{MANIFESTS}/kube-apiserver.yaml"] = edited.encode()
+    host.sleep(30)
+    run = undo_run(host) if is_undo else make_swap_run(host, ALL)
+    static_pods_swap.swap_pods(run)
+    expect_settled(host, FORMER if is_undo else ALL, status="taken back" if is_undo else "done")
+    assert host.files["/var/lib/kb/swap/kube-apiserver.yaml"] == edited.encode()
+    assert host.modes["/var/lib/kb/swap/kube-apiserver.yaml"] == 0o600 and "was changed since" in said(run)
+
+
 def test_a_successor_that_led_before_it_was_swapped_leaves_no_lease_to_run_out(stage: Stage) -> None:
     """It could not renew its lease while the API was away, so the next one holds it by another name than at the beginning."""
     name = "kube-controller-manager"
