@@ -212,3 +212,40 @@ def test_killed_on_the_way_back(make_node: MakeNode, kb_pyz: Path, k8s_version: 
         print(line, ended.output, sep="\n", flush=True)
         assert ended.ok == ("--undo" in line), ended.output
         swaps.check_run(swaps.original, line, status="taken back")
+
+
+def test_killed_while_the_data_of_etcd_come_back(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """The former etcd cannot start with the data that is there, so it gets the copy of its folder, and kb is killed after each change of that.
+    On what is left by then, etcd would begin a new cluster."""
+    swaps = Swaps(make_node, kb_pyz, k8s_version)
+    node, folder = swaps.node, "/var/lib/etcd"
+    copied = Moment(PHASES[1], f"move_file {folder}.kb-former.part {folder}.kb-former")
+    undo = shlex.split("kb.pyz reconfigure static-pods --undo --yes")
+
+    def break_data() -> None:
+        """A swap is killed with etcd out and its copy made, and then the disk loses a part of the data."""
+        swaps.want_others()
+        found = run_watched(node, ARGV, copied)
+        assert found[-1][0] == "killed", found
+        node.run(f"head -c 65536 /dev/urandom >{folder}/member/snap/db")
+
+    break_data()
+    made = run_watched(node, undo)
+    swaps.check_run(swaps.former, "not killed", status="taken back")
+    moments = [one for one in list_moments(made, PHASES[1]) if folder in one.change and "crictl" not in one.change]
+    print("the data come back:", *moments, sep="\n  ", flush=True)
+    assert any(".kb-coming" in one.change for one in moments), made
+    halves = 0
+    for place, moment in enumerate(moments):
+        break_data()
+        found = run_watched(node, undo, moment)
+        assert found[-1][0] == "killed", (moment, found)
+        is_half = node.exists(f"{folder}/.kb-coming")
+        halves += is_half
+        does_go_on = is_half and place % 2 == 1
+        ended = node.run(["python3", *(ARGV if does_go_on else undo)], check=False, timeout=600)
+        told = f"killed after {moment}, half replaced: {is_half}, then {'the same command' if does_go_on else '--undo'}"
+        print(told, ended.output, sep="\n", flush=True)
+        assert ended.ok != does_go_on and ("swap-goes-back" in ended.output) == does_go_on, told
+        swaps.check_run(swaps.former, told, status="taken back")
+    assert halves > 2
