@@ -109,6 +109,13 @@ def _commands(
             yield ["dnf", verb, *options, *words, *(f"{name}-{plain}" for name in chosen)]
 
 
+def owns(host: Host, path: Path) -> bool:
+    """Whether the package manager put it there."""
+    if host.which("dpkg-query"):
+        return host.query(["dpkg-query", "--search", str(path)]).ok
+    return bool(host.which("rpm")) and host.query(["rpm", "--query", "--file", str(path)]).ok
+
+
 def _rpm_version(host: Host, name: str) -> str:
     shown = host.query(["rpm", "--query", "--queryformat", "%{VERSION}", name])
     return shown.stdout.strip() if shown.ok else ""

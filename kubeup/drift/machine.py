@@ -66,7 +66,7 @@ def look_at_programs(ground: Ground) -> Iterator[Drift]:
             yield Drift(f"package/{path.name}", str(path), "it is not there", remedy="install it again")
         elif found is None:
             continue
-        elif _is_changed(ground, path) and not _is_of_package(ground, path):
+        elif _is_changed(ground, path) and not distro_packages.owns(ground.run.host, path):
             yield Drift(
                 f"package/{path.name}",
                 str(path),
@@ -92,14 +92,6 @@ def _is_changed(ground: Ground, path: Path) -> bool:
     if recorded is not None:
         return dict(recorded) != dict(describe_program(ground.run.host, path))
     return not ground.was_there_before(path)
-
-
-def _is_of_package(ground: Ground, path: Path) -> bool:
-    """Whether the package manager put it there."""
-    host = ground.run.host
-    if host.which("dpkg-query"):
-        return host.query(["dpkg-query", "--search", str(path)]).ok
-    return bool(host.which("rpm")) and host.query(["rpm", "--query", "--file", str(path)]).ok
 
 
 def _look_at_holds(ground: Ground) -> Iterator[Drift]:
@@ -211,7 +203,7 @@ def _foreign(ground: Ground, path: Path, *, name: str, remedy: str) -> Drift:
 
 def _is_foreign(ground: Ground, path: Path) -> bool:
     is_known = str(path) in ground.known_paths or str(path) in ground.recorded
-    return not is_known and not ground.was_there_before(path) and not _is_of_package(ground, path)
+    return not is_known and not ground.was_there_before(path) and not distro_packages.owns(ground.run.host, path)
 
 
 def _find_unit_files(ground: Ground) -> Iterator[tuple[str, Path]]:

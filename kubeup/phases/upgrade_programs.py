@@ -211,6 +211,18 @@ def _fetch_files(run: UpgradeRun, source: str, outdated: list[Program]) -> None:
                 code="wrong-version",
             )
     run.report.note(f"fetched from the {source}, and verified: {', '.join(sorted(staged))} {wanted}")
+    _tell_of_packages(run, missing)
+
+
+def _tell_of_packages(run: UpgradeRun, outdated: Sequence[Program]) -> None:
+    """A program that a package put there is replaced under the package manager, which does not know of it."""
+    owned = [one for one in outdated if distro_packages.owns(run.host, run.host.real_path(one.path))]
+    manager = "apt" if run.host.which("apt-get") else "dnf"
+    if owned:
+        run.report.warn_once(
+            f"{' and '.join(str(one.path) for one in owned)} came by a package, which {manager} goes on to list as {owned[0].version} and may put there "
+            f"again with the machine's next upgrade; to have {manager} bring the new one: {run.command} --packages {manager}"
+        )
 
 
 def stage_programs(run: UpgradeRun, source: str, *, names: Sequence[str], folder: Path) -> dict[str, Path]:

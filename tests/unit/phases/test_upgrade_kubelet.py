@@ -341,6 +341,19 @@ def left_of(run: UpgradeRun) -> str:
     return told
 
 
+@pytest.mark.parametrize("is_owned", [True, False])
+def test_a_program_that_is_replaced_under_its_package_is_told(is_owned: bool) -> None:
+    host, out = make_worker(), io.StringIO()
+    host.programs.add("dpkg-query")
+    if is_owned:
+        host.answers[f"dpkg-query --search {KUBELET}"] = f"kubelet: {KUBELET}\n"
+    run = make_run(host, report=Report(out, verbosity=1), command="kb upgrade node")
+    upgrade_programs._tell_of_packages(run, upgrade_programs.list_outdated(run))
+    told = f"{KUBELET} came by a package, which apt goes on to list as {OLD}"
+    assert (told in out.getvalue()) is is_owned
+    assert ("kb upgrade node --packages apt" in out.getvalue()) is is_owned
+
+
 def hosts_of(url: str) -> bytes:
     return containerd_hosts.render_hosts("registry.k8s.io", containerd_hosts.Mirror(url), is_only=True).encode()
 
