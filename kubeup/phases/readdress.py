@@ -232,6 +232,7 @@ def move(ctx: ReaddressRun) -> Outputs:
     """Have this machine's files name the new address, and start what reads them. Raises KbError."""
     texts = find_texts(ctx.real, ctx.paths, old=ctx.old, new=ctx.new, is_own=ctx.is_own)
     names = find_certs(ctx)
+    _end_way_back(ctx)
     _keep(ctx, [*texts, *(path for name in names for path in _files_of(ctx, name))])
     if ctx.has_etcd and ctx.peers:
         client, members = _find_living(ctx)
@@ -255,6 +256,13 @@ def move(ctx: ReaddressRun) -> Outputs:
 def _files_of(ctx: ReaddressRun, name: str) -> tuple[Path, Path]:
     spec = cert_specs.CERTS[name]
     return spec.cert_path(ctx.paths), spec.key_path(ctx.paths)
+
+
+def _end_way_back(ctx: ReaddressRun) -> None:
+    """What was kept of a change in the other direction is of before this one: should the address go back once more, that begins anew."""
+    former = ctx.folder.with_name(f"{ctx.new}-{ctx.old}")
+    if ctx.real.exists(former):
+        ctx.real.move_file(former, former.with_name(f"{former.name}.{ctx.real.now():%Y%m%dT%H%M%SZ}"))
 
 
 def _keep(ctx: ReaddressRun, files: Sequence[Path]) -> None:

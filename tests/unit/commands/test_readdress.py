@@ -111,6 +111,19 @@ def test_everything_of_the_machine_follows(machine: Machine, members: Etcd, caps
     assert f"https://{NEW}:6443" in proxy
 
 
+def test_an_address_that_goes_to_and_fro_is_a_change_each_time(machine: Machine, members: Etcd, capsys: Any) -> None:
+    """As a DHCP server has it: what is kept is what was there last."""
+    node = machine.cluster.by_kind("Node")["cp1"]["status"]["addresses"][0]
+    place = Path("etc/kubernetes/manifests/kube-apiserver.yaml")
+    for number, (old, new) in enumerate(((OLD, NEW), (NEW, OLD), (OLD, NEW))):
+        machine.answers["ip -json addr"], node["address"] = links(new), new
+        text = machine.read_text("/" / place).replace("- kube-apiserver\n", f"- kube-apiserver\n    - --v={number}\n")
+        machine.write_file("/" / place, text)
+        assert run(machine, "readdress", old, new) == 0
+        assert "going on" not in capsys.readouterr().err
+        assert machine.read_text(Paths.state_dir / "readdress" / f"{old}-{new}" / place) == text
+
+
 def test_the_same_again_changes_nothing(machine: Machine, members: Etcd, capsys: Any) -> None:
     assert run(machine, "readdress", OLD, NEW) == 0
     members.members = (Member("1", "cp1", (f"https://{NEW}:2380",), (f"https://{NEW}:2379",), False),)
