@@ -140,6 +140,34 @@ def test_a_copy_beside_a_manifest(cp1: Node) -> None:
     wait_until(lambda: not examine(cp1).get("manifests"), what="the folder to be well", timeout_s=20, every_s=2)
 
 
+def test_a_cni_configuration_that_is_gone(cp1: Node) -> None:
+    """The node is NotReady, and the DNS of its pods silent, because of that."""
+    cp1.run("mkdir /root/cni && mv /etc/cni/net.d/* /root/cni/ && systemctl restart containerd")
+    try:
+        wait_until(lambda: "node" in examine(cp1), what="the node to be NotReady", timeout_s=60, every_s=2)
+        found = examine(cp1)
+        told = only_error(found, "pod-network")
+        assert "no CNI configuration in /etc/cni/net.d" in told["text"]
+        assert [note["level"] for note in found["node"]] == ["follows"]
+        assert told["remedy"].endswith("init phase pod-network")
+        cp1.run("python3 kb.pyz init phase pod-network")
+        cp1.run("diff -r /root/cni /etc/cni/net.d")
+    finally:
+        cp1.run("cp -a /root/cni/* /etc/cni/net.d/ && rm -r /root/cni")
+    cp1.wait_node_ready()
+
+
+def test_a_firewall_that_drops_what_pods_forward(cp1: Node) -> None:
+    """As an installation of Docker leaves it, or whoever loads rules of his own: kb's keeper puts its own back."""
+    cp1.run("iptables -P FORWARD DROP && iptables -F FORWARD")
+    try:
+        told = only_error(examine(cp1), "pod-network")
+        assert "chain FORWARD of iptables" in told["text"] and "systemctl restart kb-routes.service" in told["remedy"]
+        wait_until(lambda: "pod-network" not in examine(cp1), what="the rules to come back", timeout_s=60, every_s=2)
+    finally:
+        cp1.run("iptables -P FORWARD ACCEPT")
+
+
 def test_a_component_that_ends(cp1: Node) -> None:
     def find_named() -> Any:
         note = first_error(cp1, "chain/container")
