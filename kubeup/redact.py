@@ -70,6 +70,9 @@ _PUBLIC_VARIABLES = re.compile(
     r"LANG|TZ|PATH|HOME|USER|HTTPS?_PROXY|NO_PROXY|ALL_PROXY|https?_proxy|no_proxy|all_proxy|node|kubernetes)[\w./-]{0,80}"
 )
 """Container variables, and keys of tolerations and selectors, whose values may be shown if they look harmless."""
+_FLAG = re.compile(r"v|[a-z][a-z0-9]{0,30}(?:-[a-z0-9]{1,30}){1,8}")
+_SETTING = re.compile(r"[ \t]{0,9}[\"']?(?:-?\d{1,12}(?:\.\d{1,6})?[a-z%]{0,2}|true|false)[\"']?[ \t}]{0,9}")
+"""An argument of a component, in the list of names and values that a ClusterConfiguration has (extraArgs), and a value of it that may be shown."""
 _HARMLESS_VALUES = frozenset(("true", "false", "null", "nil", "~", "none", "{}", "[]", '""', "''", "<nil>", MARK))
 
 
@@ -311,7 +314,10 @@ def _has_private_value(line: str, found: re.Match[str], *, around: list[str]) ->
         return False  # not an XML element
     if name.lower() == "value":
         owner = _OWNER.search(line) or next(filter(None, map(_OWNER.search, around)), None)
-        return owner is None or is_private_name(owner[1]) or not _PUBLIC_VARIABLES.fullmatch(owner[1])
+        if owner is None or is_private_name(owner[1]):
+            return True
+        is_setting = _FLAG.fullmatch(owner[1]) and _SETTING.fullmatch(line, found.end())
+        return not (is_setting or _PUBLIC_VARIABLES.fullmatch(owner[1]))
     return is_private_name(name)
 
 
