@@ -15,6 +15,7 @@ from kubeup.cluster.api import Api
 from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
+from kubeup.node import containers
 from kubeup.phases import static_pods_swap
 from kubeup.swap import patience, proof
 from tests.fake_control_plane import (
@@ -1024,6 +1025,40 @@ def test_quorum_is_counted_again_by_a_run_that_goes_on(stage: Stage, at: str, is
         static_pods_swap.swap_pods(undo_run(host))
     texts = {**FORMER, **wanted("etcd", "kube-apiserver")} if is_undo else FORMER
     expect_settled(host, texts, status="done" if is_undo else "taken back")
+
+
+@pytest.mark.parametrize("silent_s", [15.0, 1e9])
+def test_what_ended_while_the_runtime_was_silent_is_found(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, silent_s: float
+) -> None:
+    """Its successor works by the end of the watch."""
+    name = "kube-scheduler"
+    host = make_control_plane(back_off_s=1.0)
+
+    def mood(one: str, text: str) -> str:
+        is_first = "--v=4" in text and all("--v=4" not in made.argv for made in host.containers)
+        return "exits late" if is_first else ""
+
+    host.mood = mood
+    real, run = proof.watch_all, make_swap_run(host, wanted(name))
+
+    def watch_all(run: Any, containers_of: Any) -> None:
+        ask, began = containers.ask_containers, host.ticks
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                containers, "ask_containers", lambda *a, **k: ask(*a, **k) if host.ticks - began > silent_s else None
+            )
+            real(run, containers_of)
+
+    monkeypatch.setattr(proof, "watch_all", watch_all)
+    if silent_s > 100:
+        static_pods_swap.swap_pods(run)
+        assert "that kube-scheduler ran on is not proven" in said(run)
+        return
+    with pytest.raises(KbError) as caught:
+        static_pods_swap.swap_pods(run)
+    assert caught.value.code == "static-pod-not-working"
+    expect_settled(host, FORMER, status="taken back")
 
 
 @pytest.mark.parametrize("is_undo", [False, True])
