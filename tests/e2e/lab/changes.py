@@ -110,14 +110,20 @@ def kill_at_every_change(
     return killed
 
 
-def kill_after_each_change_in_turn(node: Node, argv: Sequence[str], *, most: int = 500) -> list[tuple[str, str]]:
+def kill_after_each_change_in_turn(
+    node: Node, argv: Sequence[str], *, most: int = 500, for_s: float = float("inf")
+) -> list[tuple[str, str]]:
     """Run the command again and again, and kill it each time after the first change after which it was not killed before, until it comes to
     its end. Each run goes on from where the one before was killed, so nothing has to be restored: a whole sweep takes about as many starts of
-    kb as there are changes. Returns (phase, change) of all of them."""
+    kb as there are changes. for_s: after so many seconds it is left in peace. Returns (phase, change) of all of them."""
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     killed: list[tuple[str, str]] = []
+    start = time.monotonic()
     for number in range(most):
         began = time.monotonic()
+        if began - start > for_s:
+            run_watched(node, argv)
+            return killed
         found = _run(node, {"argv": list(argv), "known": killed})
         if found[-1][0] != "killed":
             return killed
