@@ -53,7 +53,7 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
         renewed_certs.put_torn_right(dataclasses.replace(ctx, host=ctx.machine or ctx.host))
     # where the kubelet was stopped when an upgrade was cut off, no patience makes the node Ready
     is_settling = _goes_on(ctx) and services.is_active(ctx.host, "kubelet")
-    patience_s = static_pods_swap.GATE_S if is_settling else PATIENCE_S
+    patience_s = static_pods_swap.GATE_S if is_settling or _is_half_done(ctx) else PATIENCE_S
     parts = static_pods_swap.read_health(ctx, patience_s=patience_s, is_before=not is_settling)
     _judge_versions(ctx, parts)
     _judge_health(ctx, parts)
@@ -67,6 +67,12 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
         if not remedy:
             raise
         raise HostError(error.what, cause=error.cause, remedy=remedy, code=error.code, details=error.details) from error
+
+
+def _is_half_done(ctx: UpgradeRun) -> bool:
+    """Whether some of this node's static pods are as they are to be already. Another tool may have replaced them a moment ago, and a
+    controller that lost its API server by that takes half a minute until it leads again."""
+    return any(not one.is_changed for one in ctx.targets)
 
 
 def _refuse_v2_content(ctx: UpgradeRun) -> None:

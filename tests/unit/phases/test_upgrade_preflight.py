@@ -101,6 +101,21 @@ def test_an_api_server_that_has_just_started_is_waited_for_until_it_is_listed(
     assert static_pods_swap.LISTED_S <= host.ticks - began < 2 * static_pods_swap.LISTED_S
 
 
+@pytest.mark.parametrize(
+    ("replaced", "longest_s"), [((), upgrade_preflight.PATIENCE_S), (("etcd",), static_pods_swap.GATE_S)]
+)
+def test_what_was_replaced_a_moment_ago_may_take_its_time(
+    replaced: tuple[str, ...], longest_s: float, stage: Stage
+) -> None:
+    stage.parts = parts(w1=Trouble("no kube-scheduler leads", "it starts", "wait"))
+    host = make_control_plane()
+    run = make_run(host)
+    targets = tuple(dataclasses.replace(one, former=one.wanted) if one.name in replaced else one for one in run.targets)
+    began = host.ticks
+    assert refused(dataclasses.replace(run, targets=targets)).code == "cluster-not-well"
+    assert longest_s <= host.ticks - began < 2 * longest_s
+
+
 def test_what_others_changed_wants_a_word(stage: Stage) -> None:
     error = refused(make_run(edits=(EDIT,)))
     assert error.code == "hand-edits"
