@@ -3,7 +3,7 @@
 The order is what makes it safe, and lets the same command go on after a kill at any change. What could be refused is asked first. Then the
 pods leave, while their node is still known. Then the member of etcd goes, while whoever asks still knows by the Node whose it was; each of
 these finds nothing to do the next time. The Node goes last: its addresses say what else is its. The machine itself is not touched.
-kubeadm has no counterpart (kubectl drain, kubectl delete node, etcdctl member remove).
+(docs/adr/0025-nodes-leave.md) kubeadm has no counterpart: kubectl drain, kubectl delete node, etcdctl member remove.
 """
 
 from __future__ import annotations
@@ -319,7 +319,7 @@ def _forget_marks(ctx: NodeRemoveRun) -> None:
 def _list_remaining(ctx: NodeRemoveRun) -> Iterator[str]:
     one = ctx.departing
     if one.state == departure.LIVING:
-        yield f"on {one.name}: kb reset --force (until then a restart of its kubelet makes it a node again)"
+        yield f"on {one.name}: kb reset --force, or kubeadm reset if kubeadm made it (until then a restart of its kubelet makes it a node again)"
     if one.server and not objects.read_load_balancer(ctx.api).is_local:
         yield f"in a load balancer of your own: take out {one.server}"
 
