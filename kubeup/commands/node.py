@@ -15,7 +15,7 @@ with lazily:
     from kubeup.cluster import departure, eviction, reboot_turn
     from kubeup.doctor import node_files
     from kubeup.engine import state
-    from kubeup.phases import node_remove
+    from kubeup.phases import node_reboot, node_remove
     from kubeup.swap import turn
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def uncordon(call: Invocation) -> int:
     api, name = _find_subject(launch)
     was_closed = eviction.uncordon_for_admin(api, name)
     reboot_turn.give_back(api, name)  # of a reboot that was interrupted, and that nobody goes on with
+    if not call.words:
+        node_reboot.give_up(launch.target, Paths())
     told = (
         f"node {name} {'would take' if launch.is_dry else 'takes'} pods again"
         if was_closed

@@ -87,6 +87,13 @@ def is_required(host: Host) -> str:
     return "needs-restarting -r says so" if told is not None and told.code == 1 else ""
 
 
+def give_up(host: Host, paths: Paths) -> None:
+    """Forget a reboot that was begun: there is nothing to finish any more."""
+    tried_swap.remove_unit(host, paths, unit=UNIT)
+    if host.exists(record_path(paths)):
+        host.remove(record_path(paths))
+
+
 # ---- before
 
 

@@ -3,7 +3,7 @@
 The order is what makes it safe, and lets the same command go on after a kill at any change. What could be refused is asked first. Then the
 pods leave, while their node is still known. Then the member of etcd goes, while whoever asks still knows by the Node whose it was; each of
 these finds nothing to do the next time. The Node goes last: its addresses say what else is its. The machine itself is not touched.
-(docs/adr/0025-nodes-leave.md) kubeadm has no counterpart: kubectl drain, kubectl delete node, etcdctl member remove.
+See docs/adr/0025-nodes-leave.md. kubeadm has no counterpart: kubectl drain, kubectl delete node, etcdctl member remove.
 """
 
 from __future__ import annotations

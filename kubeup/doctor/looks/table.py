@@ -19,7 +19,7 @@ from kubeup.doctor.looks.registered_node import look_at_node
 from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
 from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import look_at_disk, look_at_etcd
-from kubeup.doctor.looks.swapping import look_at_swap, look_at_try
+from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
 from kubeup.doctor.looks.whole_cluster import look_at_cluster
 from kubeup.doctor.node_files import Patient
@@ -41,6 +41,7 @@ LOOKS: tuple[Look, ...] = (
     Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain, ("CRI",)),
     Look("swap", "no swap of static pods was cut off", look_at_swap),
     Look("try", "no change is being tried that goes back by itself", look_at_try),
+    Look("reboot", "no reboot of this node is left unfinished", look_at_reboot),
     Look("manifests", "each static pod has one manifest, and the kubelet can read it", look_at_manifests),
     Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
     Look(

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from kubeup.cluster import objects, reboot_turn
+from kubeup.doctor import node_files
+from kubeup.doctor.looks import swapping
 from kubeup.machine.host import CommandResult
 from kubeup.machine.local_host import LocalHost
+from kubeup.paths import Paths
 from tests.fake_control_plane import Gone
 from tests.fake_departure import NODES, Departure, make_departure
 from tests.fuzz.node import Ended, call
@@ -196,7 +199,19 @@ def test_an_interruption_is_given_up_by_uncordon() -> None:
     host.kubelet_runs = True
     host.sleep(15)
     assert kb(host, "uncordon").status == 0
-    assert not is_cordoned(host) and not turn_of(host)
+    assert not is_cordoned(host) and not turn_of(host) and RECORD not in host.files and UNIT not in host.files
+
+
+def test_the_doctor_tells_of_one_that_is_not_finished() -> None:
+    host = make_node()
+    patient = node_files.read_patient(host, Paths())  # type: ignore[arg-type]
+    assert list(swapping.look_at_reboot(patient)) == []
+    kb(host, "reboot", "--yes")
+    (found,) = swapping.look_at_reboot(patient)
+    assert found.level == "warning" and "has not rebooted yet" in found.text and "kb node uncordon" in found.remedy
+    boot(host)
+    (found,) = swapping.look_at_reboot(patient)
+    assert "the machine is back" in found.text and "journalctl -u kb-reboot" in found.remedy
 
 
 def test_nodes_may_take_the_turn_and_nothing_else() -> None:

@@ -101,6 +101,7 @@ CHANGING = {
     "node_reboot.py:_end_server": "reboot",
     "node_reboot.py:foretell_reboot": "reboot, foretold",
     "node_reboot.py:give_all_back": "drain, ready",
+    "node_reboot.py:give_up": "the command node uncordon: the record of a reboot",
     "node_reboot.py:reboot": "reboot",
     "node_reboot.py:wake": "preflight, reboot",
     "node_remove.py:remove_member": "remove-etcd-member",
