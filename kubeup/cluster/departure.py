@@ -81,7 +81,9 @@ def look(api: Api, name: str, *, client: Optional[Etcd]) -> Departing:
         raise lost  # without a quorum nothing can be removed, and no API server answers
     node = api.get(path_of("Node", name))
     found = Departing(name, node, _probe_state(api, node), tuple(members), None, trouble, objects.read_api_servers(api))
-    return replace(found, member=_find_member(members, name, addresses=found.addresses))
+    # a worker may have taken the address of a control plane whose member is still listed
+    addresses = found.addresses if found.is_control_plane else ()
+    return replace(found, member=_find_member(members, name, addresses=addresses))
 
 
 def _find_member(members: Sequence[Member], name: str, *, addresses: Sequence[str]) -> Optional[Member]:

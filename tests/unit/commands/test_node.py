@@ -174,6 +174,25 @@ def test_another_that_works_on_etcd_is_waited_for() -> None:
 # ---- refused
 
 
+def test_a_worker_at_a_lost_member_s_address_takes_no_member_along() -> None:
+    host = make_departure(workers=())
+    host.cut_power("cp3")
+    del host.cluster.objects[f"{NODES}/cp3"]
+    host.add_node("w1")
+    host.cluster.objects[f"{NODES}/w1"]["status"]["addresses"][0]["address"] = "10.0.0.13"
+    host.served["10.0.0.13:10250"] = "a certificate"
+    removed(host, "w1")
+    assert host.member_names() == ["cp1", "cp2", "cp3"]
+
+
+def test_a_member_of_another_name_is_found_by_its_node_s_address() -> None:
+    host = make_departure()
+    host.cut_power("cp3")
+    host.of_etcd[3].name = "etcd-3"
+    removed(host, "cp3")
+    assert host.member_names() == ["cp1", "cp2"]
+
+
 def test_a_removal_that_costs_the_quorum_is_refused() -> None:
     host = make_departure()
     host.cut_power("cp3")
