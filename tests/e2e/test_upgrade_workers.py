@@ -12,10 +12,10 @@ import pytest
 
 from .lab.node import Node, wait_until
 from .lab.settings import find_release
-from .lab.static_pods import Calls, Client, PodClient, fill_store, read_stored
+from .lab.static_pods import SLOW, Calls, Client, PodClient, fill_store, read_stored
 from .test_join_load_balancer import join, wait_servers
-from .test_static_pods import make_three, told
-from .test_upgrade import APPLY, NODE, check_calls, check_version, offer
+from .test_static_pods import GAP_S, make_three, told
+from .test_upgrade import APPLY, NODE, check_calls, check_version, is_dropped, offer
 from .test_upgrade_kubelet import is_open, kubelet_of
 from .world import web
 
@@ -25,6 +25,8 @@ NEXT = "1.36"
 ADMIN, INSIDE = "/root/admin.conf", "/root/inside.conf"
 """The admin's kubeconfig through the node's load balancer, and the same through the Service `kubernetes`, for pods of the pod network."""
 APP = "app=moved"
+FEW = 5
+"""How many connections to the Service `kubernetes` may be refused while a node is upgraded."""
 
 
 def make_cluster(make_node: MakeNode, kb_pyz: Path, version: str) -> list[Node]:
@@ -87,7 +89,8 @@ def test_nobody_notices(make_node: MakeNode, kb_pyz: Path, k8s_version: str, dra
     first, version = nodes[0], find_release(NEXT).version
     deploy(first)
     fill_store(first)
-    stored, seen, began = read_stored(first), list[Calls](), time.monotonic()
+    stored, began = read_stored(first), time.monotonic()
+    seen: list[tuple[Client, Calls]] = []
     for node in nodes:  # kube-proxy follows the last control plane on every node
         node.offer_release(NEXT)
     for index, node in enumerate(nodes):
@@ -95,14 +98,25 @@ def test_nobody_notices(make_node: MakeNode, kb_pyz: Path, k8s_version: str, dra
     print(f"all of it, with the clients' starts and ends: {time.monotonic() - began:.0f} s", flush=True)
     for node in nodes[:3]:
         check_version(node, version)
-    check_calls(seen)
+    check_calls([calls for client, calls in seen if client.kubeconfig == ADMIN])
+    check_through_service([calls for client, calls in seen if client.kubeconfig == INSIDE])
     assert stored <= read_stored(first)
     first.wait_pods_ready("default", APP)
     images = first.kubectl("-n kube-system get deploy,ds -o jsonpath={..image}")
     assert f"kube-proxy:{version}" in images
 
 
-def upgrade_under_clients(nodes: Sequence[Node], node: Node, *, command: str, drained: bool) -> list[Calls]:
+def check_through_service(seen: Sequence[Calls]) -> None:
+    """That a node whose kube-proxy has not heard yet that an API server stops, or is being replaced itself, refuses a connection for a moment at most."""
+    for calls in seen:
+        others = [row for row in calls.failed if not is_dropped(row) and "ConnectionRefusedError" not in row[3]]
+        assert others == [] and len(calls.failed) <= FEW, calls.failed[:10]
+        assert calls.longest_gap_s <= GAP_S * SLOW + 7.0 * any(map(is_dropped, calls.failed)), calls
+
+
+def upgrade_under_clients(
+    nodes: Sequence[Node], node: Node, *, command: str, drained: bool
+) -> list[tuple[Client, Calls]]:
     server = next(one for one in nodes if one is not node)
     version = offer(node, NEXT)
     pods = list_pods(server)
@@ -127,4 +141,4 @@ def upgrade_under_clients(nodes: Sequence[Node], node: Node, *, command: str, dr
     wait_until(lambda: len(list_pods(server)) == 2, what="two pods", timeout_s=60)
     left = here & set(list_pods(server))
     assert left == (set() if drained else here), (node.name, pods)
-    return seen
+    return list(zip(clients, seen))
