@@ -13,7 +13,7 @@ swapped so far comes back. Every step looks first, so that the same command cont
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
@@ -103,14 +103,18 @@ class Order:
         except KbError:
             self._leave_none_out()
             raise
-        for pod in self.swap.pods:
-            if (
-                pod.name not in names and pod.name not in self.swap.broken
-            ):  # never taken out, or put back by an earlier run
-                self._wait_again(pod.name, pod.former, timeout_s=BACK_S)
+        # never taken out, or put back by an earlier run
+        stayed = [pod for pod in self.swap.pods if pod.name not in names and pod.name not in self.swap.broken]
+        self._wait_back(pod for pod in stayed if pod.name not in wake.CONTROLLERS)
         self.around.rejoin()
-        self._wake(wake.CONTROLLERS)
+        # of a controller, an end is no failure now: it could not renew its lease while the API was away
+        if not self._wake(wake.CONTROLLERS):
+            self._wait_back(pod for pod in stayed if pod.name in wake.CONTROLLERS)
         self._finish(store.TAKEN_BACK, is_as_before=True)
+
+    def _wait_back(self, pods: Iterable[Pod]) -> None:
+        for pod in pods:
+            self._wait_again(pod.name, pod.former, timeout_s=BACK_S)
 
     def _leave_none_out(self) -> None:
         """Give the kubelet back what is out: it starts by itself when its cause is over, a network that is away for example. Not etcd,
@@ -121,10 +125,10 @@ class Order:
             if pod.name != "etcd" and is_ready and not self.run.host.exists(self.run.paths.manifest(pod.name)):
                 manifests.put_in(self.run, pod.name, text=pod.former)
 
-    def _wake(self, names: Sequence[str]) -> None:
-        """Have those of these controllers go on that ended while the API was away. If they do not, the health gate says so."""
+    def _wake(self, names: Sequence[str]) -> bool:
+        """Have those of these controllers go on that ended while the API was away. Whether they do; if not, the health gate says so."""
         here = [name for name in names if self.run.host.exists(self.run.paths.manifest(name))]
-        wake.wake(self.run, [name for name in here if name not in self.swap.broken])
+        return wake.wake(self.run, [name for name in here if name not in self.swap.broken])
 
     def _may_have_served(self) -> bool:
         """Whether an API server may have written through the new etcd: the copy of before would lose that."""

@@ -1027,6 +1027,25 @@ def test_quorum_is_counted_again_by_a_run_that_goes_on(stage: Stage, at: str, is
     expect_settled(host, texts, status="done" if is_undo else "taken back")
 
 
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_a_controller_that_loses_its_lease_on_the_way_back_is_no_failure(stage: Stage, name: str) -> None:
+    """It was never taken out, and ends once it has tried for ten seconds to renew its lease: when the API server is back already."""
+    host = make_control_plane()
+    host.at_change = lambda change: kill_at(host, change, f"move {MANIFESTS}/.kube-apiserver.yaml.kb-former")
+    with pytest.raises(Gone):
+        swap(host, *COMPONENTS)
+    host.revive()
+
+    def lose(change: str) -> None:
+        if change == f"move {MANIFESTS}/kube-apiserver.yaml":
+            (one,) = host.running(name)
+            one.mood, one.stops_at = "unhealthy", host.ticks + 8.0
+
+    host.at_change = lose
+    static_pods_swap.swap_pods(undo_run(host))
+    expect_settled(host, FORMER, status="taken back")
+
+
 @pytest.mark.parametrize("silent_s", [15.0, 1e9])
 def test_what_ended_while_the_runtime_was_silent_is_found(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, silent_s: float
