@@ -397,8 +397,8 @@ def swap_pods(ctx: SwapRun) -> Outputs:
                 work.go_back()
             else:
                 _tell_end(ctx, work.carry_out(store.TAKEN_BACK if ctx.is_undo else store.DONE))
-        except ClusterError as error:
-            if error.code == order.NOT_TAKEN_BACK:
+        except KbError:
+            if store.load_cut_off(run.host, run.paths) is not None:  # neither way came to its end
                 ctx.promises.tell_changed(changed)
             raise
     ctx.promises.tell_changed(changed)

@@ -33,7 +33,6 @@ with lazily:
 BALLAST_MIB = 64
 """Space that is kept for the way back, in case the disk fills up meanwhile: a pod that starts needs some."""
 SERVER = "kube-apiserver"
-NOT_TAKEN_BACK = "swap-not-taken-back"
 BACK_S = 60.0
 """How long a former pod may take to serve again."""
 ETCD_BACK_S = 30.0

@@ -262,6 +262,19 @@ def test_undo_takes_it_back(stage: Stage) -> None:
     expect_settled(host, FORMER, status="taken back")
 
 
+def test_a_way_back_that_fails_does_not_say_that_nothing_was_changed(stage: Stage) -> None:
+    host = machine()
+    cut_off(host, *files(*COMPONENTS), "--yes")
+    host.mood = lambda name, text: "unhealthy" if name == "kube-apiserver" else ""
+    ended = kb(host, "--undo", "--yes")
+    assert ended.status != 0 and "nothing was changed" not in ended.err and "so far: 4 files" in ended.err, ended.err
+    host.mood = lambda name, text: ""
+    for one in host.running("kube-apiserver"):
+        one.mood = ""
+    swapped(host, "--undo", "--yes")
+    expect_settled(host, FORMER, status="taken back")
+
+
 def test_other_manifests_have_to_wait(stage: Stage) -> None:
     host = machine()
     cut_off(host, *files("etcd"), "--yes")
