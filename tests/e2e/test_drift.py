@@ -110,7 +110,7 @@ def test_twelve_changes_are_named_and_put_back(make_node: MakeNode, kb_pyz: Path
     assert "manifest/kube-scheduler" in names_on(cp1)
 
 
-@pytest.mark.k8s_versions("1.35")
+@pytest.mark.k8s_versions("1.35", "1.36")
 def test_nothing_is_told_of_what_kubeadm_made(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     """A control plane and a worker of real kubeadm, adopted."""
     cp1, w1 = (make_node(name, version=k8s_version, kubeadm=True) for name in ("cp1", "w1"))
@@ -128,7 +128,7 @@ def test_nothing_is_told_of_what_kubeadm_made(make_node: MakeNode, kb_pyz: Path,
     assert "manifest/kube-scheduler" in names_on(cp1)
 
 
-@pytest.mark.k8s_versions("1.35")
+@pytest.mark.k8s_versions("1.35", "1.36")
 def test_nothing_is_told_of_an_upgraded_worker(behind: tuple[Node, Node], lab: Lab, k8s_version: str) -> None:
     cp1, w1 = behind
     assert (names_on(cp1), names_on(w1)) == ([], [])
@@ -160,7 +160,7 @@ def test_nothing_is_told_where_kubeadm_upgraded_another(make_node: MakeNode, kb_
     assert [names_on(node) for node in nodes] == [[], [], []]
 
 
-@pytest.mark.k8s_versions("1.35")
+@pytest.mark.k8s_versions("1.35", "1.36")
 def test_nothing_is_told_of_what_kb_reconfigured(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     """Each kind of change, and one on trial that is taken back."""
     cp1 = make_node("cp1", version=k8s_version)
