@@ -219,7 +219,9 @@ def test_killed_while_the_data_of_etcd_come_back(make_node: MakeNode, kb_pyz: Pa
     On what is left by then, etcd would begin a new cluster."""
     swaps = Swaps(make_node, kb_pyz, k8s_version)
     node, folder = swaps.node, "/var/lib/etcd"
-    copied = Moment(PHASES[1], f"move_file {folder}.kb-former.part {folder}.kb-former")
+    copied = Moment(
+        PHASES[1], f"move_file {folder}/.kb-former.part {folder}/.kb-former"
+    )  # it is a disk of its own here
     undo = shlex.split("kb.pyz reconfigure static-pods --undo --yes")
 
     def break_data() -> None:
