@@ -133,11 +133,11 @@ def test_a_copy_beside_a_manifest(cp1: Node) -> None:
     copy = "/etc/kubernetes/manifests/kube-scheduler.yaml.bak"
     cp1.run(f"cp /etc/kubernetes/manifests/kube-scheduler.yaml {copy}")
     try:
-        told = only_error(examine(cp1), "manifests")
+        told = only_error(examine(cp1), "manifests/kube-scheduler")
         assert copy in told["text"] and f"mv {copy} " in told["remedy"]
     finally:
         cp1.run(f"rm {copy}")
-    wait_until(lambda: not examine(cp1).get("manifests"), what="the folder to be well", timeout_s=20, every_s=2)
+    wait_until(lambda: not errors_of(cp1), what="the scheduler to be well again", timeout_s=120, every_s=3)
 
 
 def test_a_cni_configuration_that_is_gone(cp1: Node) -> None:

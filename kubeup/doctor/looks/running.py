@@ -117,7 +117,7 @@ def look_at_manifests(patient: Patient) -> Findings:
         copies = [path for path in paths if path != folder / f"{path.name.partition('.')[0]}.yaml"] or paths[1:]
         if len(paths) > 1:
             text = f"{' and '.join(map(str, paths))} are both manifests of {name}: the kubelet runs only one of them, and another one perhaps after its next start"
-            yield Finding("manifests", ERROR, text, "; ".join(map(_say_move, copies)))
+            yield Finding(f"manifests/{name.partition('/')[2]}", ERROR, text, "; ".join(map(_say_move, copies)))
 
 
 def _list(host: Host, folder: Path) -> list[str]:

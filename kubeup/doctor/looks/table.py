@@ -38,11 +38,11 @@ class Look:
 
 LOOKS: tuple[Look, ...] = (
     Look("checks", "this machine is fit for Kubernetes", look_at_checks),
+    Look("manifests", "each static pod has one manifest, and the kubelet can read it", look_at_manifests),
     Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain, ("CRI",)),
     Look("swap", "no swap of static pods was cut off", look_at_swap),
     Look("try", "no change is being tried that goes back by itself", look_at_try),
     Look("reboot", "no reboot of this node is left unfinished", look_at_reboot),
-    Look("manifests", "each static pod has one manifest, and the kubelet can read it", look_at_manifests),
     Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
     Look(
         "pod-network", "the pod network is set up here, and no pod is attached to a previous one", look_at_pod_network
@@ -75,7 +75,8 @@ def examine(patient: Patient) -> list[Finding]:
     """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails. What comes of an error that
     was found before is said as such, once."""
     notes: list[Finding] = []
-    broken: set[str] = set()
+    broken, twice = set[str](), set[str]()
+    """The looks that found an error, and the static pods that have two manifests: whatever is wrong with these comes of that."""
     for look in LOOKS:
         try:
             found = list(look.look(patient))
@@ -84,7 +85,10 @@ def examine(patient: Patient) -> list[Finding]:
         found = found or [Finding(look.name, OK, look.does, remedy="")]
         if broken & set(look.after):
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
-        broken |= {note.name.partition("/")[0] for note in found if note.level == ERROR}
+        found = [_as_consequence(note) if any(pod in note.text for pod in twice) else note for note in found]
+        errors = [note.name.partition("/") for note in found if note.level == ERROR]
+        broken |= {name for name, _, _ in errors}
+        twice |= {pod for name, _, pod in errors if name == "manifests"}
         notes.extend(found)
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
 

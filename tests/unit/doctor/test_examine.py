@@ -44,3 +44,13 @@ def test_what_comes_of_an_error_is_no_other_error(monkeypatch: pytest.MonkeyPatc
         ("disk", "error", "slow"),
         ("swap", "ok", "none"),
     ]
+
+
+def test_what_is_wrong_with_a_pod_of_two_manifests_comes_of_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = Finding(
+        "manifests/kube-scheduler", "error", "a.yaml and b.yaml are both manifests of kube-system/kube-scheduler", "mv"
+    )
+    chain = [Finding("chain/container", "error", text, "look") for text in ("kube-scheduler exited", "etcd exited")]
+    looks = (table.Look("manifests", "", lambda patient: [twice]), table.Look("chain", "", lambda patient: chain))
+    monkeypatch.setattr(table, "LOOKS", looks)
+    assert [note.level for note in table.examine(make_patient(make_host()))] == ["error", "follows", "error"]
