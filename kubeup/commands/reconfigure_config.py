@@ -139,7 +139,8 @@ def with_try(
             code="not-tried",
         )
     is_changed = ground.wanted != ground.former
-    return dataclasses.replace(ctx, try_s=lasts_s, tried_config=ground.wanted if is_changed else "")
+    texts = (ground.wanted, ground.former) if is_changed else ("", "")
+    return dataclasses.replace(ctx, try_s=lasts_s, tried_config=texts[0], tried_from=texts[1])
 
 
 # ---- a swap that was cut off

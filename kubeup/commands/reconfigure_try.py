@@ -45,7 +45,7 @@ def confirm(call: Invocation) -> int:
         patient = node_files.read_patient(launch.local, paths)
         ctx = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
         if one.config:
-            plan = functools.partial(reconfigure_config.plan_tried, text=one.config)
+            plan = functools.partial(reconfigure_config.plan_tried, text=one.config, made_from=one.config_from)
             does = "Store the configuration that was tried in the cluster, and keep the former one"
             phase = step.Phase("upload-config/kubeadm", does, plan=plan, live="cluster")
             launch.work(ctx, node_state, phases=(phase,), workflow="reconfigure", only=phase.name)

@@ -96,10 +96,14 @@ def plan_stored(run: ReconfigureRun) -> Plan:
     return _plan_change(run, change)
 
 
-def plan_tried(run: Run, *, text: str) -> Plan:
-    """The same for a change that was tried, and is confirmed: the configuration is `text`."""
-    wanted = yaml_files.load_mapping(text, "the configuration that was tried")
-    return _plan_change(run, lambda _: dict(wanted))
+def plan_tried(run: Run, *, text: str, made_from: str) -> Plan:
+    """The same for a change that was tried, and is confirmed: from one text to another. What others have stored meanwhile stays."""
+    former, wanted = (
+        yaml_files.load_mapping(one or text, "the configuration that was tried") for one in (made_from, text)
+    )
+    if not made_from:  # an older kb began the trial
+        return _plan_change(run, lambda _: dict(wanted))
+    return _plan_change(run, lambda document: changed_config.carry_over(document, former=former, wanted=wanted))
 
 
 def _plan_change(run: Run, change: stored_cluster.Change) -> Plan:

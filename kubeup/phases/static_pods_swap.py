@@ -64,7 +64,7 @@ class SwapRun(Run):
 
     before_stop, after_start: the user's own commands, for a load balancer that is not kb's. command: what the user runs, for remedies;
     tells_edits: whether others' changes of a manifest are still to be told. try_s: for how many seconds the change is tried, 0: it stays.
-    tried_config: the ClusterConfiguration that is stored once it is confirmed, "" for none. is_in_unit: the unit that waits for the end
+    tried_config: the ClusterConfiguration that is stored once it is confirmed, "" for none; tried_from: what it was made from. is_in_unit: the unit that waits for the end
     of a trial runs this."""
 
     texts: tuple[tuple[str, str], ...]
@@ -76,6 +76,7 @@ class SwapRun(Run):
     tells_edits: bool = True
     try_s: float = 0.0
     tried_config: str = ""
+    tried_from: str = ""
     is_in_unit: bool = False
 
 

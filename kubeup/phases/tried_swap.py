@@ -185,7 +185,7 @@ def _tell_end(ctx: Run, one: try_record.Try) -> None:
 def _begin(ctx: SwapRun, run: SwapRun, *, swap: store.Swap) -> try_record.Try:
     """Write down the trial, and start the unit that ends it. Raises HostError; nothing is left then."""
     pods = tuple(pod for pod in swap.pods if pod.is_changed)
-    one = try_record.Try(pods, ctx.try_s, config=ctx.tried_config)
+    one = try_record.Try(pods, ctx.try_s, config=ctx.tried_config, config_from=ctx.tried_from)
     one = try_record.save(run.host, run.paths, one=try_record.set_end(run.host, one, in_s=ctx.try_s))
     try:
         start_unit(ctx, UNIT)

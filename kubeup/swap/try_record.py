@@ -34,7 +34,7 @@ AGAIN_S, AGAIN_AT_MOST_S = 30.0, 600.0
 @frozen
 class Try:
     """lasts_s: for how long the change is tried, in seconds. pods: those that go back. config: the ClusterConfiguration that is stored when
-    the change is confirmed; "" for none.
+    the change is confirmed; "" for none. config_from: what it was made from; what differs from that by then is others' and stays.
 
     The end is kept twice. `until_s` is on the monotonic clock of the boot `boot`, which nobody sets; `ends` is in UTC, for people, and for
     the time after a reboot. failures, why: how often the way back has failed, and why the last time."""
@@ -46,6 +46,7 @@ class Try:
     boot: str = ""
     until_s: float = 0.0
     config: str = ""
+    config_from: str = ""
     failures: int = 0
     why: str = ""
 
@@ -80,7 +81,7 @@ def _file(paths: Paths) -> Path:
 
 
 _SHAPE = {
-    "status!": str, "lasts_s!": float, "ends!": str, "boot!": str, "until_s!": float, "config": str, "failures": int,
+    "status!": str, "lasts_s!": float, "ends!": str, "boot!": str, "until_s!": float, "config": str, "config_from": str, "failures": int,
     "why": str, "pods!": [{"name!": str, "former!": str, "wanted!": str}],
 }  # fmt: skip
 

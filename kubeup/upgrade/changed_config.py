@@ -190,6 +190,27 @@ def find_unnamed(document: Document, fields: Mapping[str, Any], *, at: str = "")
             yield path
 
 
+def carry_over(document: Document, *, former: Document, wanted: Document) -> dict[str, Any]:
+    """The document with what leads from `former` to `wanted`, and otherwise as it is: somebody else may have changed it meanwhile."""
+    carried = dict(document)
+    for name in dict.fromkeys((*former, *wanted)):
+        was, becomes, is_now = former.get(name), wanted.get(name), document.get(name)
+        if was == becomes:
+            continue
+        if isinstance(becomes, Mapping) and isinstance(is_now, Mapping):
+            value: Any = carry_over(is_now, former=was if isinstance(was, Mapping) else {}, wanted=becomes)
+        elif isinstance(is_now, list) and is_now != was:
+            before, after = ([*one] if isinstance(one, list) else [] for one in (was, becomes))
+            kept = [one for one in is_now if one in after or one not in before]
+            value = [*kept, *(one for one in after if one not in kept and one not in before)]
+        else:
+            value = becomes
+        carried[name] = value
+        if value is None:
+            del carried[name]
+    return carried
+
+
 # ---- what cannot be changed
 
 

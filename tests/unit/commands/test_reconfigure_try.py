@@ -569,6 +569,17 @@ def test_a_reconfiguration_is_stored_when_it_is_confirmed(node: case.Node) -> No
     assert flags_of(node) == ["--kube-api-qps=47"] and UNIT not in node.files
 
 
+def test_what_another_node_stores_during_a_trial_stays_when_it_is_confirmed(node: case.Node) -> None:
+    """`kb certs add-san` there, or kubectl edit."""
+    done(node, *SET, "--try", "5m")
+    document = case.stored(node)
+    args = [{"name": "kube-api-burst", "value": "90"}]
+    case.store(node, {**document, "apiServer": {"certSANs": ["api.example.com"]}, "scheduler": {"extraArgs": args}})
+    done(node, "reconfigure", "confirm")
+    assert case.stored(node)["apiServer"]["certSANs"] == ["api.example.com"]
+    assert case.stored(node)["scheduler"]["extraArgs"] == [*args, {"name": "kube-api-qps", "value": "47"}]
+
+
 def test_a_reconfiguration_that_is_not_confirmed_was_never_stored(node: case.Node) -> None:
     before = case.stored(node)
     done(node, *SET, "--try", "5m")

@@ -11,6 +11,7 @@ from kubeup.config.types import Arg, ClusterConfiguration
 from kubeup.errors import ClusterError, UsageError
 from kubeup.upgrade.changed_config import (
     Wish,
+    carry_over,
     change_document,
     changed_args,
     find_fixed,
@@ -107,6 +108,27 @@ def test_etcd_is_below_its_kind() -> None:
     changed = change_document(STORED, wish("max-txn-ops=256", part="etcd"))
     assert changed["etcd"]["local"]["extraArgs"] == [{"name": "max-txn-ops", "value": "256"}]
     assert changed["etcd"]["local"]["dataDir"] == "/var/lib/etcd"
+
+
+@pytest.mark.parametrize(
+    ("former", "wanted", "now", "then"),
+    [
+        ({"a": 1}, {"a": 2}, {"a": 1, "b": 5}, {"a": 2, "b": 5}),
+        ({"a": 1}, {}, {"a": 1, "b": 5}, {"b": 5}),
+        ({}, {"a": {"x": 1}}, {"a": {"y": 2}}, {"a": {"y": 2, "x": 1}}),
+        ({"a": {"x": 1, "z": 3}}, {"a": {"x": 2}}, {"a": {"x": 1, "y": 2, "z": 3}}, {"a": {"x": 2, "y": 2}}),
+        ({"a": [1, 2]}, {"a": [1, 3]}, {"a": [1, 2, 4]}, {"a": [1, 4, 3]}),
+        ({"a": [1]}, {}, {"a": [1, 4]}, {"a": [4]}),
+        ({"a": [1]}, {"a": [2]}, {"a": [2]}, {"a": [2]}),
+        ({"a": [1]}, {"a": [2]}, {"a": [1]}, {"a": [2]}),
+        ({"a": 1}, {"a": 1}, {"a": 7}, {"a": 7}),
+    ],
+)
+def test_a_change_is_carried_over_to_what_others_have_changed_meanwhile(
+    former: Any, wanted: Any, now: Any, then: Any
+) -> None:
+    assert carry_over(now, former=former, wanted=wanted) == then
+    assert carry_over(then, former=former, wanted=wanted) == then
 
 
 def test_fields_of_a_newer_kubeadm_stay() -> None:
