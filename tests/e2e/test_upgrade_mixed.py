@@ -22,7 +22,7 @@ from .lab.control_planes import (
 )
 from .lab.node import Node, wait_until
 from .lab.settings import find_release
-from .lab.static_pods import MANIFESTS, fill_store, read_stored
+from .lab.static_pods import COMPONENTS, MANIFESTS, fill_store, read_stored
 from .test_static_pods import told
 from .test_upgrade import APPLY, NODE, check_version, offer
 from .test_upgrade_under_the_name_kubeadm import RESTS
@@ -59,7 +59,19 @@ def kubeadm_upgrades(node: Node, words: str) -> None:
     told(node.run(f"{folder}/kubeadm upgrade {words} {RESTS}", timeout=900))
     for name in ("kubelet", "kubectl"):
         node.run(f"p=$(command -v {name}); cp {folder}/{name} $p.new && mv $p.new $p")
+    former = list_static(node)
     node.run("systemctl restart kubelet")
+    # a kubelet of another minor starts all static pods again
+    wait_until(
+        lambda: not former & list_static(node) and len(list_static(node)) == len(former),
+        what="new static pods",
+        timeout_s=120,
+    )
+
+
+def list_static(node: Node) -> set[str]:
+    """The running containers of the static pods."""
+    return set(node.run(f"crictl ps -q --name '^({'|'.join(COMPONENTS)})$'").stdout.split())
 
 
 def wait_for_kubelet(server: Node, node: Node) -> str:
@@ -117,38 +129,41 @@ def test_kb_on_the_first_kubeadm_on_the_second(make_node: MakeNode, kb_pyz: Path
     expect_all(nodes, stored)
 
 
-def test_one_goes_on_where_the_other_was_killed(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
-    """Real kubeadm is killed once etcd is new, and once the API server is; kb ends the upgrade. Then the other way round."""
-    (node,) = make_by_kubeadm(make_node, k8s_version, ["c1"])
+def make_one(make_node: MakeNode, kb_pyz: Path, version: str) -> Node:
+    """A control plane of real kubeadm's, with all of the next release but its kubelet."""
+    (node,) = make_by_kubeadm(make_node, version, ["c1"])
     node.kubectl("taint node --all node-role.kubernetes.io/control-plane-")  # kubeadm has a Job run
     node.scp(kb_pyz, "/root/kb.pyz")
-    version, folder = find_release(NEXT).version, node.offer_release(NEXT)
-    stored = read_stored(node)
+    node.offer_release(NEXT)
+    return node
+
+
+def test_kb_goes_on_where_kubeadm_was_killed(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Once etcd is new, and once the API server is."""
+    node = make_one(make_node, kb_pyz, k8s_version)
+    version, stored = find_release(NEXT).version, read_stored(node)
     node.save_disk()
-
-    def begin_again() -> None:
-        node.restore_disk()
-        lead_endpoint(node)
-        wait_well(node)
-
     lead_endpoint(node)
     wait_well(node)
     for component in ("etcd", "kube-apiserver"):
         tag = find_release(NEXT).facts.etcd[-1] if component == "etcd" else version
         until = f"until grep -q 'image: .*:{tag}' {MANIFESTS}/{component}.yaml; do sleep 0.05; done"
-        node.run(
-            f"{folder}/kubeadm upgrade apply {version} -y {RESTS} >killed.log 2>&1 & p=$!; {until}; kill -9 $p; true",
-            timeout=600,
-        )
+        kubeadm = f"/opt/kubernetes/{version}/kubeadm upgrade apply {version} -y {RESTS}"
+        node.run(f"{kubeadm} >killed.log 2>&1 & p=$!; {until}; kill -9 $p; true", timeout=600)
         print(f"real kubeadm was killed when the new {component} was in place", flush=True)
         offer(node, NEXT)
         told(node.run(f"{APPLY} {version} --yes", timeout=900))
         expect_all([node], stored)
-        begin_again()
+        node.restore_disk()
+        lead_endpoint(node)
+        wait_well(node)
 
+
+def test_kubeadm_goes_on_where_kb_ended(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """kb has swapped the static pods, and neither the cluster's configuration nor the kubelet is new."""
+    node = make_one(make_node, kb_pyz, k8s_version)
+    version, stored = find_release(NEXT).version, read_stored(node)
     told(node.run(f"{APPLY} {version} --yes --skip-phases upload-config,kubelet-config,addon", timeout=900))
-    told(node.run(f"{folder}/kubeadm upgrade apply {version} -y {RESTS}", timeout=900))
-    offer(node, NEXT)
-    node.run("systemctl restart kubelet")
+    kubeadm_upgrades(node, f"apply {version} -y")
     wait_for_kubelet(node, node)
     expect_all([node], stored)
