@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
 from .lab.config import lab_config
-from .lab.control_planes import IGNORE, KB, code_of, join_worker
+from .lab.control_planes import IGNORE, KB, check_members, code_of, join_worker
 from .lab.node import Node, wait_until
+from .lab.static_pods import Client, fill_store
+from .test_static_pods import lead_etcd, make_three
 
 pytestmark = pytest.mark.k8s_versions("1.35", "1.36")
 MakeNode = Callable[..., Node]
@@ -71,3 +74,29 @@ def test_a_worker_and_the_only_control_plane(make_node: MakeNode, kb_pyz: Path, 
     assert code_of(refused) == "not-confirmed" and "the cluster's API is away" in refused.stderr
     reboot(cp1, cp1, "")
     cp1.wait_pods_ready("default", "app=web")
+
+
+def test_nobody_notices_when_one_of_three_reboots_or_leaves(
+    make_node: MakeNode, kb_pyz: Path, k8s_version: str
+) -> None:
+    """The one that leads etcd, while clients read and write through the load balancer of another."""
+    nodes = make_three(make_node, kb_pyz, k8s_version)
+    fill_store(nodes[0])
+    cp1, _, cp3 = nodes
+    for what in ("reboots", "leaves"):
+        lead_etcd(nodes, cp3)
+        clients = [Client(cp1, "keep"), Client(cp1, "new")]
+        for client in clients:
+            client.start()
+        time.sleep(2)
+        if what == "reboots":
+            reboot(cp3, cp1, "")
+            check_members(cp1, [node.name for node in nodes])
+        else:
+            print(cp1.run(f"{KB} node remove cp3 --yes", timeout=300).output, flush=True)
+        time.sleep(3)
+        for client in clients:
+            calls = client.stop()
+            print(f"cp3 {what}, {client.way}: {calls}", *calls.failed[:9], sep="\n", flush=True)
+            assert not calls.failed, calls.failed[:10]
+    check_members(cp1, ["cp1", "cp2"])
