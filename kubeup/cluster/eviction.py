@@ -81,6 +81,11 @@ def name_pods(pods: Sequence[Pod]) -> str:
     return _name([pod.label for pod in pods])
 
 
+def count(pods: int) -> str:
+    """`2 pods are`"""
+    return "1 pod is" if pods == 1 else f"{pods or 'no'} pods are"
+
+
 def _name(labels: Sequence[str]) -> str:
     more = len(labels) - _NAMED
     return ", ".join(labels[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -145,8 +145,7 @@ def _describe(ctx: RebootRun) -> Iterator[str]:
             yield f"the cluster's API is away until it is back{f', since {gap}' if gap else ''}"
     if ctx.drains:
         prospect = eviction.look(ctx.api, ctx.name)
-        count = len(prospect.moves)
-        yield f"{count} pod{'s are' if count != 1 else ' is'} evicted from it"
+        yield f"{eviction.count(len(prospect.moves))} evicted from it"
         yield from prospect.describe()
     else:
         yield "its pods start again with it"

@@ -101,14 +101,14 @@ def _describe(ctx: NodeRemoveRun, one: departure.Departing) -> Iterator[str]:
     pods = len(departure.list_pods(ctx.api, one.name))
     if one.state == departure.DEAD:
         yield (
-            f"its kubelet answers nobody, so {_count(pods)} given up and its volumes detached: if that machine may still run, switch "
+            f"its kubelet answers nobody, so {eviction.count(pods)} given up and its volumes detached: if that machine may still run, switch "
             "it off first, since two pods that write to one volume destroy it"
         )
     elif one.node is not None and not ctx.drains:
-        yield f"{_count(pods)} not evicted, and what is left goes with it whatever disruption budgets say"
+        yield f"{eviction.count(pods)} not evicted, and what is left goes with it whatever disruption budgets say"
     elif one.node is not None:
         prospect = eviction.look(ctx.api, one.name)
-        yield f"{_count(len(prospect.moves))} evicted from it"
+        yield f"{eviction.count(len(prospect.moves))} evicted from it"
         yield from prospect.describe()
         if prospect.moves and not eviction.has_refuge(ctx.api, one.name):
             yield "no other node takes pods"
@@ -129,11 +129,6 @@ def _find_mirror(ctx: NodeRemoveRun) -> str:
         (url for url in sorted(urls) if host_of(url.partition("://")[2].partition("/")[0]) in ctx.departing.addresses),
         "",
     )
-
-
-def _count(pods: int) -> str:
-    """`2 pods are`"""
-    return "1 pod is" if pods == 1 else f"{pods or 'no'} pods are"
 
 
 def _take_turn(ctx: NodeRemoveRun) -> None:
@@ -168,7 +163,7 @@ def empty(ctx: NodeRemoveRun) -> Outputs:
 def _give_up(ctx: NodeRemoveRun) -> None:
     name = ctx.leaving
     count = departure.give_up(ctx.api, name)
-    ctx.report.note(f"{_count(count)} given up, of node {name}")
+    ctx.report.note(f"{eviction.count(count)} given up, of node {name}")
 
     def look() -> str:
         left = departure.find_attached(ctx.api, name)
@@ -289,7 +284,9 @@ def strike_out(ctx: NodeRemoveRun) -> Outputs:
     one = ctx.departing
     is_found, pods = departure.strike_out(ctx.api, ctx.leaving)
     if is_found or pods:
-        ctx.report.note(f"the Node of {ctx.leaving} and its leases are deleted, and {_count(pods)} deleted with it")
+        ctx.report.note(
+            f"the Node of {ctx.leaving} and its leases are deleted, and {eviction.count(pods)} deleted with it"
+        )
     left = list(_list_remaining(ctx))
     if one.server and not _is_delisted(ctx):
         left.append(f"{one.server} is still listed as an API server: kubectl get endpointslice kubernetes")
