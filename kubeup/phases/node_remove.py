@@ -35,6 +35,9 @@ COMMAND = "kb node remove"
 HOSTS_FOLDER = Path("/etc/containerd/certs.d")
 DETACHED_S = 8.0
 """How long the volumes of a dead node may take to be detached. After that its Node goes, and they are detached some minutes later."""
+FORGOTTEN_S = 100.0
+"""From the mark of an API server that is gone until all load balancers have forgotten it: 25 s until it is not listed any more,
+load_balancer.GONE_AFTER_S, and the pause of a keeper."""
 DELISTED_S = 30.0
 """How long an API server without etcd is still listed: until its lease of 15 s is over, and the others look again."""
 
@@ -305,12 +308,25 @@ def _is_delisted(ctx: NodeRemoveRun) -> bool:
 
 
 def _forget_marks(ctx: NodeRemoveRun) -> None:
-    """Remove the marks of API servers that no node has: those of an earlier run too, which was killed after the Node had gone. A machine
-    that joins with that address is to get connections at once."""
+    """Remove the marks of API servers that no node has, those of an earlier run too, which was killed after the Node had gone: a machine that
+    joins with such an address is to get connections at once. Not before the load balancers have forgotten the server: without its mark they
+    would send it connections again, until their checks fail."""
     known = {address for node in ctx.api.list(api.path_of("Node")) for address in departure.addresses_of(node)}
-    for server in drain.find_drained(ctx.api):
-        if host_of(server) not in known:
-            drain.forget(ctx.api, server)
+    marks = {one: since for one, since in drain.read_marks(ctx.api).items() if host_of(one) not in known}
+
+    def look() -> str:
+        ages = [drain.age_of(since, now=ctx.host.now()) for since in marks.values()]
+        return f"known for {FORGOTTEN_S - min(ages):.0f} s more" if ages and min(ages) < FORGOTTEN_S else ""
+
+    def say(missing: str, elapsed: float) -> bool:
+        ctx.report.waiting(
+            say_round(f"load balancers without {', '.join(marks)}", missing, elapsed=elapsed, timeout_s=FORGOTTEN_S)
+        )
+        return False
+
+    watch(ctx.host, look, timeout_s=FORGOTTEN_S, is_over=say, poll_s=1.0)
+    for server in marks:
+        drain.forget(ctx.api, server)
 
 
 def _list_remaining(ctx: NodeRemoveRun) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pytest
 from kubeup.airgap import containerd_hosts
 from kubeup.commands import token
 from kubeup.machine.local_host import LocalHost
+from kubeup.network import drain_marks
 from tests.fake_control_plane import Gone
 from tests.fake_departure import LEASES, NODES, Departure, make_departure
 from tests.fuzz.node import Ended, call
@@ -245,6 +246,21 @@ def test_a_worker_refuses() -> None:
 @pytest.mark.parametrize("words", [(), ("w1", "w2")])
 def test_it_takes_one_name(words: tuple[str, ...]) -> None:
     refused(make_departure(), "remove", *words, code="usage")
+
+
+def test_the_load_balancers_are_told_to_spare_it_until_they_have_forgotten_it() -> None:
+    host = make_departure()
+    key = drain_marks.key_of("10.0.0.13:6443")
+    since = host.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    mark = {"metadata": {"name": drain_marks.NAME}, "data": {key: drain_marks.render_mark("10.0.0.13:6443", since)}}
+    host.cluster.objects[drain_marks.PATH] = {"kind": "ConfigMap", **mark}
+    began = host.ticks
+    removed(host, "cp3")
+    assert host.ticks - began >= 99
+    assert host.cluster.objects[drain_marks.PATH]["data"] == {}
+    began = host.ticks
+    removed(host, "w1")
+    assert host.ticks - began < 10
 
 
 # ---- again, and after a kill
