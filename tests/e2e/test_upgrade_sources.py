@@ -56,6 +56,8 @@ def test_in_the_air_gap(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version
     told(cp1.run(f"{KB} upgrade plan {version} {mirror}", timeout=300))
     told(cp1.run(f"{KB} upgrade apply {version} {mirror} --yes", timeout=900))
     check_version(cp1, version)
+    plain = told(w1.run(f"{KB} upgrade node --yes", timeout=300))  # no line that leads out of the gap
+    assert f"upgrade node {mirror};" in plain and "apt-get" not in plain
     told(w1.run(f"{KB} upgrade node {mirror} --yes", timeout=600))
     assert kubelet_of(cp1, "w1") == version and is_open(cp1, "w1")
     assert stored <= read_stored(cp1)
