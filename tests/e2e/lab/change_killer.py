@@ -35,7 +35,8 @@ TELLS_WHETHER = ("write_file", "make_dir", "symlink", "remove", "remove_tree", "
 
 
 class Watch:
-    """Waits for one change of a phase. known: (phase, change) of all but the one to wait for; None: the other words name it."""
+    """Waits for one change of a phase. known: (phase, change) of all but the one to wait for, in phases that `phase` is found in as a pattern;
+    None: the other words name it."""
 
     def __init__(self, phase: str, change: str, nth: int, known: Optional[Collection[tuple[str, str]]] = None) -> None:
         self.phase, self.change, self.left, self.known = phase, change, nth, known
@@ -58,7 +59,8 @@ class Watch:
         phase = running or self.running
         self.running = running
         if self.known is not None:
-            self.left = int((phase, what) in self.known)
+            is_wanted = not self.phase or re.search(self.phase, phase)
+            self.left = 0 if is_wanted and (phase, what) not in self.known else 1
         elif phase == self.phase and what == self.change:
             self.left -= 1
         else:

@@ -111,11 +111,11 @@ def kill_at_every_change(
 
 
 def kill_after_each_change_in_turn(
-    node: Node, argv: Sequence[str], *, most: int = 500, for_s: float = float("inf")
+    node: Node, argv: Sequence[str], *, phases: str = "", most: int = 500, for_s: float = float("inf")
 ) -> list[tuple[str, str]]:
     """Run the command again and again, and kill it each time after the first change after which it was not killed before, until it comes to
     its end. Each run goes on from where the one before was killed, so nothing has to be restored: a whole sweep takes about as many starts of
-    kb as there are changes. for_s: after so many seconds it is left in peace. Returns (phase, change) of all of them."""
+    kb as there are changes. phases: a pattern that only those have. for_s: after so many seconds it is left in peace. Returns (phase, change) of all of them."""
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     killed: list[tuple[str, str]] = []
     start = time.monotonic()
@@ -124,7 +124,7 @@ def kill_after_each_change_in_turn(
         if began - start > for_s:
             run_watched(node, argv)
             return killed
-        found = _run(node, {"argv": list(argv), "known": killed})
+        found = _run(node, {"argv": list(argv), "known": killed, "phase": phases})
         if found[-1][0] != "killed":
             return killed
         killed.append(found[-2])
