@@ -530,6 +530,7 @@ class ControlPlane(FakeHost):
             if not self.kubelet_runs or words[1] == "restart":  # a new one knows no pods that have ended
                 self.pods = {name: pod for name, pod in self.pods.items() if pod.container and pod.container.is_running}
                 self.ending = [one for one in self.ending if one[0].container and one[0].container.is_running]
+                self._not_before.clear()
             if not self.kubelet_runs:
                 self.answers_after = self.ticks + 1.5
             self.kubelet_runs = True

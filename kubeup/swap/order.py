@@ -35,8 +35,9 @@ BALLAST_MIB = 64
 SERVER = "kube-apiserver"
 BACK_S = 60.0
 """How long a former pod may take to serve again."""
-ETCD_BACK_S = 30.0
-"""How long the former etcd may take with the data that is there, before it gets other data."""
+ETCD_BACK_S = 40.0
+"""How long the former etcd may take with the data that is there, before it gets other data. Longer than proof.START_S, so that a kubelet is
+restarted that delays its start, because it has ended so often already."""
 
 
 @frozen

@@ -1027,6 +1027,25 @@ def test_quorum_is_counted_again_by_a_run_that_goes_on(stage: Stage, at: str, is
     expect_settled(host, texts, status="done" if is_undo else "taken back")
 
 
+def test_a_former_etcd_that_the_kubelet_delays_comes_back(stage: Stage) -> None:
+    """With the data that are there it has ended so often that the kubelet waits for minutes."""
+    host = make_control_plane()
+    host.at_change = lambda change: kill_at(host, change, f"move {MANIFESTS}/.etcd.yaml.kb-former")
+    with pytest.raises(Gone):
+        swap(host, *COMPONENTS)
+    host.revive()
+
+    def delay(change: str) -> None:
+        if change == f"move {MANIFESTS}/etcd.yaml":
+            host._not_before["etcd"] = host.ticks + 300.0
+
+    host.at_change = delay
+    run = undo_run(host)
+    static_pods_swap.swap_pods(run)
+    assert "restarting the kubelet" in said(run)
+    expect_settled(host, FORMER, status="taken back")
+
+
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_a_controller_that_loses_its_lease_on_the_way_back_is_no_failure(stage: Stage, name: str) -> None:
     """It was never taken out, and ends once it has tried for ten seconds to renew its lease: when the API server is back already."""
