@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.cluster import etcd, probes
-from kubeup.cluster.api import Api, ApiRefused, path_of
+from kubeup.cluster.api import Api, ApiRefused, path_of, read_identity
 from kubeup.diagnosis import chain, container_trouble, signs
 from kubeup.diagnosis.signs import BrokenLink
 from kubeup.engine.run import Run
@@ -274,7 +274,7 @@ def own_etcd(run: Run) -> etcd.Etcd:
 
 def ask_apiserver(run: Run) -> str:
     """/livez and /readyz of this node's API server, and a read through its etcd: of kube-system, past the watch cache. It has to let the
-    kubelet probe it, which shows no certificate."""
+    kubelet probe it, which shows no certificate, and work."""
     api = own_api(run)
     try:
         for endpoint in ("/livez", "/readyz"):
@@ -291,7 +291,19 @@ def ask_apiserver(run: Run) -> str:
         seen = probes.probe_url(run.host, url).seen
         if seen.startswith(("HTTP 401", "HTTP 403")) and not url.endswith("/readyz"):
             return f"it refuses the kubelet's probe of {url}, for which the kubelet will restart it: {seen}"
-    return ""
+    return _ask_as_kubelet(run, server=api.server)
+
+
+def _ask_as_kubelet(run: Run, *, server: str) -> str:
+    """What it says to this node's kubelet, if it does not let it work: without Node in --authorization-mode every node would be lost, a
+    minute after the swap has ended well. A certificate that it does not know was as bad before."""
+    path = run.paths.kubernetes / "kubelet.conf"
+    try:
+        client = Api(run.host, read_identity(run.host, path, server=server), retry_s=0)
+        answer = client.probe_health(path_of("Node", run.config.node.name), timeout_s=5)
+    except KbError:
+        return ""
+    return "it refuses what this node's kubelet asks: HTTP 403 for its own Node" if answer.status == 403 else ""
 
 
 def is_api_up(run: Run) -> bool:

@@ -9,6 +9,7 @@ from kubeup.machine.http import UNPROVEN, HttpResponse
 from kubeup.phases.static_pods_swap import SwapRun
 from kubeup.swap import proof
 from tests.fake_control_plane import (
+    ADMIN_CONF,
     COMPONENTS,
     FORMER,
     MANIFESTS,
@@ -64,6 +65,19 @@ def test_an_api_server_that_lets_no_kubelet_probe_it_does_not_work(path: str, st
     )
     told = proof.ask(run, "kube-apiserver")
     assert (f"HTTP {status}" in told and "the kubelet will restart it" in told) if is_told else told == ""
+
+
+@pytest.mark.parametrize(("status", "is_told"), [(403, True), (401, False), (404, False), (200, False)])
+def test_an_api_server_that_lets_no_kubelet_work_does_not_work(status: int, is_told: bool) -> None:
+    """--authorization-mode without Node: the admin is answered, and every node is lost a minute later."""
+    host, run = machine()
+    host.files["/etc/kubernetes/kubelet.conf"] = ADMIN_CONF.encode()
+    get = host.http_get
+    host.http_get = lambda url, *, tls=None, **more: (  # type: ignore[method-assign]
+        HttpResponse(status, b"{}") if url == f"https://{SERVER}/api/v1/nodes/cp1" else get(url, tls=tls, **more)
+    )
+    assert proof.ask(run, "kube-apiserver").startswith("it refuses what this node's kubelet asks" if is_told else "")
+    assert bool(proof.ask(run, "kube-apiserver")) is is_told
 
 
 def test_an_etcd_without_a_quorum_does_not_work() -> None:
