@@ -416,6 +416,8 @@ def _check_again(run: SwapRun, swap: store.Swap) -> None:
         return
     try:
         check_quorum(run)
+    except etcd.EtcdRefused:  # a learner, as one is that joins again: it has no vote that the others could miss
+        return
     except ClusterError as error:
         other = f"to let this swap go on: {COMMAND}" if run.is_undo else f"to take this swap back: {COMMAND} --undo"
         error.remedy = f"{error.remedy}; {other}"

@@ -1027,6 +1027,29 @@ def test_quorum_is_counted_again_by_a_run_that_goes_on(stage: Stage, at: str, is
     expect_settled(host, texts, status="done" if is_undo else "taken back")
 
 
+def test_a_member_that_is_still_a_learner_is_no_obstacle_to_the_way_back(stage: Stage) -> None:
+    host = make_control_plane(members={"cp2": True, "cp3": True})
+    host.at_change = lambda change: kill_at(host, change, f"move {MANIFESTS}/etcd.yaml")
+    with pytest.raises(Gone):
+        swap(host, "etcd")
+    host.at_change = lambda change: None
+    host.revive()
+    real = host.http_ask
+
+    def ask(url: str, body: bytes, **more: Any) -> HttpResponse:
+        if url.startswith("https://10.0.0.11:") and url.endswith("member/list") and not moves_back(host):
+            return HttpResponse(400, b'{"message": "etcdserver: rpc not supported for learner"}')
+        return real(url, body, **more)
+
+    host.http_ask = ask  # type: ignore[method-assign]
+    static_pods_swap.swap_pods(undo_run(host))
+    expect_settled(host, FORMER, status="taken back")
+
+
+def moves_back(host: ControlPlane) -> bool:
+    return moves(host).count("out etcd") > 1
+
+
 def test_a_former_etcd_that_the_kubelet_delays_comes_back(stage: Stage) -> None:
     """With the data that are there it has ended so often that the kubelet waits for minutes."""
     host = make_control_plane()
