@@ -251,3 +251,51 @@ def test_killed_while_the_data_of_etcd_come_back(make_node: MakeNode, kb_pyz: Pa
         assert ended.ok != does_go_on and ("swap-goes-back" in ended.output) == does_go_on, told
         swaps.check_run(swaps.former, told, status="taken back")
     assert halves > 2
+
+
+def test_killed_while_a_member_joins_again(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """One of three whose data are of no use is taken out of the list, emptied, and joins again. The manifest of the first control plane names
+    its own member alone: on the empty folder, that would be a new cluster behind an API server that the others' load balancers use."""
+    nodes = make_three(make_node, kb_pyz, k8s_version)
+    node, other, folder = nodes[0], nodes[1], "/var/lib/etcd"
+    node.scp(change_killer.PROGRAM, "/root/change_killer.py")
+    original, stored = node.read(manifest("etcd")), read_stored(other)
+    undo, number = shlex.split("kb.pyz reconfigure static-pods --undo --yes"), 600
+
+    def break_data() -> None:
+        """A swap is killed with etcd out, and then the disk loses a part of the data. Before it, the manifest is as kb init wrote it."""
+        nonlocal number
+        texts = []
+        for _ in range(2):
+            number += 1
+            texts.append(add_flag(original, f"{NUMBERED['etcd']}={number}"))
+        words = draft(node, {"etcd": texts[0]})
+        node.run(f"{SWAP} {words} --yes", timeout=300)
+        words = draft(node, {"etcd": texts[1]})
+        found = run_watched(node, shlex.split(f"kb.pyz reconfigure static-pods {words} --yes"), Moment(PHASES[1], out))
+        assert found[-1][0] == "killed", found
+        wait_until(lambda: "etcd" not in read_running(node), what="etcd to end", timeout_s=60)
+        node.run(f"head -c 65536 /dev/urandom >{folder}/member/snap/db")
+
+    def check(told: str) -> None:
+        assert "--initial-cluster-state=existing" in node.read(manifest("etcd")), told
+        assert list_left(node) == [] and read_drained(other) == {}, told
+        check_members(other, [each.name for each in nodes])
+        wait_until(lambda: stored <= read_stored(node), what=f"the same objects, {told}", timeout_s=60)
+
+    out = f"move_file {manifest('etcd')} {MANIFESTS}/.etcd.yaml.kb-former"
+    break_data()
+    made = run_watched(node, undo)
+    check("not killed")
+    words = ("/v3/cluster/member", f"{folder}/", "/var/lib/kb/swap/swap.json")
+    moments = [one for one in list_moments(made, PHASES[1]) if any(word in one.change for word in words)]
+    print("a member joins again:", *moments, sep="\n  ", flush=True)
+    assert any(".kb-coming" in one.change for one in moments), made
+    for moment in moments[:-1]:  # the last one is its end
+        break_data()
+        found = run_watched(node, undo, moment)
+        assert found[-1][0] == "killed", (moment, found)
+        ended = node.run(["python3", *undo], check=False, timeout=600)
+        print(f"killed after {moment}", ended.output, sep="\n", flush=True)
+        assert ended.ok, moment
+        check(str(moment))
