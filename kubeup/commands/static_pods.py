@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kubeup.machine.host import Host
 
 COMMAND = "kb reconfigure static-pods"
-GATE = "gate"
+SWAP, GATE = "swap", "gate"
 """The phase that checks the cluster at the end."""
 Texts = tuple[tuple[str, str], ...]
 
@@ -52,7 +52,7 @@ def static_pods(call: Invocation) -> int:
         if not launch.is_dry and not is_cut_off:
             manifests.remove_leftovers(local, paths)
         is_back = last is not None and last.status == store.TAKEN_BACK and bool(call.flags.get("undo"))
-        if is_back and lacks_gate(call, node_state):
+        if is_back and (lacks_gate(call, node_state) or _was_killed(call, node_state)):
             call.report.note("the last swap was taken back already; only the check of the cluster is left")
             result = run_gate(launch, node_state)
         else:
@@ -76,10 +76,17 @@ def lacks_gate(call: Invocation, node_state: State) -> bool:
     return launcher.is_begun(node_state, f"{call.command.workflow}/{GATE}")
 
 
+def _was_killed(call: Invocation, node_state: State) -> bool:
+    """Whether a swap has ended here, and could not say so any more."""
+    swap = node_state.phases.get(f"{call.command.workflow}/{SWAP}")
+    return swap is not None and swap.status == "running"
+
+
 def run_gate(launch: Launch, node_state: State) -> RunResult:
-    """Check the cluster alone. Raises ClusterError (cluster-not-well)."""
+    """Check the cluster; nothing is swapped. Raises ClusterError (cluster-not-well)."""
     ctx = make_swap_run(launch, node_state, patient=node_files.read_patient(launch.local, Paths()), texts=())
-    return launch.work(ctx, node_state, phases=[one for one in launch.call.command.phases if one.name == GATE])
+    names = (SWAP, GATE) if _was_killed(launch.call, node_state) else (GATE,)
+    return launch.work(ctx, node_state, phases=[one for one in launch.call.command.phases if one.name in names])
 
 
 def make_swap_run(launch: Launch, node_state: State, *, patient: Patient, **fields: Any) -> static_pods_swap.SwapRun:

@@ -206,6 +206,25 @@ def test_a_failure_has_its_own_exit_status(stage: Stage) -> None:
     refused(host, "--undo", code="nothing-to-undo")
 
 
+def test_a_way_back_that_was_killed_at_its_very_end_needs_only_the_gate(stage: Stage) -> None:
+    """The record says that the former pods are back; the state of the phase does not say so yet."""
+    host = machine(mood=lambda name, text: "exits" if text == WANTED["kube-scheduler"] else "")
+
+    def kill(change: str) -> None:
+        if change == f"write {SWAP_FILE}" and json.loads(host.files[SWAP_FILE])["status"] == "taken back":
+            host.dies_after = len(host.changes)
+
+    host.at_change = kill
+    with pytest.raises(Gone):
+        kb(host, *files("kube-scheduler"))
+    host.at_change = lambda change: None
+    host.revive()
+    events = list(host.events)
+    assert "only the check of the cluster is left" in swapped(host, "--undo").err and host.events == events
+    expect_settled(host, FORMER, status="taken back")
+    refused(host, "--undo", code="nothing-to-undo")
+
+
 def test_undo_of_a_swap_that_is_done(stage: Stage) -> None:
     host = machine()
     swapped(host, *files(*COMPONENTS), "--yes")
