@@ -18,7 +18,7 @@ from kubeup.cluster.api import Api, Object, path_of
 from kubeup.cluster.etcd import Etcd, Member
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
-from kubeup.machine.waiting import say_round, watch
+from kubeup.machine.waiting import wait_for
 
 LIVING, DEAD, SILENT, GONE = "living", "dead", "silent", "gone"
 KUBELET_PORT = 10250
@@ -134,18 +134,16 @@ def settle(api: Api, one: Departing, *, tell: Callable[[str], None]) -> Departin
             state = DEAD if node else GONE
         return "" if state != SILENT else "its kubelet does not answer, and the cluster still calls it Ready"
 
-    def say(missing: str, elapsed: float) -> bool:
-        tell(say_round(f"what has become of node {one.name}", missing, elapsed=elapsed, timeout_s=SILENT_S))
-        return False
-
-    missing, elapsed = watch(api.host, look, timeout_s=SILENT_S, is_over=say, poll_s=1.0)
-    if missing:
-        raise ClusterError(
+    def failure(missing: str, elapsed: float) -> ClusterError:
+        return ClusterError(
             f"it is not known whether node {one.name} lives",
             cause=f"{missing}, for {elapsed:.0f} s; its pods may write to their volumes",
             remedy=f"on that machine: kb doctor; or switch it off, and see that it becomes NotReady: kubectl get node {one.name}",
             code="node-silent",
         )
+
+    goal = f"what has become of node {one.name}"
+    wait_for(api.host, look, goal=goal, timeout_s=SILENT_S, tell=tell, failure=failure, poll_s=1.0)
     return replace(one, state=state)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher, token, upgrade
 from kubeup.commands.launcher import Launch
-from kubeup.errors import ClusterError, KbError, UsageError
+from kubeup.errors import ClusterError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.cluster.api import Api
     from kubeup.doctor.node_files import Patient
-    from kubeup.engine.run import Run
 
 
 def remove(call: Invocation) -> int:
@@ -39,7 +38,7 @@ def remove(call: Invocation) -> int:
             result = launch.work(ctx, node_state, keeps_journal=False)
         finally:
             if not launch.is_dry:
-                _end_turn(ctx)
+                turn.end(ctx, tell=ctx.report.detail)
     launch.print_result(result, more={"node": name, "wasFound": ctx.departing.state})
     if call.output == "text" and not launch.is_dry:
         left = list(result.results.remaining or ())
@@ -78,13 +77,6 @@ def _make_run(launch: Launch, name: str) -> node_remove.NodeRemoveRun:
         drains=not call.flags.get("no-drain"),
         drain_s=upgrade.read_drain_timeout(call),
     )
-
-
-def _end_turn(ctx: Run) -> None:
-    try:
-        turn.give_back(ctx)
-    except KbError as error:
-        ctx.report.detail(f"Lease kube-system/{turn.NAME} was not given back, and lapses in {turn.LASTS_S} s: {error}")
 
 
 # ---- drain and uncordon

@@ -18,7 +18,7 @@ from kubeup.frozen_values import frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine import record_file, services
 from kubeup.machine.host import Host
-from kubeup.machine.waiting import say_round, watch
+from kubeup.machine.waiting import wait_for
 from kubeup.paths import Paths
 from kubeup.phases import static_pods_swap, tried_swap
 
@@ -236,18 +236,16 @@ def finish(ctx: RebootRun) -> Outputs:
         except KbError as error:
             return error.cause or error.what
 
-    def say(missing: str, elapsed: float) -> bool:
-        ctx.report.waiting(say_round(f"node {ctx.name}", missing, elapsed=elapsed, timeout_s=WELL_S))
-        return False
-
-    missing, elapsed = watch(ctx.host, look, timeout_s=WELL_S, is_over=say, poll_s=1.0)
-    if missing:
-        raise ClusterError(
+    def failure(missing: str, elapsed: float) -> ClusterError:
+        return ClusterError(
             f"node {ctx.name} is not well after its reboot",
             cause=f"{missing}, for {elapsed:.0f} s; it stays cordoned, and no other node reboots",
             remedy=f"see why: kb doctor; then, if {UNIT} has not done so: kb node uncordon",
             code="not-well-after-boot",
         )
+
+    goal, tell = f"node {ctx.name}", ctx.report.waiting
+    wait_for(ctx.host, look, goal=goal, timeout_s=WELL_S, tell=tell, failure=failure, poll_s=1.0)
     give_all_back(ctx)
     return None
 

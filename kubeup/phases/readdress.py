@@ -24,7 +24,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
-from kubeup.machine.waiting import say_round, watch
+from kubeup.machine.waiting import wait_for
 from kubeup.paths import Paths
 from kubeup.phases import static_pods_swap, stored_cluster
 
@@ -333,18 +333,15 @@ def _wait(ctx: ReaddressRun, look: Any, *, goal: str) -> None:
         except KbError as error:
             return error.cause or error.what
 
-    def is_over(missing: str, elapsed: float) -> bool:
-        ctx.report.waiting(say_round(goal, missing, elapsed=elapsed, timeout_s=SERVE_S))
-        return False
-
-    missing, _ = watch(ctx.real, ask, timeout_s=SERVE_S, is_over=is_over, poll_s=1.0)
-    if missing:
-        raise ClusterError(
+    def failure(missing: str, elapsed: float) -> ClusterError:
+        return ClusterError(
             f"{goal} of this node does not serve at {ctx.new}",
             cause=f"{missing}; the former files are in {ctx.folder}",
             remedy=f"see why: kb doctor; then: {ctx.say_again()}",
             code="not-serving",
         )
+
+    wait_for(ctx.real, ask, goal=goal, timeout_s=SERVE_S, tell=ctx.report.waiting, failure=failure, poll_s=1.0)
 
 
 def foretell(ctx: ReaddressRun) -> Outputs:

@@ -158,10 +158,7 @@ def _end_turn(ctx: Run) -> None:
     """Give the turn back, unless a swap was cut off on this node: whoever ends that gives it back."""
     if store.load_cut_off(ctx.host, ctx.paths) is not None:
         return
-    try:
-        turn.give_back(ctx)
-    except KbError as error:
-        ctx.report.detail(f"Lease kube-system/{turn.NAME} was not given back, and lapses in {turn.LASTS_S} s: {error}")
+    turn.end(ctx, tell=ctx.report.detail)
 
 
 # ---- before the restart: would the API server accept it?

@@ -297,17 +297,7 @@ def await_proxies(run: UpgradeRun) -> None:
     owner = run.api.get(place)
     if owner is None or int((owner.get("status") or {}).get("desiredNumberScheduled", 0)) < 2:
         return
-    told, since = "", run.host.monotonic()
-
-    def is_over(missing: str, elapsed: float) -> bool:
-        nonlocal told, since
-        if missing != told:
-            told, since = missing, run.host.monotonic()
-        run.report.waiting(f"kube-proxy: {elapsed:.0f} s; {missing}")
-        return run.host.monotonic() - since > PROXY_STALLED_S
-
-    look = functools.partial(describe_rollout, run, place=place, label=_PROXY_LABEL)
-    watch(run.host, look, timeout_s=PROXIES_S, is_over=is_over, poll_s=POLL_S)
+    _watch_rollout(run, place, label=_PROXY_LABEL, timeout_s=PROXIES_S, stalled_s=PROXY_STALLED_S)
 
 
 def _rollout(place: str, label: str) -> Proof:
@@ -319,18 +309,8 @@ def _rollout(place: str, label: str) -> Proof:
 
 def _wait_for_rollout(run: UpgradeRun, *, place: str, label: str) -> None:
     """Raises ClusterError (addon-not-rolled-out) with the pods that do not come up, and where."""
-    name, since = place.rpartition("/")[2], run.host.monotonic()
-    told = ""
-
-    def is_over(missing: str, elapsed: float) -> bool:
-        nonlocal told, since
-        if missing != told:
-            told, since = missing, run.host.monotonic()
-        run.report.waiting(f"{name}: {elapsed:.0f} s; {missing}")
-        return run.host.monotonic() - since > STALLED_S
-
-    look = functools.partial(describe_rollout, run, place=place, label=label)
-    missing, _ = watch(run.host, look, timeout_s=ROLLOUT_S, is_over=is_over, poll_s=POLL_S)
+    name = place.rpartition("/")[2]
+    missing = _watch_rollout(run, place, label=label, timeout_s=ROLLOUT_S, stalled_s=STALLED_S)
     if missing:
         raise ClusterError(
             f"{name} does not come up in the new version",
@@ -338,6 +318,21 @@ def _wait_for_rollout(run: UpgradeRun, *, place: str, label: str) -> None:
             remedy=f"see why: kubectl -n kube-system describe pods -l {label}",
             code="addon-not-rolled-out",
         )
+
+
+def _watch_rollout(run: UpgradeRun, place: str, *, label: str, timeout_s: float, stalled_s: float) -> str:
+    """What is missing in the end, or once nothing has changed for `stalled_s`; "" if every pod runs in the new version."""
+    told, since = "", run.host.monotonic()
+
+    def is_over(missing: str, elapsed: float) -> bool:
+        nonlocal told, since
+        if missing != told:
+            told, since = missing, run.host.monotonic()
+        run.report.waiting(f"{place.rpartition('/')[2]}: {elapsed:.0f} s; {missing}")
+        return run.host.monotonic() - since > stalled_s
+
+    look = functools.partial(describe_rollout, run, place=place, label=label)
+    return watch(run.host, look, timeout_s=timeout_s, is_over=is_over, poll_s=POLL_S)[0]
 
 
 def describe_rollout(run: UpgradeRun, *, place: str, label: str) -> str:

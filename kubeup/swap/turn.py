@@ -86,14 +86,15 @@ def hold(runs: Sequence[Run], *, work: str) -> Iterator[Callable[[], None]]:
         yield hold_on
     finally:
         if taken is not None:
-            _end(taken)
+            end(taken, tell=taken.report.note)
 
 
-def _end(run: Run) -> None:
+def end(run: Run, *, tell: Callable[[str], None]) -> None:
+    """Give the Lease back. What keeps that from being done is told: it lapses then."""
     try:
         give_back(run)
     except KbError as error:
-        run.report.note(f"Lease kube-system/{NAME} was not given back, and lapses in {LASTS_S} s: {error}")
+        tell(f"Lease kube-system/{NAME} was not given back, and lapses in {LASTS_S} s: {error}")
 
 
 def _try_take(run: Run, *, work: str, is_last: bool) -> bool:

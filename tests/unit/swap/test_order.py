@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -900,6 +900,23 @@ def changes_until_the_end(make: Callable[[], ControlPlane]) -> int:
     return len(host.changes)
 
 
+def gone_on_after_halves(make: Callable[[], ControlPlane], *, is_undone: bool) -> Iterator[tuple[int, ControlPlane]]:
+    """Killed after each change that leaves the data half replaced, and gone on with: (the change's number, the machine)."""
+    for number in range(1, changes_until_the_end(make)):
+        host = make()
+        host.dies_after = number
+        with pytest.raises(Gone):
+            swap(host, *COMPONENTS)
+        host.revive()
+        if not is_half_replaced(host):
+            continue
+        if is_undone:
+            static_pods_swap.swap_pods(undo_run(host))
+        else:
+            assert fails(host, *COMPONENTS).code == "swap-goes-back", number
+        yield number, host
+
+
 @pytest.mark.parametrize("is_undone", [False, True])
 def test_killed_while_the_data_of_etcd_are_put_back(stage: Stage, is_undone: bool) -> None:
     """On a folder that is empty, or half of this and half of that, etcd would begin a new cluster, and the copy would be removed."""
@@ -913,19 +930,8 @@ def test_killed_while_the_data_of_etcd_are_put_back(stage: Stage, is_undone: boo
         return make_control_plane(mood=mood)
 
     halves = 0
-    for number in range(1, changes_until_the_end(make)):
-        host = make()
-        host.dies_after = number
-        with pytest.raises(Gone):
-            swap(host, *COMPONENTS)
-        host.revive()
-        if not is_half_replaced(host):
-            continue
+    for number, host in gone_on_after_halves(make, is_undone=is_undone):
         halves += 1
-        if is_undone:
-            static_pods_swap.swap_pods(undo_run(host))
-        else:
-            assert fails(host, *COMPONENTS).code == "swap-goes-back", number
         expect_settled(host, FORMER, status="taken back")
         assert host.files[DATA] == b"of the former etcd" and not is_half_replaced(host), number
     assert halves > 2
@@ -963,19 +969,8 @@ def test_killed_while_a_member_joins_again(stage: Stage, monkeypatch: pytest.Mon
         return make_control_plane(members={"cp2": True, "cp3": True}, mood=is_well, accepts={"true"})
 
     halves = 0
-    for number in range(1, changes_until_the_end(make)):
-        host = make()
-        host.dies_after = number
-        with pytest.raises(Gone):
-            swap(host, *COMPONENTS)
-        host.revive()
-        if not is_half_replaced(host):
-            continue
+    for number, host in gone_on_after_halves(make, is_undone=is_undone):
         halves += 1
-        if is_undone:
-            static_pods_swap.swap_pods(undo_run(host))
-        else:
-            assert fails(host, *COMPONENTS).code == "swap-goes-back", number
         etcd_text = manifests_of(host)["etcd.yaml"]
         assert "--initial-cluster-state=existing" in etcd_text
         expect_settled(host, {**FORMER, "etcd": etcd_text}, status="taken back")
