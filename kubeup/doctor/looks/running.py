@@ -12,8 +12,7 @@ from kubeup.diagnosis import chain
 from kubeup.diagnosis.checks import facts, table
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient, read_flags
-from kubeup.errors import HostError, KbError
-from kubeup.machine.host import Host
+from kubeup.errors import KbError
 from kubeup.shapes import fit_what_does
 from kubeup.yaml_files import load_mapping
 
@@ -101,7 +100,7 @@ def look_at_manifests(patient: Patient) -> Findings:
     same name the kubelet runs the one that it has read first, so a restart may bring the other. Source: pkg/kubelet/config/file.go"""
     host, folder = patient.host, patient.paths.manifests
     places: dict[str, list[Path]] = {}
-    for path in (folder / name for name in sorted(_list(host, folder)) if not name.startswith(".")):
+    for path in (folder / name for name in host.list_dir(folder) if not name.startswith(".")):
         if host.is_dir(path):
             continue
         try:
@@ -118,13 +117,6 @@ def look_at_manifests(patient: Patient) -> Findings:
         if len(paths) > 1:
             text = f"{' and '.join(map(str, paths))} are both manifests of {name}: the kubelet runs only one of them, and another one perhaps after its next start"
             yield Finding(f"manifests/{name.partition('/')[2]}", ERROR, text, "; ".join(map(_say_move, copies)))
-
-
-def _list(host: Host, folder: Path) -> list[str]:
-    try:
-        return host.list_dir(folder)
-    except HostError:
-        return []
 
 
 def _say_move(path: Path) -> str:
