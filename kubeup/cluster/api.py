@@ -242,19 +242,24 @@ class Identity:
 class Api:
     """Requests to one API server with one identity."""
 
-    def __init__(self, host: Host, identity: Identity, *, retry_s: float = 60) -> None:
+    def __init__(
+        self, host: Host, identity: Identity, *, retry_s: float = 60, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> None:
         self.host = host
         self.identity = identity
         self.server = identity.server
         self.retry_s = retry_s
         """How many seconds get, apply and the others retry while the server is starting or does not answer
         (timeouts.kubernetesAPICall)."""
+        self.timeout_s = timeout_s
+        """How many seconds the answer to one GET may take."""
         self.changes: list[str] = []
         """The objects changed through this client: "ConfigMap kube-system/kubeadm-config"."""
         self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
 
-    def with_server(self, server: str) -> Api:
-        return Api(self.host, Identity(server, self.identity.tls, self.identity.token), retry_s=self.retry_s)
+    def with_server(self, server: str, *, timeout_s: float = REQUEST_TIMEOUT_S) -> Api:
+        identity = Identity(server, self.identity.tls, self.identity.token)
+        return Api(self.host, identity, retry_s=self.retry_s, timeout_s=timeout_s)
 
     def become(self, identity: Identity) -> None:
         """Switch to another identity, but keep the server."""
@@ -432,7 +437,7 @@ class Api:
             self._url(path),
             tls=self.identity.tls,
             headers=self._headers(),
-            timeout_s=REQUEST_TIMEOUT_S,
+            timeout_s=self.timeout_s,
             max_bytes=_MAX_OBJECTS,
         )
 

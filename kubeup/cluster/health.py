@@ -77,8 +77,10 @@ def gate(
 
     Raises Unreachable if the API server of `api` does not serve, ApiRefused if it rejects the identity.
     """
-    before, renewed = led or read_leader_renewals(api), renewed or read_node_renewals(api)
-    recent = find_recent(api) if counts_recent else ()
+    before = led or read_leader_renewals(api)
+    leases = api.list(NODE_LEASES) if counts_recent or not renewed else []
+    renewed = renewed or _parse_renewals(leases)
+    recent = find_recent(api, leases) if counts_recent else ()
     servers = probe_api_servers(api)
     members = probe_etcd(etcd_client) if etcd_client is not None else []
     leaders, admission = probe_leaders(api, before), probe_admission(api)
@@ -105,7 +107,19 @@ def probe_nodes(api: Api) -> list[Part]:
         for address in _internal_ips(node):
             owners.setdefault(address, []).append(node["metadata"]["name"])
     server = releases.parse_version(_read_version(api))
-    return [_judge_node(node, owners, server=server) for node in nodes]
+    servers = [node["metadata"]["name"] for node in nodes if _is_control_plane(node)]
+    return [_judge_node(node, owners, server=server, others=_others(node, servers)) for node in nodes]
+
+
+def _is_control_plane(node: Object) -> bool:
+    return objects.CONTROL_PLANE_TAINT.key in (node["metadata"].get("labels") or {})
+
+
+def _others(node: Object, servers: Sequence[str]) -> str:
+    """The control planes from which this node could be removed, in words; "" if there is none."""
+    if not _is_control_plane(node):
+        return "a control plane"
+    return "another control plane" if len(servers) > 1 else ""
 
 
 def _internal_ips(node: Object) -> list[str]:
@@ -113,17 +127,17 @@ def _internal_ips(node: Object) -> list[str]:
     return [entry["address"] for entry in addresses if entry.get("type") == "InternalIP"]
 
 
-def _judge_node(node: Object, owners: Mapping[str, Sequence[str]], *, server: Optional[releases.Version]) -> Part:
+def _judge_node(
+    node: Object, owners: Mapping[str, Sequence[str]], *, server: Optional[releases.Version], others: str
+) -> Part:
+    """others: from where it could be removed, in words; "" from nowhere."""
     name = str(node["metadata"]["name"])
     status, message = probes.node_condition(node)
     trouble = None
     if status != "True":
         why = message or "its kubelet says nothing"
-        trouble = Trouble(
-            f"node {name} is not Ready",
-            why,
-            f"on that machine: kb doctor; if it is gone for good, on a control plane: kb node remove {name}",
-        )
+        removal = f"; if it is gone for good, on {others}: kb node remove {name}" if others else ""
+        trouble = Trouble(f"node {name} is not Ready", why, "on that machine: kb doctor" + removal)
     twice = [(address, owners[address]) for address in _internal_ips(node) if len(owners[address]) > 1]
     if trouble is None and twice:
         address, names = twice[0]
@@ -159,8 +173,12 @@ def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional
 
 def read_node_renewals(api: Api) -> dict[str, tuple[str, float]]:
     """Node -> (renewTime, leaseDurationSeconds) of its kubelet's lease."""
+    return _parse_renewals(api.list(NODE_LEASES))
+
+
+def _parse_renewals(leases: Sequence[Object]) -> dict[str, tuple[str, float]]:
     found = {}
-    for item in api.list(NODE_LEASES):
+    for item in leases:
         told, duration = (
             str(item["spec"].get("renewTime") or ""),
             float(item["spec"].get("leaseDurationSeconds") or 40),
@@ -169,10 +187,9 @@ def read_node_renewals(api: Api) -> dict[str, tuple[str, float]]:
     return found
 
 
-def find_recent(api: Api) -> frozenset[str]:
-    """The nodes whose kubelets have renewed their leases within RECENT_S. The API server notes the time of each write, and says what time
-    it is: its own clock is compared with itself, or with that of another API server."""
-    leases = api.list(NODE_LEASES)
+def find_recent(api: Api, leases: Sequence[Object]) -> frozenset[str]:
+    """The nodes whose kubelets have renewed these leases of theirs within RECENT_S. The API server notes the time of each write, and says
+    what time it is: its own clock is compared with itself, or with that of another API server."""
     written = {str(one["metadata"]["name"]): lease.read_written(one, manager="kubelet") for one in leases}
     try:
         answer = api.probe_health("/version", timeout_s=SERVER_S)

@@ -54,6 +54,9 @@ NEW_S = 30.0
 """For how long leases that were read count as those of now: who has renewed one since then lived not longer ago."""
 LOOK_LASTS_S = 20.0
 """For how long a look at them is not repeated: the rest of NEW_S is for what comes before the gate."""
+AWAY_S = 2.0
+"""How long another API server may take to say who has renewed a lease, while this one is away and the next waits for that. It has answered a
+moment before; if it is gone by now, this node's own says so later."""
 API_GAP_S, ETCD_GAP_S = 10, 15
 """How long the API is away on a node that is alone, as measured; said before it happens."""
 
@@ -532,7 +535,8 @@ def find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "")
 
     def is_away() -> None:
         if others:
-            _note_renewals(run, proof.own_api(run).with_server(f"https://{others[0]}"))
+            client = proof.own_api(run).with_server(f"https://{others[0]}", timeout_s=AWAY_S)
+            _note_renewals(run, client)
 
     def rejoin() -> None:
         try:
@@ -613,9 +617,9 @@ def foretell_swap(ctx: SwapRun) -> Outputs:
 
 def read_health(ctx: SwapRun, *, patience_s: float, is_before: bool = False) -> list[health.Part]:
     """All parts of the cluster, once none is in trouble, or at the end of one's patience. What was away with an API server takes a moment
-    to come back: a controller-manager that could not renew its lease exits and starts again. patience_s: on a machine that is not busy. is_before:
-    nothing has been changed yet."""
-    longest_s = patience_s * patience.find_patience(ctx.host)
+    to come back: a controller-manager that could not renew its lease exits and starts again. patience_s: on a machine that is not busy; a busy
+    one gets more, but not for the kubelets of other machines. is_before: nothing has been changed yet."""
+    longest_s, own = patience_s * patience.find_patience(ctx.host), ctx.config.node.name
     client = proof.own_etcd(ctx) if "etcd" in _installed(ctx) else None
     parts: list[health.Part] = []
 
@@ -630,8 +634,10 @@ def read_health(ctx: SwapRun, *, patience_s: float, is_before: bool = False) -> 
         return "; ".join(part.trouble.what for part in health.find_blockers(parts) if part.trouble is not None)
 
     def is_over(missing: str, elapsed: float) -> bool:
-        ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=longest_s))
-        return elapsed > longest_s and missing != UNLISTED
+        is_elsewhere = all(one.kind == "node" and one.name != own for one in health.find_blockers(parts))
+        allowed_s = patience_s if is_elsewhere else longest_s
+        ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=allowed_s))
+        return elapsed > allowed_s and missing != UNLISTED
 
     watch(ctx.host, look, timeout_s=max(longest_s, LISTED_S), is_over=is_over, poll_s=2.0)
     return parts

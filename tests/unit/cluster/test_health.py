@@ -11,6 +11,7 @@ import pytest
 
 from kubeup.cluster import etcd, health
 from kubeup.cluster.api import Api, Identity
+from kubeup.cluster.objects import CONTROL_PLANE_TAINT
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from tests.fake_host import FakeHost
 
@@ -223,6 +224,7 @@ def test_before_any_change_a_lease_that_was_renewed_a_moment_ago_is_not_waited_f
     parts = health.gate(api_of(cluster), led=led, counts_recent=True)
     assert [part for part in parts if part.trouble] == []
     assert (cluster.ticks > began) is waits
+    assert waits or len([url for url in cluster.asked if "kube-node-lease" in url]) == 1
     began = cluster.ticks
     health.gate(api_of(cluster), led=led)
     assert cluster.ticks > began, "after a change it has to move"
@@ -264,6 +266,22 @@ def test_many_leases_are_not_listed_every_second() -> None:
 def test_nodes(bad: dict[str, Any], told: str) -> None:
     found = troubles(health.probe_nodes(api_of(make_cluster(node("cp1"), bad))))
     assert found == ([("w3", told)] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("bad", "servers", "removal"),
+    [
+        ("cp1", ["cp1"], ""),
+        ("cp1", ["cp1", "cp2"], "; if it is gone for good, on another control plane: kb node remove cp1"),
+        ("w3", ["cp1"], "; if it is gone for good, on a control plane: kb node remove w3"),
+    ],
+)
+def test_the_only_control_plane_is_not_to_be_removed(bad: str, servers: list[str], removal: str) -> None:
+    nodes = [node(name, ready="Unknown" if name == bad else "True") for name in dict.fromkeys((*servers, bad))]
+    for one in nodes:
+        one["metadata"]["labels"] = {CONTROL_PLANE_TAINT.key: ""} if one["metadata"]["name"] in servers else {}
+    found = next(part.trouble for part in health.probe_nodes(api_of(make_cluster(*nodes))) if part.trouble)
+    assert found.remedy == f"on that machine: kb doctor{removal}"
 
 
 def test_two_nodes_of_one_address_are_both_in_trouble() -> None:

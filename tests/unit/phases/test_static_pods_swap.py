@@ -456,7 +456,7 @@ def test_a_cluster_on_a_busy_machine_gets_more_time_to_become_well(stage: Stage)
     """A scheduler that could not renew its lease for minutes starts again only after minutes."""
     host = make_control_plane()
     host.files["/proc/loadavg"] = b"90.0 9 9 1/1 1"
-    stage.parts = [part("kube-scheduler", trouble=True)]
+    stage.parts = [dataclasses.replace(part("kube-scheduler", trouble=True), kind="leader")]
     sleep = host.sleep
 
     def heal(seconds: float) -> None:
@@ -467,6 +467,19 @@ def test_a_cluster_on_a_busy_machine_gets_more_time_to_become_well(stage: Stage)
     host.sleep = heal  # type: ignore[method-assign]
     check_cluster(make_swap_run(host, ALL))
     assert host.ticks > 150
+
+
+@pytest.mark.parametrize(("name", "longest_s"), [("w3", 65), ("cp1", 245)])
+def test_what_keeps_this_machine_busy_gives_the_kubelet_of_another_no_more_time(
+    stage: Stage, name: str, longest_s: float
+) -> None:
+    host = make_control_plane()
+    host.files["/proc/loadavg"] = b"90.0 9 9 1/1 1"
+    stage.parts = [part(name, trouble=True)]
+    began = host.ticks
+    with pytest.raises(ClusterError):
+        check_cluster(make_swap_run(host, ALL))
+    assert longest_s - 5 <= host.ticks - began <= longest_s
 
 
 def test_a_cluster_that_does_not_become_well_is_told_with_all_its_troubles(stage: Stage) -> None:
