@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Optional
 
 from kubeup.cluster import objects
@@ -94,6 +94,23 @@ def undrain(api: Api, server: str, *, tell: Callable[[str], None], timeout_s: fl
     )
 
 
+def strike(api: Api, server: str) -> None:
+    """Have all nodes forget a server that is gone for good as soon as the cluster does not list it any more. Its mark keeps its moment. Asks
+    nobody. Raises ApiRefused, Unreachable."""
+    serial = read_marks(api).get(server, "")
+    if serial and not serial.startswith(drain_marks.GONE):
+        _write(api, server, mark=drain_marks.render_mark(server, f"{drain_marks.GONE}{serial}"))
+
+
+def list_mindful(api: Api, servers: Collection[str]) -> list[str]:
+    """The nodes that run a load balancer, are Ready, and have not said that it has forgotten all of these servers, sorted. Those of an older
+    kb never say so. Raises ApiRefused, Unreachable."""
+    names = _find_balanced(api) if servers else frozenset[str]()
+    nodes = [node for node in api.list(path_of("Node")) if node["metadata"]["name"] in names] if names else []
+    said = {str(node["metadata"]["name"]): drain_marks.parse_annotation(node) for node in nodes if _is_ready(node)}
+    return sorted(name for name in said if any(said[name].get(one) != drain_marks.FORGOTTEN for one in servers))
+
+
 def forget(api: Api, server: str) -> None:
     """Remove the mark of a server that is gone for good, for a machine that takes its address later. Asks nobody. Raises ApiRefused,
     Unreachable."""
@@ -136,7 +153,8 @@ def read_marks(api: Api) -> dict[str, str]:
 def age_of(serial: str, *, now: datetime.datetime) -> float:
     """How many seconds ago a mark was written, by this machine's clock; infinite if the text is no moment."""
     try:
-        moment = datetime.datetime.strptime(serial, _MOMENT).replace(tzinfo=datetime.timezone.utc)
+        written = serial.partition(drain_marks.GONE)[2] or serial
+        moment = datetime.datetime.strptime(written, _MOMENT).replace(tzinfo=datetime.timezone.utc)
     except ValueError:
         return math.inf
     return (now - moment).total_seconds()

@@ -29,6 +29,10 @@ PATH = path_of("ConfigMap", NAME, namespace=NAMESPACE)
 ANNOTATION = "kb/drained-api-servers"
 """On a Node: the marks that its load balancer follows, `10.0.0.11:6443=SERIAL`, separated by commas."""
 LAPSE_S = 300.0
+GONE = "gone:"
+"""Begins the serial of a mark whose server does not come back: a load balancer forgets it as soon as the cluster does not list it."""
+FORGOTTEN = "forgotten"
+"""What a node says instead of the serial once its load balancer does not have the server any more."""
 SLACK_S = 5.0
 """How much longer than it was asked for a watch may be silent. An API server that lives ends it in time."""
 EARLY_S = 0.5
@@ -134,6 +138,10 @@ class Marks:
                 last.append(server)
         drained = {server: serial for server, serial in fresh.items() if server not in last}
         return Verdict(drained, tuple(server for server in self.seen if server not in fresh), tuple(last))
+
+    def find_gone(self, listed: Collection[str]) -> frozenset[str]:
+        """The servers that are marked as gone for good and are not among the cluster's."""
+        return frozenset(name for name, (serial, _) in self.seen.items() if serial.startswith(GONE)) - {*listed}
 
     # ---- change
 

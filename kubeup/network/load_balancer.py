@@ -27,6 +27,7 @@ from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.machine.waiting import becomes_so, wait_for
+from kubeup.network import drain_marks
 from kubeup.network.drain_marks import Marks
 from kubeup.network.keeper import POLL_S, RETRY_S, Keeper, Round, run
 from kubeup.node import containers, crictl
@@ -388,13 +389,14 @@ class Memory:
     seen: dict[str, float] = field(default_factory=dict)
     marks: Marks = field(default_factory=Marks)
 
-    def merge(self, listed: Sequence[str], held: Sequence[str], *, now: float) -> list[str]:
-        """The servers to configure: those that the cluster lists, and those held ones that it listed until recently."""
+    def merge(self, listed: Sequence[str], held: Sequence[str], *, now: float, gone: Collection[str] = ()) -> list[str]:
+        """The servers to configure: those that the cluster lists, and those held ones that it listed until recently. gone: those that are
+        not to be held."""
         for server in held:
             self.seen.setdefault(server, now)
         for server in listed:
             self.seen[server] = now
-        self.seen = {server: at for server, at in self.seen.items() if now - at < GONE_AFTER_S}
+        self.seen = {one: at for one, at in self.seen.items() if now - at < GONE_AFTER_S and one not in gone}
         return sorted(self.seen)
 
 
@@ -411,7 +413,8 @@ def keep_round(host: Host, read_api: Callable[[], Api], *, settings: Settings, m
     except KbError as error:
         trouble = f"{error}; the list stays as it is"
     now = host.monotonic()
-    servers = memory.merge(listed, held, now=now) if listed else list(held)
+    gone = marks.find_gone(listed) if listed and not trouble else frozenset[str]()
+    servers = memory.merge(listed, held, now=now, gone=gone) if listed else list(held)
     verdict = marks.judge(listed or held, now=now)
     wanted = render_config(settings, servers, drained=verdict.drained)
     if servers and host.write_file(config_path(paths), wanted, mode=0o644):
@@ -419,7 +422,7 @@ def keep_round(host: Host, read_api: Callable[[], Api], *, settings: Settings, m
     text = f"{len(held)} API servers: {', '.join(held)}"
     failure = _follow(host, settings, paths=paths)
     if api and not failure and not trouble:
-        trouble = _answer(api, marks, drained=verdict.drained)
+        trouble = _answer(api, marks, drained={**verdict.drained, **dict.fromkeys(gone, drain_marks.FORGOTTEN)})
     said = "; ".join(part for part in (text, *verdict.say(), failure, trouble) if part)
     return Round(said, RETRY_S if failure or trouble else POLL_S)
 

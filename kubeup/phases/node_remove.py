@@ -36,8 +36,8 @@ HOSTS_FOLDER = Path("/etc/containerd/certs.d")
 DETACHED_S = 8.0
 """How long the volumes of a dead node may take to be detached. After that its Node goes, and they are detached some minutes later."""
 FORGOTTEN_S = 100.0
-"""From the mark of an API server that is gone until all load balancers have forgotten it: 25 s until it is not listed any more,
-load_balancer.GONE_AFTER_S, and the pause of a keeper."""
+"""From the mark of an API server that is gone until all load balancers have forgotten it, those too whose keeper does not say so: 25 s until
+it is not listed any more, load_balancer.GONE_AFTER_S, and the pause of a keeper."""
 DELISTED_S = 30.0
 """How long an API server without etcd is still listed: until its lease of 15 s is over, and the others look again."""
 
@@ -313,10 +313,13 @@ def _forget_marks(ctx: NodeRemoveRun) -> None:
     would send it connections again, until their checks fail."""
     known = {address for node in ctx.api.list(api.path_of("Node")) for address in departure.addresses_of(node)}
     marks = {one: since for one, since in drain.read_marks(ctx.api).items() if host_of(one) not in known}
+    for server in marks:
+        drain.strike(ctx.api, server)
 
     def look() -> str:
-        ages = [drain.age_of(since, now=ctx.host.now()) for since in marks.values()]
-        return f"known for {FORGOTTEN_S - min(ages):.0f} s more" if ages and min(ages) < FORGOTTEN_S else ""
+        age_s = min([drain.age_of(since, now=ctx.host.now()) for since in marks.values()], default=FORGOTTEN_S)
+        names = drain.list_mindful(ctx.api, marks) if age_s < FORGOTTEN_S else []
+        return f"known to {', '.join(names)} for {FORGOTTEN_S - age_s:.0f} s more" if names else ""
 
     def say(missing: str, elapsed: float) -> bool:
         ctx.report.waiting(

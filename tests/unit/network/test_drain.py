@@ -113,6 +113,23 @@ def test_nodes_that_say_nothing_are_named_and_not_waited_for_longer() -> None:
     assert back(host).silent == ()
 
 
+def test_who_has_not_forgotten_a_server_that_is_gone_for_good() -> None:
+    host = site("cp1", "w1", "w2", "w3", ready={"cp1", "w1", "w2"})
+    host.follows = set()
+    assert drain.list_mindful(host.api, []) == []
+    out(host, timeout_s=1)
+    serial = host.marks[A]
+    drain.strike(host.api, A)
+    drain.strike(host.api, A)
+    drain.strike(host.api, B)
+    assert host.marks == {A: f"gone:{serial}"}, "its moment stays, and what is not marked is not struck"
+    assert drain.age_of(host.marks[A], now=host.now()) == drain.age_of(serial, now=host.now())
+    for name, said in (("cp1", "forgotten"), ("w1", serial)):
+        meta = host.cluster.objects[f"/api/v1/nodes/{name}"]["metadata"]
+        meta["annotations"] = {drain_marks.ANNOTATION: f"{A}={said}"}
+    assert drain.list_mindful(host.api, [A]) == ["w1", "w2"], "w3 is not Ready"
+
+
 def test_a_node_that_is_not_ready_is_not_waited_for() -> None:
     host = site("cp1", "w1", ready={"cp1"})
     host.follows = {"cp1"}

@@ -337,6 +337,27 @@ def test_a_server_that_is_gone_is_kept_for_a_while() -> None:
     assert load_balancer.read_servers(host, PATHS) == THREE[:1] and host.signals == ["4711"]
 
 
+def test_a_server_that_is_gone_for_good_is_forgotten_once_it_is_not_listed() -> None:
+    """While it is, it is a server that is drained; and one that comes back is none that is forgotten."""
+    host, memory = balanced(*THREE[:2], listed=endpoint_slice("10.0.0.11", "10.0.0.12")), Memory()
+    host.marked, host.serial = (THREE[1],), "gone:1"
+    keep(host, memory)
+    assert drained(host) == (THREE[1],) and host.told == [f"{THREE[1]}=gone:1"]
+    host.listed = None
+    keep(host, memory)
+    assert load_balancer.read_servers(host, PATHS) == THREE[:2], "nobody says that it is not listed"
+    host.listed = endpoint_slice("10.0.0.11")
+    keep(host, memory)
+    assert load_balancer.read_servers(host, PATHS) == THREE[:1]
+    assert host.told[-1] == f"{THREE[1]}=forgotten" and len(host.signals) == 2
+    host.marked = ()
+    keep(host, memory)
+    assert host.told[-1] is None and load_balancer.read_servers(host, PATHS) == THREE[:1] and len(host.signals) == 2
+    host.listed = endpoint_slice("10.0.0.11", "10.0.0.12")
+    keep(host, memory)
+    assert load_balancer.read_servers(host, PATHS) == THREE[:2] and drained(host) == ()
+
+
 @pytest.mark.parametrize("listed", [None, endpoint_slice()])
 def test_a_cluster_that_says_nothing_changes_no_list(listed: Optional[dict[str, Any]]) -> None:
     host, memory = balanced(*THREE, listed=listed), Memory()

@@ -171,7 +171,9 @@ def test_the_kubelets_leases_are_read_of_another_api_server_while_this_one_is_aw
 
     def read(api: Api) -> dict[str, tuple[str, float]]:
         server = api.server.partition("//")[2]
-        assert api.timeout_s == (2 if server == OTHER else 10), "this API server is away for as long as the other one is silent"
+        assert api.timeout_s == (2 if server == OTHER else 10), (
+            "this API server is away for as long as the other one is silent"
+        )
         seen.append((server, [one for one in host.events if one.endswith(" kube-apiserver")]))
         if server in refuses:
             raise Unreachable(api.server, "timeout", text="it is silent")
