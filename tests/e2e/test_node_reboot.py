@@ -18,6 +18,14 @@ from .test_static_pods import GAP_S, lead_etcd, make_three
 pytestmark = pytest.mark.k8s_versions("1.35", "1.36")
 MakeNode = Callable[..., Node]
 BOOT = "/proc/sys/kernel/random/boot_id"
+NEEDS_RESTARTING = f"""\
+#!/bin/sh
+[ "$1" = -r ] || exit 2
+cmp -s {BOOT} /var/lib/needs-restarting || exit 0
+printf 'Core libraries or services have been updated since boot-up:\\n  * glibc\\n\\nReboot is required to fully utilize these updates.\\n'
+exit 1
+"""
+"""As the program of dnf-utils answers. Source: needs_restarting.py of dnf-plugins-core"""
 UNIT = "/etc/systemd/system/kb-reboot.service"
 
 
@@ -68,6 +76,12 @@ def test_a_worker_and_the_only_control_plane(make_node: MakeNode, kb_pyz: Path, 
     cp1.kubectl("""patch configmap kb-node-reboot -n kube-system --type merge -p '{"data":{"turn":""}}'""")
     reboot(w1, cp1, "--if-required")
     cp1.wait_pods_ready("default", "app=web")
+    assert "no reboot is due" in w1.run(f"{KB} node reboot --if-required").stdout
+
+    # what dnf's plugin says: until the next boot, as /proc has it
+    w1.write("/usr/bin/needs-restarting", NEEDS_RESTARTING)
+    w1.run(f"chmod 755 /usr/bin/needs-restarting && cat {BOOT} >/var/lib/needs-restarting")
+    reboot(w1, cp1, "--if-required")
     assert "no reboot is due" in w1.run(f"{KB} node reboot --if-required").stdout
 
     refused = cp1.run(f"{KB} node reboot", check=False)

@@ -28,7 +28,7 @@ IN_TIME_S = 20.0
 def remove(node: Node, name: str, words: str = "--yes", *, check: bool = True) -> Result:
     began = time.monotonic()
     done = node.run(f"{KB} node remove {name} {words}", check=check, timeout=600)
-    print(f"{time.monotonic() - began:.1f} s", done.command, done.output, sep="\n", flush=True)
+    print(f"{name} after {time.monotonic() - began:.1f} s", done.command, done.output, sep="\n", flush=True)
     return done
 
 
@@ -65,6 +65,140 @@ def killed(node: Node, name: str, change: str) -> None:
         node.read(change_killer.CHANGES_LOG),
         done.output,
     )
+
+
+def remove_killed_at_every_change(node: Node, name: str) -> list[str]:
+    """The same command over and over, each time killed right after the first change that no run before has made, until one comes to its end.
+    Returns the changes."""
+    node.scp(change_killer.PROGRAM, "/root/change_killer.py")
+    known: list[list[str]] = []
+    began = time.monotonic()
+    while len(known) < 60:
+        wish = {"argv": shlex.split(f"kb.pyz node remove {name} --yes"), "known": known}
+        done = node.run(["python3", "change_killer.py", json.dumps(wish)], check=False, timeout=600)
+        rows = [json.loads(line) for line in node.read(change_killer.CHANGES_LOG).splitlines()]
+        if not rows or rows[-1][0] != "killed":
+            assert done.code == 0, done.output
+            print(f"{name}: {len(known)} kills, {time.monotonic() - began:.0f} s", *known, sep="\n", flush=True)
+            return [what for _, what in known]
+        known.append(rows[-2])
+    raise AssertionError(known)
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_killed_at_every_change(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Of three control planes a living one and a dead one, and a living worker."""
+    cp1, cp2, cp3, w1 = (make_node(name, version=k8s_version) for name in ("cp1", "cp2", "cp3", "w1"))
+    init(cp1, kb_pyz)
+    for node in (cp2, cp3):
+        join(node, cp1, kb_pyz, control_plane=True)
+    join(w1, cp1, kb_pyz)
+    for node in (cp1, cp2, cp3, w1):
+        cp1.wait_node_ready(node.name)
+    cp1.kubectl("create deployment web --image=registry.k8s.io/e2e-test/web:1 --replicas=2")
+    cp1.wait_pods_ready("default", "app=web")
+    cp1.run(f"{KB} etcd leader cp3", check=False)
+
+    changes = remove_killed_at_every_change(cp1, "cp3")
+    assert any("member/remove" in one for one in changes) and any(
+        "DELETE" in one and "nodes/cp3" in one for one in changes
+    )
+    check_gone(cp1, "cp3")
+    check_members(cp1, ["cp1", "cp2"])
+    wait_servers(w1, [cp1.address, cp2.address], timeout_s=5)
+    cp3.run(f"{KB} reset --force", timeout=300)
+    cp3.run(make_join_command(cp1, control_plane=True), timeout=600)
+    cp1.wait_node_ready("cp3")
+    check_members(cp1, ["cp1", "cp2", "cp3"])
+
+    cp2.kill()
+    wait_lost(cp1, "cp2")
+    changes = remove_killed_at_every_change(cp1, "cp2")
+    assert any("member/remove" in one for one in changes) and any(
+        "DELETE" in one and "nodes/cp2" in one for one in changes
+    )
+    check_gone(cp1, "cp2")
+    check_members(cp1, ["cp1", "cp3"])
+
+    remove_killed_at_every_change(cp3, "w1")
+    check_gone(cp3, "w1")
+    assert "kb-static-pods" not in cp1.kubectl("get leases -n kube-system -o name")
+    assert not cp1.get("configmap kb-drained-api-servers -n kube-system").get("data")
+
+
+VOLUME = """\
+apiVersion: storage.k8s.io/v1
+kind: CSIDriver
+metadata: {name: none.example}
+spec: {attachRequired: true}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk-1}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  csi: {driver: none.example, volumeHandle: "1"}
+  claimRef: {namespace: default, name: disk-1}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: disk-1}
+spec: {accessModes: [ReadWriteOnce], storageClassName: "", volumeName: disk-1, resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: writer, labels: {app: writer}}
+spec:
+  nodeName: w1
+  containers: [{name: c, image: "registry.k8s.io/e2e-test/web:1", volumeMounts: [{name: d, mountPath: /d}]}]
+  volumes: [{name: d, persistentVolumeClaim: {claimName: disk-1}}]
+"""
+"""A volume of a driver that is none: who says that it is attached is the test."""
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_dead_node_s_volumes_and_copies_of_its_disk(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    cp1, w1, w2 = (make_node(name, version=k8s_version) for name in ("cp1", "w1", "w2"))
+    init(cp1, kb_pyz)
+    join(w1, cp1, kb_pyz)
+    cp1.wait_node_ready("w1")
+
+    # a machine with a copy of another one's disk
+    w1.run("tar -C / -cf /root/disk.tar etc/kubernetes var/lib/kb var/lib/kubelet/config.yaml var/lib/kubelet/pki")
+    w2.scp(w1.root / "root/disk.tar", "/root/disk.tar")
+    w2.scp(kb_pyz, "/root/kb.pyz")
+    w2.run("tar -C / -xf /root/disk.tar")
+    refused = w2.run(make_join_command(cp1), check=False, timeout=300)
+    print(refused.output, flush=True)
+    assert code_of(refused) == "state-foreign"
+    # and one that has its name alone
+    w2.run("rm -rf /etc/kubernetes /var/lib/kb /var/lib/kubelet")
+    refused = w2.run(f"{make_join_command(cp1)} --node-name w1", check=False, timeout=300)
+    print(refused.output, flush=True)
+    assert code_of(refused) == "node-name-taken"
+
+    # a dead node with an attached volume
+    cp1.write("/root/volume.yaml", VOLUME)
+    cp1.kubectl("apply -f /root/volume.yaml")
+
+    def attachments() -> list[str]:
+        return [one["metadata"]["name"] for one in cp1.get("volumeattachments")["items"]]
+
+    wait_until(lambda: bool(attachments()), what="the volume to be attached", timeout_s=60)
+    name = attachments()[0]
+    cp1.kubectl(
+        f"""patch volumeattachment {name} --subresource=status --type merge -p '{{"status":{{"attached":true}}}}'"""
+    )
+    wait_until(
+        lambda: bool(cp1.get("node w1")["status"].get("volumesAttached")), what="the cluster to know it", timeout_s=60
+    )
+    w1.kill()
+    wait_lost(cp1, "w1")
+    assert attachments() == [name]
+    done = remove(cp1, "w1")
+    assert "still attached" not in done.stderr and attachments() == []
+    assert "writer" not in cp1.kubectl("get pods -o name")
 
 
 def test_nodes_leave_and_come_again(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
