@@ -433,7 +433,7 @@ class _WithoutTexts(ast.NodeTransformer):
 WITHOUT_BYTECODE = tuple(
     f"kubeup/{folder}/{name}"
     for folder, names in {
-        "airgap": ("bundle_write", "mirror_sync"),
+        "airgap": ("bundle_write", "mirror_content", "mirror_needs", "mirror_sync"),
         "backup": ("",),
         "cli": ("completion",),
         "commands": (
@@ -483,6 +483,7 @@ WITHOUT_BYTECODE = tuple(
         "phases": (
             "cert_names",
             "endpoint",
+            "mirror_move",
             "node_re",
             "readdress",
             "reconfigure_",

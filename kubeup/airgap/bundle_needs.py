@@ -50,7 +50,8 @@ def images_of(objects: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
                 look(item, owner)
         elif isinstance(value, Mapping):
             for key in ("initContainers", "containers", "ephemeralContainers"):
-                for container in value.get(key) or []:
+                listed = value.get(key)
+                for container in listed if isinstance(listed, list) else ():
                     if isinstance(container, Mapping) and isinstance(container.get("image"), str):
                         found.append((container["image"], owner))
             for item in value.values():

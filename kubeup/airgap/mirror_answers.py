@@ -43,6 +43,8 @@ class Answer:
 
 REASONS = {200: "OK", 206: "Partial Content", 304: "Not Modified", 400: "Bad Request", 404: "Not Found",
             405: "Method Not Allowed", 416: "Range Not Satisfiable", 500: "Internal Server Error"}  # fmt: skip
+BUNDLES = "/bundles/"
+"""Where the bundles are served as files, for a mirror that moves."""
 _JSON = {"Content-Type": "application/json"}
 _TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 _V2 = {"Docker-Distribution-Api-Version": "registry/2.0"}
@@ -60,6 +62,8 @@ def answer_request(request: Request, catalog: Catalog, *, ca_pem: str = "", metr
     if path.startswith("/files"):
         title = urllib.parse.unquote(path[len("/files") :].strip("/"))
         return _answer_file(title, catalog, version=request.query.get("version", ""))
+    if path.startswith(BUNDLES):
+        return _answer_bundle(urllib.parse.unquote(path[len(BUNDLES) :]), catalog)
     if path in ("/healthz", "/livez", "/readyz"):
         return Answer(200, _TEXT, b"ok\n")
     if path == "/metrics":
@@ -136,6 +140,17 @@ def _answer_file(title: str, catalog: Catalog, *, version: str) -> Answer:
         "Docker-Content-Digest": entry.digest,
     }
     return Answer(200, told, place=catalog.blobs[entry.digest])
+
+
+def _answer_bundle(name: str, catalog: Catalog) -> Answer:
+    """A bundle as it lies there; "" for the list of all."""
+    if not name:
+        rows = [{"name": name, "size": place.size} for name, place in sorted(catalog.bundles.items())]
+        return Answer(200, _JSON, json.dumps({"bundles": rows}).encode() + b"\n")
+    place = catalog.bundles.get(name)
+    if place is None:
+        return Answer(404, _TEXT, b"no such bundle\n")
+    return Answer(200, {"Content-Type": "application/x-tar"}, place=place)
 
 
 def _paged(request: Request, key: str, *, items: Sequence[str], more: Mapping[str, str]) -> Answer:

@@ -23,6 +23,7 @@ from kubeup.machine.local_host import LocalHost
 FILES_REPOSITORY = "kb/files"
 RETRY_S = 30.0
 """How soon something unreadable is tried again even though nothing has changed."""
+_LOOKS = 3
 _MAX_OPEN = 64
 """The maximum number of files kept open."""
 
@@ -49,6 +50,8 @@ class Catalog:
     """Each file from the newest Kubernetes version that has it; kb.pyz is the newest kb's."""
     files_of: dict[str, dict[str, bundle.FileEntry]] = field(default_factory=dict)
     """The files by the Kubernetes version that a bundle is for (`v1.35.6`)."""
+    bundles: dict[str, Place] = field(default_factory=dict)
+    """The tars, by their names."""
     short_names: dict[str, list[str]] = field(default_factory=dict)
     """Repository name without registry -> the full names."""
 
@@ -69,6 +72,9 @@ def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[
     found = Catalog()
     for item in layouts:
         found.blobs.update(item.blobs)
+        stat = None if host.is_dir(item.path) else host.stat(host.real_path(item.path))
+        if stat is not None:
+            found.bundles[item.path.name] = Place(host.real_path(item.path), 0, stat.size)
     whole = [replace(item, blobs=found.blobs) for item in layouts]
     for item in whole:
         for name, entry in item.names.items():
@@ -156,8 +162,11 @@ class Store:
         self._built = time.monotonic()
         self._left_out: dict[str, str] = {}
         self._stamp = self._read_stamp()
-        self.catalog = self._build()
-        self._files = self._open_bundles(self.catalog)
+        self.serving = Serving(host, self._build())
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.serving.catalog
 
     def look_again(self) -> None:
         """Apply changes. Never raises: the previous content is still served."""
@@ -188,33 +197,40 @@ class Store:
         is_due = bool(self._left_out) and time.monotonic() - self._built > RETRY_S
         if stamp == self._stamp and not is_due:
             return
-        self._stamp, before = stamp, (self.catalog, set(self._left_out))
-        catalog = self._build()
-        self.catalog, self._files = catalog, self._open_bundles(catalog)
+        before = (self.catalog, set(self._left_out))
+        for _ in range(_LOOKS):
+            self._stamp, serving = stamp, Serving(self.host, self._build())
+            stamp = self._read_stamp()
+            if stamp == self._stamp:  # else a file may have been exchanged between the look at it and its opening
+                break
+        self.serving = serving
         if (self.catalog, set(self._left_out)) != before:
             self._log(f"{self._path} has changed: {describe(self.catalog)}")
 
-    def _open_bundles(self, catalog: Catalog) -> dict[Path, _OpenFile]:
-        """Open the tars at once: another file that takes the name later has other bytes at these offsets."""
+
+class Serving:
+    """A catalog, and the open files to which its places belong: a file that takes the name of one later has other bytes at these offsets."""
+
+    def __init__(self, host: LocalHost, catalog: Catalog) -> None:
+        self.catalog, self._host = catalog, host
+        self._files: dict[Path, OpenFile] = {}
         counted = collections.Counter(place.path for place in catalog.blobs.values())
-        found: dict[Path, _OpenFile] = {}
         for path, count in counted.most_common(_MAX_OPEN):
             if count > 1:
                 with contextlib.suppress(KbError):
-                    found[path] = _OpenFile(self.host, path)
-        return found
+                    self._files[path] = OpenFile(host, path)
 
-    def open_file(self, path: Path) -> _OpenFile:
+    def open_file(self, path: Path) -> OpenFile:
         """The file, opened once for all threads: every read passes its own offset."""
         found = self._files.get(path)
         if found is None:
-            found = _OpenFile(self.host, path)
+            found = OpenFile(self._host, path)
             if len(self._files) < _MAX_OPEN:
                 self._files[path] = found
         return found
 
 
-class _OpenFile:
+class OpenFile:
     """A descriptor that stays open while something is sent from it."""
 
     def __init__(self, host: LocalHost, path: Path) -> None:

@@ -7,6 +7,7 @@ clusters: init installs it as a unit, and anybody can run it by hand (`kb mirror
     /v2/...            the distribution API; ?ns=REGISTRY, or the registry as the first part of the name;
                        the bundle's files are the artifact kb/files:VERSION
     /files/            the bundle's files as JSON; /files/TITLE one of them
+    /bundles/          the bundles as JSON; /bundles/NAME one of them, as a tar
     /ca.crt            the CA of its own certificate; /healthz; /metrics
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.airgap.mirror_answers import REASONS, Answer, Request, answer_request, cut_range, parse_request, refusal
-from kubeup.airgap.mirror_catalog import RETRY_S, Log, Store
+from kubeup.airgap.mirror_catalog import RETRY_S, Log, OpenFile, Serving, Store
 from kubeup.airgap.oci_layout import Place
 from kubeup.errors import HostError, KbError, shown
 from kubeup.lazy_modules import lazily
@@ -273,23 +274,25 @@ class Server:
                     line,
                     Request("GET", "", {}, {}, keeps_alive=False),
                     answer=refusal(400, "UNSUPPORTED", message="no HTTP/1.1 request"),
+                    serving=self._store.serving,
                 )
                 return
             request.keeps_alive = request.keeps_alive and not self._is_ending
-            answer = self._answer(request)
+            serving = self._store.serving  # one for both: it may change at any moment
+            answer = self._answer(request, serving)
             sent = 0
             try:
-                sent = self._send(line, request, answer=answer)
+                sent = self._send(line, request, answer=answer, serving=serving)
             finally:
                 self._note(line.peer, request, answer=answer, sent=sent, seconds=time.perf_counter() - started)
             if not request.keeps_alive:
                 return
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request, serving: Serving) -> Answer:
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             request.keeps_alive = False  # its body is not read
         try:
-            answer = answer_request(request, self._store.catalog, ca_pem=self._ca_pem, metrics=self.render_metrics)
+            answer = answer_request(request, serving.catalog, ca_pem=self._ca_pem, metrics=self.render_metrics)
         except Exception as error:
             self._log(f"{shown(request.path[:200])}: {type(error).__name__}: {shown(str(error))}")
             return refusal(500, "UNKNOWN", message="see the mirror's log")
@@ -299,7 +302,7 @@ class Server:
         is_same = request.headers.get("if-range") in (None, answer.headers.get("Etag"))
         return cut_range(answer, wanted) if wanted and is_same and answer.place else answer
 
-    def _send(self, line: _Line, request: Request, *, answer: Answer) -> int:
+    def _send(self, line: _Line, request: Request, *, answer: Answer, serving: Serving) -> int:
         told = {**answer.headers, "Content-Length": str(answer.length)}
         if answer.place is not None:
             told["Accept-Ranges"] = "bytes"
@@ -312,10 +315,9 @@ class Server:
         if answer.place is None:
             line.send(head + answer.body)
             return len(answer.body)
-        return self._send_place(line, head, place=answer.place)
+        return self._send_place(line, head, place=answer.place, file=serving.open_file(answer.place.path))
 
-    def _send_place(self, line: _Line, head: bytes, *, place: Place) -> int:
-        file = self._store.open_file(place.path)
+    def _send_place(self, line: _Line, head: bytes, *, place: Place, file: OpenFile) -> int:
         piece = os.pread(file.descriptor, min(_WITH_HEAD, place.size), place.offset)
         if len(piece) < min(_WITH_HEAD, place.size):
             raise OSError("the file has become shorter")  # raise before sending a head that says otherwise

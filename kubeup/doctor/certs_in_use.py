@@ -18,7 +18,11 @@ from kubeup.diagnosis.checks import facts
 from kubeup.doctor.node_files import Patient, parse_first, read_flags, read_kubelet_flags
 from kubeup.errors import KbError
 from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
 from kubeup.node import certificates, kubeconfig, kubelet_cert
+
+with lazily:
+    from kubeup.phases import find_mirror, serve_mirror
 
 OWN = "itself"
 """The issuer of a certificate that a component made for itself."""
@@ -162,6 +166,9 @@ def _find_servers(patient: Patient) -> Iterator[_Server]:
             number = int(chosen) if chosen.isdigit() else port
             if number:
                 yield _Server(component, address, number, _file(own, "tls-cert-file"))
+    if patient.host.exists(patient.paths.systemd / serve_mirror.MIRROR_UNIT):
+        here = patient.config.local_api_endpoint.advertise_address
+        yield _Server("kb-mirror", here, find_mirror.MIRROR_PORT, patient.paths.pki / "kb-mirror.crt")
     if patient.is_member:
         yield _find_kubelet(patient)
 

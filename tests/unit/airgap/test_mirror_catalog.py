@@ -95,7 +95,7 @@ def test_a_bundle_that_is_exchanged_is_served_as_it_was_until_it_is_looked_at(tm
     (tmp_path / "new").write_bytes(b"x" * (tmp_path / "a.tar").stat().st_size)
     (tmp_path / "new").rename(tmp_path / "a.tar")
     for digest, place in store.catalog.blobs.items():
-        file = store.open_file(place.path)
+        file = store.serving.open_file(place.path)
         assert oci_layout.digest_of(os.pread(file.descriptor, place.size, place.offset)) == digest
 
 
@@ -109,7 +109,7 @@ def test_a_linked_bundle(tmp_path: Path, catalog: Catalog) -> None:
         store = mirror_catalog.Store(HOST, path, log=print)
         assert len(store.catalog.repositories) == 4
         for place in store.catalog.blobs.values():
-            assert os.pread(store.open_file(place.path).descriptor, place.size, place.offset) == b"".join(
+            assert os.pread(store.serving.open_file(place.path).descriptor, place.size, place.offset) == b"".join(
                 oci_layout.read_place(HOST, place)
             )
 
