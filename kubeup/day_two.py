@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, node_reboot, node_remove, own_units, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, mirror_move, node_reboot, node_remove, own_units, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # Steps that both upgrades have, and the last of them a swap too.
@@ -173,6 +173,14 @@ BACKUP_SCHEDULE = story(step("backup-timer", "Back up this control plane as sche
 # kb drift schedule on: what the look tells is in kubeup/drift/.
 DRIFT_SCHEDULE = story(step("drift-timer", "Look for what was changed on this node, once a day", drift_timer.plan_timer, live="node"))
 
+# kb mirror move: this control plane serves the mirror from now on. Each node is pointed to it by kb mirror use, which is init's step; the
+# former mirror goes on until kb mirror stop there.
+def make_mirror_move(init: Callable[..., Story]) -> Story:
+    return story(
+        act("install/bundle", "Copy the mirror's bundles here, and check them", mirror_move.BUNDLES),
+        init("install/mirror", "install/registries"),
+    )
+
 # kb restore: make this machine the control plane of a backup. Everything that may be missing is looked for before anything stops. What is
 # in the way is moved aside. The steps that are only named are init's (kb.py), with the restored authorities.
 def make_restore(init: Callable[..., Story]) -> Story:
@@ -208,31 +216,21 @@ def make_restore(init: Callable[..., Story]) -> Story:
         act("ready", "Watch that the node becomes Ready, and list what is left to do elsewhere", restore.READY),
     )
 
-# fmt: on
-
 STORIES: Mapping[str, Story] = {
-    "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
-    "reconfigure": RECONFIGURE,
-    "reconfigure-back": RECONFIGURE_BACK,
-    "readdress": READDRESS,
-    "node-remove": NODE_REMOVE,
-    "node-reboot": NODE_REBOOT,
-    "node-return": NODE_RETURN,
-    "upgrade-apply": UPGRADE_APPLY,
-    "upgrade-node": UPGRADE_NODE,
-    "upgrade-rollback": UPGRADE_ROLLBACK,
-    "upgrade-self": UPGRADE_SELF,
-    "certs-auto": CERTS_AUTO,
-    "certs-add-san": CERTS_ADD_SAN,
-    "backup-schedule": BACKUP_SCHEDULE,
-    "drift-schedule": DRIFT_SCHEDULE,
+    "reconfigure-static-pods": RECONFIGURE_STATIC_PODS, "reconfigure": RECONFIGURE, "reconfigure-back": RECONFIGURE_BACK, "readdress": READDRESS,
+    "node-remove": NODE_REMOVE, "node-reboot": NODE_REBOOT, "node-return": NODE_RETURN, "upgrade-apply": UPGRADE_APPLY,
+    "upgrade-node": UPGRADE_NODE, "upgrade-rollback": UPGRADE_ROLLBACK, "upgrade-self": UPGRADE_SELF, "certs-auto": CERTS_AUTO,
+    "certs-add-san": CERTS_ADD_SAN, "backup-schedule": BACKUP_SCHEDULE, "drift-schedule": DRIFT_SCHEDULE,
 }
 """Each by its name in a node's state."""
+# fmt: on
 
 
 _WITH_STEPS_OF_INIT: Mapping[str, Callable[[Callable[..., Story]], Story]] = {
     "reconfigure-endpoint": make_endpoint,
     "restore": make_restore,
+    "mirror-move": make_mirror_move,
+    "mirror-use": lambda init: story(init("install/registries")),
 }
 
 

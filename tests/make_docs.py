@@ -35,6 +35,8 @@ _TABLES = {
     "CERTS_ADD_SAN": "## kb certs add-san",
     "BACKUP_SCHEDULE": "## kb backup schedule",
     "DRIFT_SCHEDULE": "## kb drift schedule",
+    "MIRROR_MOVE": "## kb mirror move",
+    "MIRROR_USE": "## kb mirror use",
     "RESTORE": "## kb restore",
     "RESET": "## kb reset",
 }
@@ -149,7 +151,7 @@ def render_phase_table(name: str) -> list[str]:
 
     shared = {
         name: day_two.find_story(name.lower().replace("_", "-"), init=kb.INIT)
-        for name in ("RESTORE", "RECONFIGURE_ENDPOINT")
+        for name in ("RESTORE", "RECONFIGURE_ENDPOINT", "MIRROR_MOVE", "MIRROR_USE")
     }
     stories = {**vars(day_two), **vars(kb), **shared}
     notes = {"": "", "control-plane": " (control planes)"}

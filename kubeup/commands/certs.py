@@ -25,7 +25,7 @@ with lazily:
     from kubeup.doctor import certs_in_use, node_files
     from kubeup.engine import run
     from kubeup.node import kubelet_cert, pki, renewal, torn_pairs, unread_certs
-    from kubeup.phases import renewed_certs, renewed_kubelet_cert
+    from kubeup.phases import renewed_certs, renewed_kubelet_cert, serve_mirror
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
 KUBELET_SERVER = "kubelet-server"
 """The name of the kubelet's own serving certificate, which kubeadm does not know."""
+MIRROR = "kb-mirror"
+"""The name of the certificate of this node's mirror."""
 
 
 # ---- which cluster
@@ -180,8 +182,8 @@ def renew(call: Invocation) -> int:
     if "cert-dir" not in call.flags and "config" not in call.flags:
         launch.require_root()
     refuse_cut_off(launch)
-    if name == KUBELET_SERVER and call.program.does_more:
-        _print_outcome(launch, _renew_kubelet_s(launch))
+    if name in (KUBELET_SERVER, MIRROR) and call.program.does_more:
+        _print_outcome(launch, _renew_kubelet_s(launch) if name == KUBELET_SERVER else _renew_mirror_s(launch))
         return 0
     if name != "all":
         renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before querying the cluster
@@ -192,6 +194,8 @@ def renew(call: Invocation) -> int:
         outcome = _renew_expiring(launch, rows, cluster=cluster, paths=paths, name=name)
     else:
         outcome = _renew_rows(launch, rows, cluster=cluster, paths=paths, name=name)
+        if name == "all" and _has_mirror(launch):
+            outcome.add(_renew_mirror_s(launch))
     _print_outcome(launch, outcome)
     return 0
 
@@ -210,6 +214,11 @@ class Outcome:
     restarted: list[str] = field(default_factory=list)
     not_restarted: dict[str, str] = field(default_factory=dict)
     former: str = ""
+
+    def add(self, other: Outcome) -> None:
+        for name in ("renewed", "external", "left", "restarted"):
+            getattr(self, name).extend(getattr(other, name))
+        self.former = self.former or other.former
 
     def take(self, row: Row, outcome: str) -> None:
         {"renewed": self.renewed, "external": self.external, "missing": self.missing}[outcome].append(row.name)
@@ -328,10 +337,11 @@ def _renew_expiring(
             verb = "would not be" if launch.is_dry else "was not"
             call.report.warn(f"{row.name} has less than a fifth of its life left, and {verb} renewed")
     if name == "all" and _is_kubelet_due(launch):
-        own = _renew_kubelet_s(launch)
-        done.renewed += own.renewed
-        done.restarted += own.restarted
-        done.former = done.former or own.former
+        done.add(_renew_kubelet_s(launch))
+    why = _find_mirror_due(launch) if name == "all" else ""
+    if why:
+        call.report.note(why)
+        done.add(_renew_mirror_s(launch, is_due=True))
     if not done.renewed and not done.left:
         _say(call, "nothing to renew: every certificate has more than a fifth of its life left")
     return done
@@ -477,6 +487,48 @@ def _renew_kubelet_s(launch: Launch) -> Outcome:
     return done
 
 
+def _has_mirror(launch: Launch) -> bool:
+    is_here = launch.local.exists(Paths().systemd / serve_mirror.MIRROR_UNIT)
+    return (
+        is_here
+        and launch.call.program.does_more
+        and launch.local.is_root_user()
+        and "cert-dir" not in launch.call.flags
+    )
+
+
+def _find_mirror_due(launch: Launch) -> str:
+    return serve_mirror.find_due(_read_kubelet(launch)[0]) if _has_mirror(launch) else ""
+
+
+def _renew_mirror_s(launch: Launch, *, is_due: bool = False) -> Outcome:
+    """Issue the certificate of this node's mirror again, and restart the mirror. is_due: it has not long to live. Raises HostError
+    (no-mirror-here, mirror-not-started)."""
+    call, local = launch.call, launch.local
+    launch.require_root()
+    ctx, _ = _read_kubelet(launch)
+    if not _has_mirror(launch):
+        raise HostError(
+            "this node has no mirror",
+            cause=f"there is no {ctx.paths.systemd / serve_mirror.MIRROR_UNIT}",
+            remedy="run it on the control plane that was made with kb init --bundle",
+            code="no-mirror-here",
+        )
+    done = Outcome(renewed=[MIRROR], restarted=[serve_mirror.MIRROR_UNIT])
+    if launch.is_dry:
+        _say(call, f"would renew: {_MIRROR_S}")
+        _tell_restarts(call, done)
+        return done
+    with local.lock(ctx.paths.lock, f"kb {call.command.name}"):
+        is_renewed = serve_mirror.renew_certificate(ctx)
+    if not is_renewed:
+        _say(call, f"Detected external ca, {_MIRROR_S} can't be renewed")
+        return Outcome(external=[MIRROR], left=[MIRROR] if is_due else [])
+    _say(call, f"{_MIRROR_S} renewed: {serve_mirror.MIRROR_UNIT} was restarted")
+    return done
+
+
+_MIRROR_S = "certificate of this node's mirror"
 _KUBELET_S = "certificate for serving the kubelet's API"
 
 

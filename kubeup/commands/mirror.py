@@ -1,20 +1,20 @@
-"""The commands mirror serve, mirror add and mirror sync."""
+"""The commands mirror serve and mirror sync; the others are in mirror_upkeep.py."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
 from kubeup.commands import launcher
-from kubeup.commands.launcher import Launch
-from kubeup.errors import HostError, UsageError
+from kubeup.errors import UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 with lazily:
-    from kubeup.airgap import bundle, mirror_catalog, mirror_server, mirror_sync
+    from kubeup.airgap import mirror_catalog, mirror_server, mirror_sync
     from kubeup.machine import http
     from kubeup.phases import local_bundle
 
@@ -44,24 +44,6 @@ def serve(call: Invocation) -> int:
     return 0
 
 
-def add(call: Invocation) -> int:
-    """Add a bundle to this node's mirror: check it first, then copy it; it is served a second later."""
-    launch, path = Launch(call), _one_word(call)
-    launch.require_root()
-    local = launch.local
-    if not local.is_dir(local_bundle.MIRROR_FOLDER):
-        raise HostError(
-            "this node has no mirror",
-            cause=f"there is no {local_bundle.MIRROR_FOLDER}",
-            remedy="run it on the control plane that was made with kb init --bundle",
-            code="no-mirror-here",
-        )
-    key = local.read_text(Path(call.flags["verify-key"]).absolute()) if "verify-key" in call.flags else ""
-    found = local_bundle.add_bundle(local, path, key_pem=key, tell=call.report.waiting)
-    call.print(f"{found.path} is served: {len(found.names)} images, {len(bundle.list_files(local, found))} files")
-    return 0
-
-
 def sync(call: Invocation) -> int:
     """Push the images of a bundle to a registry."""
     local = launcher.open_host(call)
@@ -75,19 +57,20 @@ def sync(call: Invocation) -> int:
             code="usage",
         )
     ca = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else None
-    layouts = mirror_catalog.find_layouts(local, _one_word(call))
-    url = f"{base.partition('://')[0]}://{server}"
-    count = 0
-    for name in mirror_sync.sync(
-        local,
-        layouts,
-        base=url,
-        prefix=prefix,
-        tls=http.Tls(Anchors.given(ca)) if ca else None,
-        tell=call.report.waiting,
-    ):
-        call.print(f"pushed {name}")
-        count += 1
+    path, url, count = _one_word(call), f"{base.partition('://')[0]}://{server}", 0
+    with contextlib.ExitStack() as stack:
+        if path.is_relative_to(local_bundle.MIRROR_FOLDER):  # gc may not write it anew meanwhile
+            stack.enter_context(local_bundle.hold_folder(local, f"kb {call.command.name}"))
+        for name in mirror_sync.sync(
+            local,
+            mirror_catalog.find_layouts(local, path),
+            base=url,
+            prefix=prefix,
+            tls=http.Tls(Anchors.given(ca)) if ca else None,
+            tell=call.report.waiting,
+        ):
+            call.print(f"pushed {name}")
+            count += 1
     call.report.line(f"{count} images are in {base}")
     return 0
 

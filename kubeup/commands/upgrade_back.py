@@ -7,7 +7,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kubeup.commands import launcher, upgrade, upgrade_outlook
+from kubeup.commands import launcher, mirror_upkeep, upgrade, upgrade_outlook
 from kubeup.commands.launcher import Launch
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
@@ -159,4 +159,7 @@ def finish(call: Invocation) -> int:
         if not launch.is_dry:
             kept.finish(launch.local, Paths())
     call.report.note(f"removed what was kept of {found.former}: this node cannot be taken back to it any more")
+    spare = "" if launch.is_dry else mirror_upkeep.say_spare(launch)
+    if spare:
+        call.tell(f"in the mirror of this node: {spare}")
     return 0

@@ -14,7 +14,7 @@ from kubeup.secret import Secret
 with lazily:
     from kubeup.cluster import api, tokens
     from kubeup.node import ca_pins, kubeconfig
-    from kubeup.phases import find_mirror, local_bundle
+    from kubeup.phases import serve_mirror
 
 WITHHELD = "<value withheld>"
 KB = "python3 kb.pyz"
@@ -91,14 +91,7 @@ def _bare_node_lines(ctx: Run, worker_join: str) -> list[str]:
     """With a bundle: a one-line command that joins a bare machine; it downloads kb itself from the mirror."""
     if not ctx.config.kb.bundle:
         return []
-    url = find_mirror.mirror_url(ctx.config)
-    pin = ca_pins.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
-    words = " ".join(worker_join.replace("\\\n", " ").split())
-    more = " --air-gapped" if ctx.config.kb.air_gapped else ""
-    line = f"{words} --mirror {url} --mirror-ca-hash {pin}{more}"
-    digest = local_bundle.kb_digest(ctx)
-    if digest:
-        line = f'curl -fsSk -o kb.pyz {url}/files/kb.pyz && echo "{digest}  kb.pyz" | sha256sum -c - && {line}'
+    line = serve_mirror.say_bare_join(ctx, " ".join(worker_join.replace("\\\n", " ").split()))
     return [
         "",
         "A machine without containerd and kubelet joins, all of it from the mirror, with this one line:",

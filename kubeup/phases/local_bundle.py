@@ -5,7 +5,8 @@ This module decides where the copies are stored. Other phases open a bundle only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,17 @@ with lazily:
 
 if TYPE_CHECKING:
     from kubeup.airgap.oci_layout import Layout
+    from kubeup.machine.local_host import LocalHost
 
 MIRROR_FOLDER = Path("/var/lib/kb/mirror")
+
+
+@contextlib.contextmanager
+def hold_folder(local: LocalHost, holder: str) -> Iterator[None]:
+    """Keep other kb processes from changing the mirror's tars, and from reading what is about to change. The mirror itself goes on. holder: `kb
+    mirror gc`. Raises HostError (locked)."""
+    with local.lock(MIRROR_FOLDER / ".lock", holder):
+        yield
 
 
 def wants_bundle(config: NodeConfig) -> bool:

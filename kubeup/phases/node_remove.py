@@ -120,7 +120,10 @@ def _describe(ctx: NodeRemoveRun, one: departure.Departing) -> Iterator[str]:
         yield members
     mirror = _find_mirror(ctx)
     if mirror:
-        yield f"images come from its mirror {mirror}, on this node too: pods whose images are not on their node yet will not start"
+        yield (
+            f"images come from its mirror {mirror}, on this node too: pods whose images are not on their node yet will not start, unless the "
+            "mirror moves first (kb mirror move, here)"
+        )
 
 
 def _find_mirror(ctx: NodeRemoveRun) -> str:

@@ -27,6 +27,7 @@ with lazily:
 
 if TYPE_CHECKING:
     from kubeup.airgap.containerd_hosts import Mirror
+    from kubeup.machine.host import Host
 
 
 def wants_registries(config: NodeConfig) -> bool:
@@ -170,6 +171,19 @@ def say_mirror(run: Run) -> str:
     return f"--mirror {url}" + (f" --mirror-ca-hash {more[0]}" if more else "")
 
 
+def list_pointed(host: Host, folder: Path) -> list[str]:
+    """The registries that kb has pointed to a mirror, without the one that stands for all others, sorted."""
+    paths = {name: folder / name / "hosts.toml" for name in host.list_dir(folder) if name != containerd_hosts.DEFAULT}
+    files = {name: path for name, path in paths.items() if host.exists(path)}
+    return sorted(name for name, path in files.items() if containerd_hosts.parse_mirror(host.read_text(path)))
+
+
+def is_closed(run: Run) -> bool:
+    """Whether this node's containerd asks nobody but its mirror."""
+    path = _hosts_folder(run) / containerd_hosts.DEFAULT / "hosts.toml"
+    return run.host.exists(path) and bool(containerd_hosts.parse_mirror(run.host.read_text(path)))
+
+
 def _read_pins(run: Run, path: Path) -> set[str]:
     try:
         return set(ca_pins.ca_cert_hashes(run.host.read_text(path))) if run.host.exists(path) else set()
@@ -193,7 +207,8 @@ def _plan_files(ctx: Run, folder: Path) -> dict[Path, str]:
             )
         return files
     mirror = mirror_of(ctx)
-    registries = containerd_hosts.registries_of(_catalog(ctx, mirror), names)
+    pointed = [f"{name}/" for name in list_pointed(ctx.host, folder)]  # an earlier mirror's: it may be gone
+    registries = containerd_hosts.registries_of([*_catalog(ctx, mirror), *pointed], names)
     return containerd_hosts.plan_hosts(folder, registries, mirror=mirror, is_only=ctx.config.kb.air_gapped)
 
 

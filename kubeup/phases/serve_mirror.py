@@ -19,13 +19,13 @@ from kubeup.paths import Paths
 from kubeup.phases import certs
 from kubeup.phases.find_mirror import MIRROR_PORT, mirror_url
 from kubeup.phases.kb_program import plan_program
-from kubeup.phases.local_bundle import MIRROR_FOLDER, bundle_copy, open_signed
+from kubeup.phases.local_bundle import MIRROR_FOLDER, bundle_copy, kb_digest, open_signed
 from kubeup.trust import Anchors
 
 with lazily:
     from kubeup import yaml_files
     from kubeup.airgap import containerd_hosts
-    from kubeup.node import cert_specs, certificates, crictl, pki, private_keys
+    from kubeup.node import ca_pins, cert_specs, certificates, crictl, pki, private_keys
 
 MIRROR_UNIT = "kb-mirror.service"
 MIRROR_TIMEOUT_S = 30
@@ -112,8 +112,10 @@ def unit_values(ctx: Run, *, command: str) -> dict[str, str]:
     }
 
 
-def _issue_certificate(ctx: Run) -> None:
-    if not _judge_certificate(ctx):
+def _issue_certificate(ctx: Run, *, is_forced: bool = False) -> None:
+    """is_forced: even if there is one that serves; it is then for the names of that one too, some of which the configuration may not know any
+    more. Raises HostError (mirror-certificate-missing)."""
+    if not is_forced and not _judge_certificate(ctx):
         return
     cert_path, key_path = _mirror_cert(ctx)
     ca = pki.read_ca(ctx.host, ctx.paths)
@@ -128,10 +130,25 @@ def _issue_certificate(ctx: Run) -> None:
     left_s = int((certificates.not_after(ca.cert) - ctx.host.now()).total_seconds())
     # valid as long as the CA: nothing renews it between two runs of init
     validity = certificates.plan_validity(ctx.host.now(), left_s)
-    subject = certificates.Subject("kb-mirror", is_server=True, sans=_mirror_sans(ctx))
+    sans = _mirror_sans(ctx)
+    if is_forced and ctx.host.exists(cert_path):
+        former = [certificates.sans_of(one) for one in certificates.parse_shown(ctx.host.read_text(cert_path))[:1]]
+        sans = cert_specs.make_sans(name for one in (sans, *former) for name in (*one.dns, *one.ips))
+    subject = certificates.Subject("kb-mirror", is_server=True, sans=sans)
     issued = certificates.issue_leaf_cert(subject, key, ca=ca, validity=validity)
     ctx.host.write_file(key_path, private_keys.key_to_pem(key).reveal(), mode=0o600)
     ctx.host.write_file(cert_path, certificates.cert_to_pem(issued))
+
+
+def say_bare_join(ctx: Run, words: str) -> str:
+    """The line with which a machine joins that has nothing: all of it comes from this node's mirror. words: of its join command."""
+    url = mirror_url(ctx.config)
+    pin = ca_pins.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
+    line = f"{words} --mirror {url} --mirror-ca-hash {pin}{' --air-gapped' if ctx.config.kb.air_gapped else ''}"
+    digest = kb_digest(ctx)
+    if digest:
+        line = f'curl -fsSk -o kb.pyz {url}/files/kb.pyz && echo "{digest}  kb.pyz" | sha256sum -c - && {line}'
+    return line
 
 
 def own_files(paths: Paths) -> tuple[Path, ...]:
@@ -155,6 +172,34 @@ def follow_authority(ctx: Run) -> None:
         host.write_file(containerd_hosts.CA_FILE, host.read_bytes(ca))
     services.run(host, "restart", unit=MIRROR_UNIT)
     _wait_for_mirror(ctx)
+
+
+def find_due(ctx: Run) -> str:
+    """Why the certificate of this node's mirror is to be renewed, in words; "" if it is not, or if this node serves no mirror. One that is
+    written and not presented yet is due: a renewal may have been cut off."""
+    if not ctx.host.exists(ctx.paths.systemd / MIRROR_UNIT):
+        return ""
+    return _judge_certificate(ctx) or _judge_presented(ctx)
+
+
+def _judge_presented(ctx: Run) -> str:
+    pem = ctx.host.served_cert(ctx.config.local_api_endpoint.advertise_address, MIRROR_PORT)
+    path, _ = _mirror_cert(ctx)
+    presented = certificates.parse_shown(pem or "")
+    return (
+        f"the mirror does not present {path}" if presented and presented != pki.read_certs(ctx.host, path)[:1] else ""
+    )
+
+
+def renew_certificate(ctx: Run) -> bool:
+    """Issue the certificate of this node's mirror again, with its names, and restart the mirror, which lets transfers end. Returns False if the
+    authority's key is kept elsewhere. Nodes trust the authority, so nothing changes for them. Raises HostError (mirror-not-started)."""
+    if not ctx.host.exists(ctx.paths.pki / "ca.key"):
+        return False
+    _issue_certificate(ctx, is_forced=True)
+    services.run(ctx.host, "restart", unit=MIRROR_UNIT)
+    _wait_for_mirror(ctx)
+    return True
 
 
 def _mirror_sans(ctx: Run) -> cert_specs.Sans:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import kb
+from kubeup.engine.run import Run
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import certificates, former_certs, private_keys, renewal
 from kubeup.paths import Paths
-from kubeup.phases import renewed_certs, renewed_kubelet_cert
+from kubeup.phases import renewed_certs, renewed_kubelet_cert, serve_mirror
 from kubeup.phases.restart_pods import Restarted
 from tests.cert_forms import make_own_pair
 from tests.unit.commands.test_launcher import INIT, Machine
@@ -290,3 +291,48 @@ def test_what_was_done_for_programs(machine: Machine, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("words", [("--dry-run",), ("-o", "json")])
 def test_kubeadm_has_neither(machine: Machine, words: tuple[str, ...]) -> None:
     assert run(machine, "certs", "renew", "all", *words, "--as-kubeadm") != 0
+
+
+# ---- the mirror's
+
+
+@pytest.fixture
+def mirror(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A node that serves a mirror; its renewals."""
+    machine.write_file(Paths().systemd / serve_mirror.MIRROR_UNIT, "[Service]\n")
+    done: list[str] = []
+
+    def renew_it(ctx: Run) -> bool:
+        done.append(ctx.config.local_api_endpoint.advertise_address)
+        return machine.exists(ctx.paths.pki / "ca.key")
+
+    monkeypatch.setattr(serve_mirror, "renew_certificate", renew_it)
+    monkeypatch.setattr(serve_mirror, "find_due", lambda ctx: "")
+    let_restart(monkeypatch)
+    return done
+
+
+def test_the_mirror_s_is_renewed_by_its_name_and_with_all(machine: Machine, mirror: list[str], capsys: Any) -> None:
+    said = "certificate of this node's mirror renewed: kb-mirror.service was restarted"
+    assert renew(machine, capsys, "kb-mirror") == [said] and len(mirror) == 1
+    assert said in renew(machine, capsys, "all") and len(mirror) == 2
+    assert "would renew: certificate of this node's mirror" in renew(machine, capsys, "kb-mirror", "--dry-run")
+    assert said not in renew(machine, capsys, "apiserver") and len(mirror) == 2
+    machine.remove(Paths().systemd / serve_mirror.MIRROR_UNIT)
+    assert run(machine, "certs", "renew", "kb-mirror") != 0
+    assert "code:   no-mirror-here" in capsys.readouterr().err
+
+
+def test_the_timer_renews_the_mirror_s_once_it_is_due(
+    machine: Machine, mirror: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    renew(machine, capsys, "all", "--expiring")
+    assert mirror == []
+    monkeypatch.setattr(serve_mirror, "find_due", lambda ctx: "it expires in 3 days")
+    assert run(machine, "certs", "renew", "all", "--expiring", "-o", "json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["renewed"], shown["restarted"]) == (["kb-mirror"], ["kb-mirror.service"]) and len(mirror) == 1
+    machine.remove(Paths().pki / "ca.key")
+    assert run(machine, "certs", "renew", "all", "--expiring", "-o", "json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["external"], shown["left"]) == (["kb-mirror"], ["kb-mirror"])

@@ -17,7 +17,8 @@ PHASES = Path(kb.__file__).parent / "kubeup/phases"
 ADR = Path(kb.__file__).parent / "docs/adr/0013-acts.md"
 A_NODE = (kb.INIT, kb.JOIN, kb.RESET, program.RESET)
 DAY_TWO = tuple(
-    day_two.find_story(name, init=kb.INIT) for name in (*day_two.STORIES, "restore", "reconfigure-endpoint")
+    day_two.find_story(name, init=kb.INIT)
+    for name in (*day_two.STORIES, "restore", "reconfigure-endpoint", "mirror-move")
 )
 MOST_ACTS_OF_A_NODE = 14
 MOST_ACTS_OF_DAY_TWO = 13
@@ -128,6 +129,10 @@ CHANGING = {
     "upgrade_programs.py:stage_programs": "programs",
     "serve_mirror.py:_issue_certificate": "Issued: the mirror's certificate",
     "serve_mirror.py:follow_authority": "files",
+    "serve_mirror.py:renew_certificate": "the command certs renew: the mirror's certificate",
+    "mirror_move.py:_fetch": "install/bundle",
+    "mirror_move.py:take_bundles": "install/bundle",
+    "mirror_move.py:plan_no_mirror": "Gone: the mirror of a node",
 }
 """Function -> the act that it is a part of, or the item that calls it. This list only becomes shorter."""
 

@@ -148,3 +148,38 @@ def test_one_that_was_changed_and_not_started_again_is_started_by_the_next_run(c
     host.changes.clear()
     run(first)
     assert host.changes == []
+
+
+# ---- renewed
+
+
+def test_what_is_due_of_its_certificate() -> None:
+    host = make_host()
+    assert serve_mirror.find_due(context(host)) == "", "there is no mirror"
+    ctx = served(host)
+    own = (PATHS.pki / "kb-mirror.crt").as_posix()
+    assert serve_mirror.find_due(ctx) == "", "nobody presents anything"
+    host.served["10.77.0.11:5000"] = host.files[own].decode()
+    assert serve_mirror.find_due(ctx) == ""
+    host.served["10.77.0.11:5000"] = host.files[str(PATHS.pki / "apiserver.crt")].decode()
+    assert "does not present" in serve_mirror.find_due(ctx), "a renewal was cut off before the restart"
+    del host.files[own]
+    assert own in serve_mirror.find_due(ctx)
+
+
+def test_it_is_renewed_with_all_names_that_it_had() -> None:
+    """The files of a node do not say every name that its configuration once had."""
+    host = make_host()
+    ctx = context(host, bundle="/x.tar")
+    cluster = replace(ctx.config.cluster, control_plane_endpoint="mirror.example.org:6443")
+    do(serve_mirror.plan_mirror, replace(ctx, config=replace(ctx.config, cluster=cluster)))
+    before = pki.read_certs(host, CERT)[0]
+    host.changes.clear()
+    assert serve_mirror.renew_certificate(ctx)
+    (after,) = pki.read_certs(host, CERT)
+    assert after != before and RESTART in host.changes
+    assert {"mirror.example.org", "localhost"} <= set(certificates.sans_of(after).dns)
+    assert "10.77.0.11" in certificates.sans_of(after).ips
+    del host.files[str(PATHS.pki / "ca.key")]
+    host.changes.clear()
+    assert not serve_mirror.renew_certificate(ctx) and host.changes == []

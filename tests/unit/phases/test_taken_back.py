@@ -93,6 +93,8 @@ TAKEN_BACK = {
         "phases/restart_pods.py:Restart",
         "phases/restore.py:move_aside",
         "phases/serve_mirror.py:follow_authority",
+        "phases/serve_mirror.py:renew_certificate",
+        "phases/mirror_move.py:plan_no_mirror",
         "phases/tried_swap.py:remove_unit",
         "phases/upgrade_kubelet.py:start_and_watch",
         "phases/waits.py:nudge_kubelet",
