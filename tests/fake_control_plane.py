@@ -717,7 +717,9 @@ def as_files(texts: Mapping[str, str]) -> dict[str, str]:
 
 
 def status_of(host: ControlPlane) -> str:
-    return str(json.loads(host.files["/var/lib/kb/swap/swap.json"])["status"])
+    """The status of the last swap in its record; "" if there is none."""
+    record = host.files.get("/var/lib/kb/swap/swap.json")
+    return str(json.loads(record)["status"]) if record is not None else ""
 
 
 def expect_settled(host: ControlPlane, texts: Mapping[str, str], *, status: str) -> None:

@@ -109,17 +109,26 @@ def _file_of_last(paths: Paths) -> Path:
 
 
 def begin(host: Host, paths: Paths, *, swap: Swap) -> None:
-    """Write down a new swap. The last one that succeeded is kept aside, in case this one is taken back."""
+    """Write down a new swap. The last one that succeeded is kept aside, in case this one is taken back; a restart of pods, which changes
+    none, keeps whatever the last one was."""
     last = load(host, paths)
-    if last is not None and last.status == DONE and host.exists(_file(paths)):
+    is_kept = last is not None and (last.status == DONE or (last.status == TAKEN_BACK and not swap.changed))
+    if is_kept and host.exists(_file(paths)):
         host.move_file(_file(paths), _file_of_last(paths))
     save(host, paths, swap=swap)
 
 
 def end(host: Host, paths: Paths, *, swap: Swap, is_as_before: bool) -> None:
-    """Write down how a swap ended. is_as_before: its former pods are back, so the last swap that succeeded can still be undone."""
-    save(host, paths, swap=swap)
+    """Write down how a swap ended. is_as_before: its former pods are back, so the last swap that succeeded can still be undone. So it can
+    after pods were only restarted, and there is nothing of that to undo."""
     last = _file_of_last(paths)
+    if not swap.changed:
+        if host.exists(last):
+            host.move_file(last, _file(paths))
+        else:
+            host.remove(_file(paths))
+        return
+    save(host, paths, swap=swap)
     if not host.exists(last):
         return
     if is_as_before:

@@ -11,8 +11,9 @@ from kubeup.drift import identities, mending
 from kubeup.drift.drifted import Drift, Ground
 from kubeup.engine.records import Records
 from kubeup.errors import ClusterError
-from tests.fake_control_plane import FORMER, ControlPlane, expect_settled, make_control_plane
-from tests.unit.swap.swap_case import PATHS, Stage, make_swap_run, set_stage
+from kubeup.phases import static_pods_swap
+from tests.fake_control_plane import FORMER, WANTED, ControlPlane, Gone, expect_settled, make_control_plane
+from tests.unit.swap.swap_case import PATHS, Stage, make_swap_run, set_stage, undo_run
 
 OTHERS = {"10.0.0.12:6443": True, "10.0.0.13:6443": True}
 
@@ -41,7 +42,28 @@ def test_etcd_never_stops_under_an_api_server_that_serves(stage: Stage, names: S
     assert mend(host, *names) == [f"restarted: {', '.join(names)}"]
     assert all(host.running(name)[0].id != former[name] for name in names)
     assert stage.balancers.calls == ["drain 10.0.0.11:6443", "undrain 10.0.0.11:6443"]
-    expect_settled(host, FORMER, status="done")
+    expect_settled(host, FORMER, status="")  # there is nothing of it to undo
+
+
+def test_the_last_swap_can_be_undone_after_a_restart(stage: Stage) -> None:
+    host = make_control_plane(others=OTHERS)
+    static_pods_swap.swap_pods(make_swap_run(host, {"kube-scheduler": WANTED["kube-scheduler"]}))
+    assert mend(host, "kube-apiserver") == ["restarted: kube-apiserver"]
+    static_pods_swap.swap_pods(undo_run(host))
+    expect_settled(host, FORMER, status="taken back")
+
+
+@pytest.mark.parametrize("undoes", [True, False])
+def test_a_restart_that_was_killed_leaves_the_last_swap_to_be_undone(stage: Stage, undoes: bool) -> None:
+    host = make_control_plane(others=OTHERS)
+    static_pods_swap.swap_pods(make_swap_run(host, {"kube-scheduler": WANTED["kube-scheduler"]}))
+    host.dies_after = len(host.changes) + 9
+    with pytest.raises(Gone):
+        mend(host, "kube-apiserver")
+    host.revive(0.0)
+    static_pods_swap.swap_pods(undo_run(host) if undoes else make_swap_run(host, {}))
+    static_pods_swap.swap_pods(undo_run(host))
+    expect_settled(host, FORMER, status="taken back")
 
 
 def test_etcd_does_not_stop_where_the_others_need_it(stage: Stage) -> None:

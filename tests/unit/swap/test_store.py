@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,28 @@ def test_a_record_of_another_kind_is_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(HostError) as caught:
         store.load(with_record(**changed), PATHS)
     assert caught.value.code == "swap-unreadable"
+
+
+# ---- pods that are only restarted
+
+
+@pytest.mark.parametrize("status", [store.DONE, store.TAKEN_BACK])
+@pytest.mark.parametrize("is_as_before", [True, False])
+def test_a_restart_leaves_the_last_swap_as_it_was(status: str, is_as_before: bool) -> None:
+    last = Swap(SWAP.pods, status)
+    host = saved(last)
+    restart = Swap((Pod(SERVER, FORMER[SERVER], FORMER[SERVER]),))
+    store.begin(host, PATHS, swap=restart)
+    assert store.load_cut_off(host, PATHS) == restart
+    store.end(host, PATHS, swap=dataclasses.replace(restart, status=store.DONE), is_as_before=is_as_before)
+    assert store.load(host, PATHS) == last
+
+
+def test_a_restart_alone_leaves_nothing_to_undo() -> None:
+    host, restart = FakeHost(), Swap((Pod(SERVER, FORMER[SERVER], FORMER[SERVER]),))
+    store.begin(host, PATHS, swap=restart)
+    store.end(host, PATHS, swap=restart, is_as_before=False)
+    assert store.load(host, PATHS) is None
 
 
 # ---- what a swap says of itself
