@@ -29,6 +29,8 @@ HASH_ANNOTATION = "kubeadm.kubernetes.io/component-config.hash"
 CRI_SOCKET_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
 JWS_PREFIX = "jws-kubeconfig-"
 RESTARTED_ANNOTATION = "kubectl.kubernetes.io/restartedAt"
+RESTART_DUE = "kb.io/restart-due"
+"""Of a ConfigMap: the pods that read it were not restarted yet since it was written."""
 """An annotation of a pod template. It is kubectl's own, so that the rollout history and other tools recognize it."""
 
 CONTROL_PLANE_LABELS = {
@@ -307,6 +309,16 @@ def restart_pods(api: Api, path: str, *, now: datetime.datetime) -> None:
     """Restart the pods of the DaemonSet or Deployment at `path`, as `kubectl rollout restart` does."""
     annotations = {RESTARTED_ANNOTATION: moments.show(now)}
     api.patch(path, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
+
+
+def with_restart_due(manifest: Object) -> Object:
+    """The ConfigMap with a note that the pods that read it are still to be restarted: whoever wrote it may be killed before."""
+    meta = manifest["metadata"]
+    return {**manifest, "metadata": {**meta, "annotations": {**meta.get("annotations", {}), RESTART_DUE: "true"}}}
+
+
+def is_restart_due(found: Object) -> bool:
+    return RESTART_DUE in (found["metadata"].get("annotations") or {})
 
 
 def is_restarted(pod: Object, owner: Object) -> bool:

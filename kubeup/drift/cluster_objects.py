@@ -80,6 +80,9 @@ def look_at_cluster(ground: Ground) -> Iterator[Drift]:
             )
         elif wanted.texts is not None:
             yield from _look_at_data(ground, wanted, found=found)
+            if objects.is_restart_due(found):  # kb was killed
+                text = "its pods may still run with the former one"
+                yield Drift(wanted.title, wanted.title, text, is_fixable=True, is_of_cluster=True)
         else:
             yield from _look_at_object(ground, wanted, found=found)
 

@@ -97,7 +97,8 @@ class ComponentConfig(Object):
 
 @frozen
 class PodConfig(ComponentConfig):
-    """A ComponentConfig that the pods of a DaemonSet read only when they start: if its data changes, the pods are restarted.
+    """A ComponentConfig that the pods of a DaemonSet read only when they start: if its data changes, the pods are restarted. A note in it
+    says so until then, so that they are restarted even if this run is killed in between.
 
     owner: the API path of the DaemonSet; told: the note that is printed when the pods are restarted."""
 
@@ -105,12 +106,19 @@ class PodConfig(ComponentConfig):
     owner: str
     told: str
 
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        if found is not None and objects.is_restart_due(found["object"]):
+            return (Difference(self.name, "its pods may still run with the former one"),)
+        return super().differences(wanted, found)
+
     def apply(self, run: Ground) -> Fields:
         before = run.api.get(run.api.object_path(self.manifest))
-        objects.apply_component_config(run.api, self.manifest)
-        if before and before.get("data") != self.manifest["data"] and run.api.get(self.owner) is not None:
+        is_due = before is not None and (objects.is_restart_due(before) or before.get("data") != self.manifest["data"])
+        if is_due and run.api.get(self.owner) is not None:
+            objects.apply_component_config(run.api, objects.with_restart_due(self.manifest))
             run.report.note(self.told)
             objects.restart_pods(run.api, self.owner, now=run.host.now())
+        objects.apply_component_config(run.api, self.manifest)
         return self.wanted()
 
 

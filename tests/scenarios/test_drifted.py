@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 import pytest
 
-from kubeup.cluster import health
+from kubeup.cluster import health, objects
 from kubeup.commands import drift
 from kubeup.drift import mending
 from kubeup.drift.drifted import Drift
@@ -440,6 +440,31 @@ def test_what_was_written_and_not_read_yet_is_restarted(site: Site, monkeypatch:
     (left,) = mending.find_left(ground, name, found=())
     assert left.name == "running/kube-scheduler" and left.is_fixable
     assert mending.find_left(ground, "file/scheduler.conf", found=()) == ()
+
+
+def test_kube_proxy_is_restarted_by_whoever_comes_after_a_fix_that_was_killed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration was as wanted again, and its pods ran with the former one."""
+    first, second, name = site.machine("cp1"), site.machine("cp2"), "configmap/kube-system/kube-proxy"
+    run_control_plane_join(second)
+    daemon_set = next(one for path, one in site.cluster.objects.items() if path.endswith("/daemonsets/kube-proxy"))
+    _tamper(site, name)
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objects, "restart_pods", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_kb(first, "drift", "--fix", name)
+    assert "annotations" not in daemon_set["spec"]["template"]["metadata"]
+    assert names_on(second) == [name]
+    ended = run_kb(second, "drift", "--fix", name)
+    assert ended.status == 0 and "nothing is left of it" in ended.out, ended.out + ended.err
+    daemon_set = next(one for path, one in site.cluster.objects.items() if path.endswith("/daemonsets/kube-proxy"))
+    assert objects.RESTARTED_ANNOTATION in daemon_set["spec"]["template"]["metadata"]["annotations"]
+    assert names_on(first) == []
 
 
 def test_a_dry_run_puts_nothing_back(site: Site) -> None:
