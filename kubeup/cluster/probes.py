@@ -10,16 +10,20 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
-from kubeup.addresses import join_host_port
+from kubeup.addresses import join_host_port, split_host_port
 from kubeup.cluster import dns_query
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.types import NodeConfig
 from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.shapes import Shape, fit
 from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
+
+with lazily:
+    import ipaddress
 
 # component -> (flag of the address, flag of the port, default port, path)
 _ENDPOINTS: Mapping[str, tuple[str, str, str, str]] = {
@@ -102,6 +106,64 @@ def list_probed_urls(manifest: Mapping[str, Any]) -> tuple[str, ...]:
             place = join_host_port(asked["host"], ports.get(asked.get("port"), asked.get("port")))
             found.append(f"{str(asked.get('scheme') or 'HTTP').lower()}://{place}{asked.get('path') or '/'}")
     return tuple(dict.fromkeys(found))
+
+
+def describe_missed_probes(manifest: Mapping[str, Any]) -> str:
+    """Where a static pod would listen, if the kubelet's probes ask elsewhere: it would be restarted again and again, and an API server
+    that listens on 127.0.0.1 alone serves nobody. "" if they are heard, or that cannot be told from its flags."""
+    return _describe_missed(manifest, list_probed_urls(manifest), by="the kubelet's probes ask")
+
+
+def describe_missed_etcd(manifest: Mapping[str, Any], server: Mapping[str, Any]) -> str:
+    """The same of an etcd that the API server of its own node would not find. server: the API server's manifest."""
+    urls = _flags_of(server).get("etcd-servers", "").split(",")
+    local = [url for url in urls if (_place_of(url) or ("", 0))[0] in ("127.0.0.1", "::1")]
+    return _describe_missed(manifest, local, by="the API server asks")
+
+
+def _describe_missed(manifest: Mapping[str, Any], urls: Iterable[str], *, by: str) -> str:
+    heard = _list_listeners(str((manifest.get("metadata") or {}).get("name")), _flags_of(manifest))
+    for asked in map(_place_of, urls if heard else ()):
+        if asked is not None and not any(_is_heard(asked, at=place) for place in heard):
+            listeners = " and ".join(join_host_port(*place) for place in heard)
+            return f"it would listen on {listeners}, and {by} {join_host_port(*asked)}"
+    return ""
+
+
+def _flags_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    return flags_of(next(iter(commands_of_pod(manifest)), []))
+
+
+_Place = tuple[str, int]
+"""An address or a name, and a port."""
+
+
+def _list_listeners(component: str, flags: Mapping[str, str]) -> list[_Place]:
+    if component in _ENDPOINTS:
+        _, flag, default, _ = _ENDPOINTS[component]
+        port = flags.get(flag) or default
+        return [(flags.get("bind-address") or "0.0.0.0", int(port))] if port.isdecimal() else []
+    defaults = {"listen-metrics-urls": "", "listen-client-urls": "http://localhost:2379"} if component == "etcd" else {}
+    urls = ",".join(flags.get(name) or default for name, default in defaults.items())
+    places = [_place_of(url) for url in urls.split(",") if url]
+    return [place for place in places if place is not None] if None not in places else []
+
+
+def _place_of(url: str) -> Optional[_Place]:
+    """None for one without a port."""
+    host, port = split_host_port(url.partition("://")[2].partition("/")[0]) or ("", None)
+    return (host, port) if host and port else None
+
+
+def _is_heard(asked: _Place, *, at: _Place) -> bool:
+    """An unspecified address stands for all of the machine's, of both families (net.Listen of Go), and a name for any."""
+    if asked[1] != at[1]:
+        return False
+    try:
+        one, other = (ipaddress.ip_address(host) for host, _ in (asked, at))
+    except ValueError:
+        return True
+    return other.is_unspecified or one == other
 
 
 def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:

@@ -197,7 +197,8 @@ def _try_pods(ctx: SwapRun, swap: store.Swap) -> None:
         if proof.image_of(wanted):  # missing after the pulls: this is a dry run, which pulls none
             trials = [_without_pull(trial) for trial in trials]
         troubles += [trial.trouble for trial in trials if trial.trouble is not None]
-        troubles += [*_find_closed_probes(wanted, former), *_find_small_quota(ctx, wanted, former=former)]
+        troubles += [*_find_closed_probes(wanted, former), *_find_unheard(swap, name)]
+        troubles += _find_small_quota(ctx, wanted, former=former)
         passed = [trial.name for trial in trials if trial.trouble is None and not trial.not_tried]
         ctx.report.note(f"{name}: tried without starting it: {', '.join(passed) or 'nothing'}")
         for trial in trials:
@@ -220,6 +221,22 @@ def _find_closed_probes(wanted: Mapping[str, Any], former: Mapping[str, Any]) ->
     closed, was_closed = (probes.describe_closed_probes(_flags_of_pod(pod).items()) for pod in (wanted, former))
     if closed and not was_closed and probes.list_probed_urls(wanted):
         yield Trouble("kube-apiserver would be restarted again and again", closed, probes.CLOSED_PROBES_REMEDY)
+
+
+def _find_unheard(swap: store.Swap, name: str) -> Iterator[Trouble]:
+    """A pod that listens where nobody asks it: an API server that is away, until it is taken back; a controller that kb asks at its new
+    address, and the kubelet at the former one; an etcd that its API server does not find."""
+
+    def describe(kind: str) -> str:
+        texts = {pod.name: getattr(pod, kind) for pod in swap.pods}
+        pod = load_mapping(texts[name], name)
+        server = load_mapping(texts["kube-apiserver"], name) if name == "etcd" and "kube-apiserver" in texts else {}
+        return probes.describe_missed_probes(pod) or (probes.describe_missed_etcd(pod, server) if server else "")
+
+    missed = describe("wanted")
+    if missed and not describe("former"):
+        flag = "the URLs on which it listens" if name == "etcd" else "--bind-address"
+        yield Trouble(f"{name} would not be heard", missed, f"leave {flag} as before, or have it cover that address")
 
 
 def _find_small_quota(ctx: SwapRun, wanted: Mapping[str, Any], *, former: Mapping[str, Any]) -> Iterator[Trouble]:

@@ -112,6 +112,52 @@ def test_an_api_server_that_the_kubelet_would_restart_for_its_probes(stage: Stag
 
 
 @pytest.mark.parametrize(
+    ("name", "flags", "probe", "heard"),
+    [
+        ("kube-apiserver", (), "10.0.0.11:6443", ""),
+        ("kube-apiserver", ("--bind-address=0.0.0.0",), "10.0.0.11:6443", ""),
+        ("kube-apiserver", ("--bind-address=::",), "10.0.0.11:6443", ""),
+        ("kube-apiserver", ("--bind-address=10.0.0.11",), "10.0.0.11:6443", ""),
+        ("kube-apiserver", ("--bind-address=127.0.0.1",), "10.0.0.11:6443", "127.0.0.1:6443"),
+        ("kube-apiserver", ("--bind-address=::1",), "10.0.0.11:6443", "[::1]:6443"),
+        ("kube-apiserver", ("--bind-address=0.0.0.0", "--secure-port=7443"), "10.0.0.11:6443", "0.0.0.0:7443"),
+        ("kube-apiserver", ("--bind-address=127.0.0.1",), "api.example.org:6443", ""),
+        ("kube-scheduler", ("--bind-address=10.0.0.11",), "127.0.0.1:10259", "10.0.0.11:10259"),
+        ("kube-scheduler", ("--secure-port=many",), "127.0.0.1:10259", ""),
+        ("etcd", ("--listen-metrics-urls=http://10.0.0.11:2381",), "127.0.0.1:2381", "10.0.0.11:2381"),
+        ("etcd", ("--listen-metrics-urls=http://10.0.0.11:2381,http://localhost:2381",), "127.0.0.1:2381", ""),
+        ("etcd", ("--listen-metrics-urls=http://10.0.0.11",), "127.0.0.1:2381", ""),
+    ],
+)
+def test_a_pod_that_listens_where_the_kubelet_does_not_ask(
+    stage: Stage, name: str, flags: tuple[str, ...], probe: str, heard: str
+) -> None:
+    """An API server on 127.0.0.1 alone was away until it was taken back; of a controller, nobody found it."""
+    host, _, port = probe.rpartition(":")
+    probed = PROBED.replace("10.0.0.11", host).replace("6443", port)
+    texts = {name: manifest(name, "--v=4", *flags) + probed}
+    if not heard:
+        checked(make_control_plane(), texts)
+        return
+    error = refused(make_control_plane(), texts)
+    assert error.code == "static-pod-refused" and f"it would listen on {heard}" in error.cause
+    assert f"the kubelet's probes ask {probe}" in error.cause
+    was = make_control_plane()
+    was.files[f"{MANIFESTS}/{name}.yaml"] = (manifest(name, *flags) + probed).encode()
+    was.sleep(60)
+    was.changes.clear()
+    checked(was, texts)
+
+
+def test_an_etcd_that_its_own_api_server_would_not_find(stage: Stage) -> None:
+    host = make_control_plane(members=THREE, others=OTHERS)
+    error = refused(host, {"etcd": manifest("etcd", "--listen-client-urls=https://10.0.0.11:2379")})
+    assert error.cause.startswith("it would listen on 10.0.0.11:2379, and the API server asks 127.0.0.1:2379")
+    checked(host, {"etcd": manifest("etcd", "--listen-client-urls=https://0.0.0.0:2379")})
+    checked(host, {"etcd": manifest("etcd", "--listen-client-urls=https://10.0.0.11:2379,https://127.0.0.1:2379")})
+
+
+@pytest.mark.parametrize(
     ("before", "after", "mib", "is_told"),
     [
         ("", "--quota-backend-bytes=1048576", 1, True),
