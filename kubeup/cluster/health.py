@@ -88,6 +88,12 @@ def gate(
     return [*nodes, *servers, *members, *admission, *leaders]
 
 
+def glance(api: Api, etcd_client: Optional[etcd.Etcd] = None) -> list[Part]:
+    """The parts whose trouble shows at once: a gate that waits for no lease. Raises Unreachable, ApiRefused."""
+    members = probe_etcd(etcd_client) if etcd_client is not None else []
+    return [*probe_nodes(api), *probe_api_servers(api), *members, *probe_admission(api)]
+
+
 def find_blockers(parts: Sequence[Part]) -> list[Part]:
     """The parts in trouble: until they are well, no other node may be changed. What is unproven is only told."""
     return [part for part in parts if part.trouble is not None]

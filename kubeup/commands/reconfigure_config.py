@@ -67,6 +67,8 @@ def _reconfigure(call: Invocation) -> int:
             return 0  # what is stored follows when it is confirmed
         ground = look(launch, wish, found=found)
         ctx = with_try(call, make_run(launch, node_state, ground=ground), ground=ground)
+        if is_continued:
+            ctx.found.unwell = frozenset()  # what was in trouble before the swap nobody knows any more
         shown = [] if launch.is_dry and call.output == "text" else list(_render_differences(ctx))
         shown = [{**one, "diff": redact.redact(one["diff"])} for one in (*_render_documents(ctx, ground), *shown)]
         if call.output == "text":

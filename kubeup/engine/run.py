@@ -26,7 +26,7 @@ with lazily:
 
 if TYPE_CHECKING:
     from kubeup.airgap.containerd_hosts import Mirror
-    from kubeup.cluster import lease
+    from kubeup.cluster import health, lease
     from kubeup.cluster.api import Api
     from kubeup.cluster.departure import Departing
     from kubeup.cluster.shared_certs import SharedFile
@@ -203,6 +203,10 @@ class Found:
     leaseDurationSeconds)."""
     led: Optional[Mapping[str, tuple[str, str]]] = None
     """When each leader had renewed its lease as the new static pods began to be watched: component -> (holderIdentity, renewTime)."""
+    unwell: Optional[frozenset[tuple[str, str]]] = None
+    """The parts of the cluster, (kind, name), that were in trouble before this node's static pods were swapped; None if they are not."""
+    parts: Optional[Sequence[health.Part]] = None
+    """The whole cluster after the swap, where nothing that could hurt it was changed since."""
     looked_at: float = 0.0
     """When the renewals were read, on the monotonic clock: they prove only that somebody lived since."""
     turn: Optional[lease.Lease] = None

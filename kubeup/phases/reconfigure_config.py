@@ -13,10 +13,10 @@ from dataclasses import field
 from typing import Any, Optional
 
 from kubeup.engine.cluster_items import Object
-from kubeup.engine.plan import Plan, flatten
+from kubeup.engine.plan import Plan, Proof, flatten
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
-from kubeup.errors import KbError
+from kubeup.errors import ClusterError, KbError
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.json_text import parse_json
 from kubeup.lazy_modules import lazily
@@ -24,16 +24,19 @@ from kubeup.machine.host import Host
 from kubeup.phases import cert_names, static_pods_swap, stored_cluster, tried_swap
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.releases import Release
+from kubeup.trouble import advise
 
 with lazily:
     from kubeup import yaml_files
-    from kubeup.cluster import api, objects
+    from kubeup.cluster import api, health, objects
     from kubeup.config import load_join, render, schema
     from kubeup.upgrade import changed_config, target
 
 FORMER = "kb-former-config"
 """The ConfigMap with the configurations that were stored before, newest first."""
 MOST_FORMER = 8
+UPLOAD = "upload-config/kubeadm"
+"""The phase that stores the changed configuration."""
 
 
 @frozen
@@ -73,7 +76,10 @@ def check_change(ctx: ReconfigureRun) -> Outputs:
             ctx.report.note(f"not of the stored configuration: {edit}; kept")
     if ctx.adds or ctx.drops:
         cert_names.check_names(ctx)
-    return tried_swap.check_tried(ctx)
+    checked = tried_swap.check_tried(ctx)
+    if not ctx.wish.is_empty and static_pods_swap.plan_swap(ctx).pods:
+        ctx.found.unwell = static_pods_swap.find_unwell(ctx)
+    return checked
 
 
 # ---- certs/apiserver
@@ -88,12 +94,36 @@ def plan_certificate(run: ReconfigureRun) -> Plan:
 
 
 def plan_stored(run: ReconfigureRun) -> Plan:
-    """The configuration with the change, and the one before it beside it."""
+    """The configuration with the change, and the one before it beside it; once the cluster lives with it, if static pods were swapped for it."""
 
     def change(document: Mapping[str, Any]) -> dict[str, Any]:
         return changed_config.change_document(as_current(run.host, document, release=run.release), run.wish)
 
-    return _plan_change(run, change)
+    plan = _plan_change(run, change)
+    is_due = bool(plan.parts) and (run.found.unwell is not None or UPLOAD in run.selection.cut_off)
+    return Plan(Proof("the health of the cluster", prove_well)) + plan if is_due else plan
+
+
+def prove_well(run: ReconfigureRun) -> None:
+    """That nothing of the cluster is in trouble that was well before the swap: what has only just come with it is not for all nodes to have.
+    If an earlier run was stopped here, nobody knows any more what was in trouble before. Raises ClusterError (cluster-not-well)."""
+    known = run.found.unwell if run.found.unwell and UPLOAD not in run.selection.cut_off else frozenset()
+    parts = static_pods_swap.read_health(run, patience_s=static_pods_swap.GATE_S, known=known)
+    new = [
+        part.trouble
+        for part in health.find_blockers(parts)
+        if part.trouble is not None and (part.kind, part.name) not in known
+    ]
+    if new:
+        raise ClusterError(
+            new[0].what,
+            cause=f"{new[0].cause}; this node runs with the change, and the cluster has not stored it",
+            remedy=f"{new[0].remedy}; then: {run.command}; or take the change back: {static_pods_swap.COMMAND} --undo",
+            code="cluster-not-well",
+            details=[advise(trouble) for trouble in new[1:]],
+        )
+    if not (run.components or run.dns or run.changes_images or run.proxies is not None):
+        run.found.parts = parts
 
 
 def plan_tried(run: Run, *, text: str, made_from: str) -> Plan:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
@@ -632,10 +632,23 @@ def foretell_swap(ctx: SwapRun) -> Outputs:
 # ---- the gate
 
 
-def read_health(ctx: SwapRun, *, patience_s: float, is_before: bool = False) -> list[health.Part]:
+def find_unwell(ctx: SwapRun) -> frozenset[tuple[str, str]]:
+    """The parts, (kind, name), that are in trouble now, by a look that waits for nobody. An API that is away hinders nothing."""
+    client = proof.own_etcd(ctx) if "etcd" in _installed(ctx) else None
+    try:
+        parts = health.glance(proof.own_api(ctx), client)
+    except KbError:
+        return frozenset()
+    return frozenset((part.kind, part.name) for part in health.find_blockers(parts))
+
+
+def read_health(
+    ctx: SwapRun, *, patience_s: float, is_before: bool = False, known: Collection[tuple[str, str]] = ()
+) -> list[health.Part]:
     """All parts of the cluster, once none is in trouble, or at the end of one's patience. What was away with an API server takes a moment
     to come back: a controller-manager that could not renew its lease exits and starts again. patience_s: on a machine that is not busy; a busy
-    one gets more, but not for the kubelets of other machines. is_before: nothing has been changed yet."""
+    one gets more, but not for the kubelets of other machines. is_before: nothing has been changed yet. known: the parts, (kind, name), that
+    nobody waits for."""
     longest_s, own = patience_s * patience.find_patience(ctx.host), ctx.config.node.name
     client = proof.own_etcd(ctx) if "etcd" in _installed(ctx) else None
     parts: list[health.Part] = []
@@ -648,7 +661,8 @@ def read_health(ctx: SwapRun, *, patience_s: float, is_before: bool = False) -> 
         seen.renewals = seen.led = None
         if is_before and not any(part.kind == "api-server" for part in parts):
             return UNLISTED
-        return "; ".join(part.trouble.what for part in health.find_blockers(parts) if part.trouble is not None)
+        blockers = [part for part in health.find_blockers(parts) if (part.kind, part.name) not in known]
+        return "; ".join(part.trouble.what for part in blockers if part.trouble is not None)
 
     def is_over(missing: str, elapsed: float) -> bool:
         is_elsewhere = all(one.kind == "node" and one.name != own for one in health.find_blockers(parts))
@@ -662,7 +676,7 @@ def read_health(ctx: SwapRun, *, patience_s: float, is_before: bool = False) -> 
 
 def check_cluster(ctx: SwapRun) -> Outputs:
     """Whether the next control plane may follow. Raises ClusterError (cluster-not-well)."""
-    parts = read_health(ctx, patience_s=GATE_S)
+    parts = ctx.found.parts if ctx.found.parts is not None else read_health(ctx, patience_s=GATE_S)
     missing = health.find_blockers(parts)
     for part in parts:
         if part.unproven:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from kubeup.cluster import membership, probes
+from kubeup.cluster import health, membership, probes
+from kubeup.cluster.health import Part
 from kubeup.doctor import node_files
 from kubeup.errors import ClusterError
 from kubeup.machine.http import HttpResponse
@@ -356,6 +357,53 @@ def test_what_does_not_work_comes_back_and_is_not_stored(stage: Stage) -> None:
     assert FORMER not in host.cluster.objects
 
 
+# ---- a cluster that does not live with it
+
+
+LOST = Part("node", "w1", Trouble("node w1 is not Ready", "its kubelet says nothing", "look at it"))
+
+
+def refused_by_gate(host: Node) -> Ended:
+    """It runs on this node, and nowhere else."""
+    ended = kb(host, *APISERVER)
+    assert "code:   cluster-not-well\n" in ended.err, ended.err
+    assert words_of(host)[-1] == "--v=4" and stored(host) == STORED and FORMER not in host.cluster.objects
+    return ended
+
+
+def test_what_the_cluster_does_not_live_with_is_not_stored(stage: Stage) -> None:
+    host = make_node()
+    stage.parts = [LOST]
+    ended = refused_by_gate(host)
+    assert "this node runs with the change, and the cluster has not stored it" in ended.err
+    assert "look at it; then: kb reconfigure apiserver --set v=4; or take the change back:" in ended.err
+    refused_by_gate(host)  # the same again, now that nothing is to be swapped
+    stage.parts = []
+    done(host, *APISERVER)
+    assert stored(host)["apiServer"] == {"extraArgs": [{"name": "v", "value": "4"}]}
+
+
+def test_what_was_in_trouble_before_keeps_nothing_from_being_stored(stage: Stage) -> None:
+    """It may be what the change is to put right."""
+    host = make_node()
+    stage.parts = stage.parts_before = [LOST]
+    ended = kb(host, *APISERVER)
+    assert "code:   cluster-not-well\n" in ended.err and "before the next control plane follows" in ended.err
+    assert stored(host)["apiServer"] == {"extraArgs": [{"name": "v", "value": "4"}]}
+
+
+def test_the_cluster_is_looked_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def gate(*_: Any, **__: Any) -> list[Part]:
+        looks.append(1)
+        return []
+
+    monkeypatch.setattr(health, "gate", gate)
+    done(make_node(), *APISERVER)
+    assert len(looks) == 1
+
+
 # ---- the kubelet
 
 
@@ -551,6 +599,17 @@ def test_the_same_command_continues_what_was_cut_off(stage: Stage, at: str) -> N
     assert words_of(host)[-1] == "--v=4"
     assert stored(host)["apiServer"] == {"extraArgs": [{"name": "v", "value": "4"}]}
     assert not host.violations
+
+
+def test_a_swap_that_went_on_is_stored_once_the_cluster_is_well(stage: Stage) -> None:
+    """What was in trouble before it, nobody knows any more."""
+    host = make_node()
+    cut_off(host, *APISERVER, at=f"move {MANIFESTS}/.kube-apiserver.yaml.kb-former")
+    stage.parts = stage.parts_before = [LOST]
+    refused_by_gate(host)
+    stage.parts = []
+    done(host, *APISERVER)
+    assert stored(host)["apiServer"] == {"extraArgs": [{"name": "v", "value": "4"}]}
 
 
 def test_another_command_has_to_wait(stage: Stage) -> None:

@@ -118,6 +118,8 @@ class Stage:
         self.tried: list[str] = []
         self.parts: list[Any] = []
         """What the health gate finds."""
+        self.parts_before: list[Any] = []
+        """What is found before anything stops."""
 
     IMAGE = pod_trials.IMAGE
 
@@ -139,6 +141,7 @@ def set_stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr(static_pods_swap, "drain", made.balancers)
     monkeypatch.setattr(static_pods_swap, "pod_trials", made)
     monkeypatch.setattr(health, "gate", lambda api, client, **more: made.parts, raising=False)
+    monkeypatch.setattr(health, "glance", lambda api, client: made.parts_before)
     monkeypatch.setattr(
         health, "find_blockers", lambda parts: [part for part in parts if part.trouble is not None], raising=False
     )
