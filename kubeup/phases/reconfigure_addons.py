@@ -124,8 +124,8 @@ def _wait(run: ReconfigureRun, *, place: str, label: str) -> None:
     def is_over(missing: str, elapsed: float) -> bool:
         nonlocal told, moved
         now = run.host.monotonic()
-        if missing != told:
-            told, moved = missing, now
+        if upgrade_addons.count_in(missing) != told:
+            told, moved = upgrade_addons.count_in(missing), now
         run.report.waiting(f"{name}: {elapsed:.0f} s; {missing}")
         return now - failing_since > FAILS_S or now - moved > upgrade_addons.STALLED_S
 

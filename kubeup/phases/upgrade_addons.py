@@ -9,7 +9,7 @@ and does not look whether they come up.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -38,12 +38,14 @@ SYSTEM = "kube-system"
 BACKUP_KEY = "Corefile-backup"
 """The Corefile from before it was changed, in the ConfigMap. The name is kubeadm's."""
 STALLED_S = 120.0
-"""How long a rollout may go on without any progress: an image has to be pulled on the next node, and a pod gets 30 s to end."""
+"""How long a rollout may go on without another pod: an image has to be pulled on the next node, and a pod gets 30 s to end."""
 ROLLOUT_S = 3600.0
 PROXIES_S, PROXY_STALLED_S = 120.0, 20.0
 """How long kube-proxy on the other nodes holds this node's kubelet up, and without any progress."""
 POLL_S = 1.0
 _PROXY_LABEL = "k8s-app=kube-proxy"
+_NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable")
+"""What a kubelet says of a container whose image it does not get. Source: pkg/kubelet/images/types.go"""
 _PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 MERGED = ("Deployment", "DaemonSet", "Service")
 """The kinds in which edits of others are kept. What CoreDNS and kube-proxy may do has to be the new version's."""
@@ -257,6 +259,14 @@ def _name_of(obj: Manifest) -> tuple[str, str]:
     return str(obj["kind"]), str(obj["metadata"]["name"])
 
 
+def list_images(run: UpgradeRun) -> list[str]:
+    """The images with which CoreDNS and kube-proxy are to run, if this run upgrades them. Raises ApiRefused, Unreachable."""
+    items = [item for plan in (plan_coredns(run), plan_kube_proxy(run)) for item in plan.items()]
+    specs = [item.manifest.get("spec") or {} for item in items if isinstance(item, Object)]
+    pods = [(spec.get("template") or {}).get("spec") or {} for spec in specs]
+    return list(dict.fromkeys(image for pod in pods for image in _images_of(pod).values()))
+
+
 # ---- rollout
 
 
@@ -314,20 +324,38 @@ def _wait_for_rollout(run: UpgradeRun, *, place: str, label: str) -> None:
     if missing:
         raise ClusterError(
             f"{name} does not come up in the new version",
-            cause=f"{missing}; nothing has changed for {STALLED_S:.0f} s. Its other pods serve",
-            remedy=f"see why: kubectl -n kube-system describe pods -l {label}",
+            cause=f"{missing}; no more have come up for {STALLED_S:.0f} s. Its other pods serve",
+            remedy=_say_pulls(run, place, label=label) or f"see why: kubectl -n kube-system describe pods -l {label}",
             code="addon-not-rolled-out",
         )
 
 
+def count_in(missing: str) -> str:
+    """Of what describe_rollout says, how many pods run: without what is told of the others."""
+    return missing.partition(" (")[0]
+
+
+def _say_pulls(run: UpgradeRun, place: str, *, label: str) -> str:
+    """What to do where the nodes of the missing pods cannot get their image; "" if that is not what is missing."""
+    owner = run.api.get(place)
+    pods = list(_list_late(run, owner, label=label)) if owner is not None else []
+    nodes = [str((pod.get("spec") or {}).get("nodeName")) for pod in pods if _state_of(pod).startswith(_NO_IMAGE)]
+    if not nodes:
+        return ""
+    images = {one["name"]: one.get("image") for one in pods[0]["spec"]["containers"]}
+    image = images.get(place.rpartition("/")[2]) or next(iter(images.values()))
+    return f"on {', '.join(sorted(nodes))}: crictl pull {image}, and see to what it says; then: {run.command}"
+
+
 def _watch_rollout(run: UpgradeRun, place: str, *, label: str, timeout_s: float, stalled_s: float) -> str:
-    """What is missing in the end, or once nothing has changed for `stalled_s`; "" if every pod runs in the new version."""
+    """What is missing in the end, or once no more pods have come up for `stalled_s`; "" if every pod runs in the new version. What the
+    kubelet says of the others is no progress: of an image that it cannot pull it says two things in turn."""
     told, since = "", run.host.monotonic()
 
     def is_over(missing: str, elapsed: float) -> bool:
         nonlocal told, since
-        if missing != told:
-            told, since = missing, run.host.monotonic()
+        if count_in(missing) != told:
+            told, since = count_in(missing), run.host.monotonic()
         run.report.waiting(f"{place.rpartition('/')[2]}: {elapsed:.0f} s; {missing}")
         return run.host.monotonic() - since > stalled_s
 
@@ -355,13 +383,10 @@ def describe_rollout(run: UpgradeRun, *, place: str, label: str) -> str:
 
 def _describe_pods(run: UpgradeRun, owner: Manifest, *, label: str) -> str:
     """The pods of the new version that are not Ready, with the node and the reason."""
-    wanted = _images_of(owner["spec"]["template"]["spec"])
-    told = []
-    for pod in run.api.list(api.path_of("Pod", namespace=SYSTEM), label=label):
-        spec = pod.get("spec") or {}
-        is_new = wanted.items() <= _images_of(spec).items()  # an admission webhook may have added containers
-        if is_new and probes.node_condition(pod)[0] != "True":
-            told.append(f"{pod['metadata']['name']} on {spec.get('nodeName') or 'no node'}: {_state_of(pod)}")
+    told = [
+        f"{pod['metadata']['name']} on {(pod.get('spec') or {}).get('nodeName') or 'no node'}: {_state_of(pod)}"
+        for pod in _list_late(run, owner, label=label)
+    ]
     lost = [
         str(node["metadata"]["name"])
         for node in run.api.list(api.path_of("Node"))
@@ -369,6 +394,15 @@ def _describe_pods(run: UpgradeRun, owner: Manifest, *, label: str) -> str:
     ]
     told += [f"node {name} is not Ready" for name in lost]
     return f" ({'; '.join(told)})" if told else ""
+
+
+def _list_late(run: UpgradeRun, owner: Manifest, *, label: str) -> Iterator[Manifest]:
+    wanted = _images_of(owner["spec"]["template"]["spec"])
+    for pod in run.api.list(api.path_of("Pod", namespace=SYSTEM), label=label):
+        # an admission webhook may have added containers
+        is_new = wanted.items() <= _images_of(pod.get("spec") or {}).items()
+        if is_new and probes.node_condition(pod)[0] != "True":
+            yield pod
 
 
 def _images_of(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -375,7 +375,25 @@ def test_it_waits_for_the_rollout_and_says_what_does_not_come_up(tmp_path: Path)
     assert (
         "1 of 3 pods run (kube-proxy-x on w1: ImagePullBackOff: not found; node w2 is not Ready)" in caught.value.cause
     )
+    assert caught.value.remedy == f"on w1: crictl pull {image}, and see to what it says; then: {run.command}"
+    state["waiting"] = {"reason": "CrashLoopBackOff"}
+    with pytest.raises(ClusterError) as caught:
+        do(upgrade_addons.plan_kube_proxy, run)
     assert "describe pods -l k8s-app=kube-proxy" in caught.value.remedy
+
+
+def test_what_the_kubelet_says_of_a_pull_is_no_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ErrImagePull and ImagePullBackOff in turn, every few seconds."""
+    run = make_run(tmp_path)
+    made(run, "DaemonSet")["kube-proxy"]["status"] = {"desiredNumberScheduled": 3, "updatedNumberScheduled": 1}
+    states = ("ErrImagePull: no route", "ImagePullBackOff: back-off 10s")
+    monkeypatch.setattr(
+        upgrade_addons, "_describe_pods", lambda *_, **__: f" (x on w1: {states[int(run.host.monotonic()) // 10 % 2]})"
+    )
+    began = run.host.monotonic()
+    with pytest.raises(ClusterError):
+        do(upgrade_addons.plan_kube_proxy, run)
+    assert run.host.monotonic() - began < upgrade_addons.STALLED_S + 10
 
 
 @pytest.mark.parametrize(
