@@ -322,12 +322,14 @@ def _wait_for_rollout(run: UpgradeRun, *, place: str, label: str) -> None:
     name = place.rpartition("/")[2]
     missing = _watch_rollout(run, place, label=label, timeout_s=ROLLOUT_S, stalled_s=STALLED_S)
     if missing:
-        raise ClusterError(
+        error = ClusterError(
             f"{name} does not come up in the new version",
             cause=f"{missing}; no more have come up for {STALLED_S:.0f} s. Its other pods serve",
-            remedy=_say_pulls(run, place, label=label) or f"see why: kubectl -n kube-system describe pods -l {label}",
+            remedy=f"see why: kubectl -n kube-system describe pods -l {label}",
             code="addon-not-rolled-out",
         )
+        error.remedy = _say_pulls(run, place, label=label) or error.remedy
+        raise error
 
 
 def count_in(missing: str) -> str:

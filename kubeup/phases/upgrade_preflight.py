@@ -24,7 +24,8 @@ from kubeup.yaml_files import load_mapping
 
 with lazily:
     from kubeup.cluster import api, health, objects, probes
-    from kubeup.phases import renewed_certs
+    from kubeup.node import image_pulls
+    from kubeup.phases import renewed_certs, upgrade_addons
     from kubeup.swap import store
     from kubeup.upgrade import changed_config, policy, survey, v2_content
     from kubeup.upgrade import target as targets
@@ -61,12 +62,24 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
         return None  # the kubelet may be what was cut off while it was stopped; it is started again below
     _refuse_v2_content(ctx)
     try:
-        return static_pods_swap.check_swap(ctx)
+        static_pods_swap.check_swap(ctx)
     except HostError as error:
         remedy = _find_stored_flag(ctx, error)
         if not remedy:
             raise
         raise HostError(error.what, cause=error.cause, remedy=remedy, code=error.code, details=error.details) from error
+    _pull_addons(ctx)
+    return None
+
+
+def _pull_addons(ctx: UpgradeRun) -> None:
+    """Where this run upgrades CoreDNS and kube-proxy: a registry that does not have them is found before anything stops. The other nodes
+    pull them when their pods start. Raises ImagePullError."""
+    if not ctx.selection.will_run.isdisjoint(("addon/coredns", "addon/kube-proxy")):
+        names = upgrade_addons.list_images(ctx)
+        socket = ctx.config.node.cri_socket
+        for failure in image_pulls.ensure_images(ctx.host, socket, names=names, tell=ctx.report.waiting).failed:
+            raise failure
 
 
 def _is_half_done(ctx: UpgradeRun) -> bool:

@@ -382,6 +382,14 @@ def test_it_waits_for_the_rollout_and_says_what_does_not_come_up(tmp_path: Path)
     assert "describe pods -l k8s-app=kube-proxy" in caught.value.remedy
 
 
+def test_the_images_of_what_this_run_upgrades(tmp_path: Path) -> None:
+    run = make_run(tmp_path, servers=("cp1", "cp2"))
+    coredns, proxy = (f"registry.k8s.io/{name}" for name in ("coredns/coredns", "kube-proxy"))
+    assert upgrade_addons.list_images(run) == [f"{coredns}:{RELEASES[36].coredns_tag}", f"{proxy}:v1.36.0"]
+    fake(run).versions["10.0.0.12:6443"] = "v1.35.6"
+    assert upgrade_addons.list_images(run) == []
+
+
 def test_what_the_kubelet_says_of_a_pull_is_no_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ErrImagePull and ImagePullBackOff in turn, every few seconds."""
     run = make_run(tmp_path)

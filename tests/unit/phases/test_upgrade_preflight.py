@@ -16,10 +16,11 @@ from kubeup.engine.plan import Difference
 from kubeup.engine.run import Selection
 from kubeup.errors import HostError, KbError
 from kubeup.machine import services
+from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
 from kubeup.node import torn_pairs
 from kubeup.node.renewal import find_row
-from kubeup.phases import static_pods_swap, upgrade_preflight
+from kubeup.phases import static_pods_swap, upgrade_addons, upgrade_preflight
 from kubeup.phases.upgrade_control_plane import plan_kubelet_server, swap_control_plane
 from kubeup.phases.upgrade_preflight import check_upgrade
 from kubeup.phases.upgrade_run import UpgradeRun
@@ -83,6 +84,23 @@ def test_a_cluster_that_is_well_may_go_on(stage: Stage) -> None:
     check_upgrade(run)
     assert stage.tried == list(COMPONENTS)
     assert "image: registry.k8s.io/kube-apiserver:v1.35.6 -> registry.k8s.io/kube-apiserver:v1.36.3" in said(run)
+
+
+def test_the_addons_images_are_there_before_anything_stops(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the control plane that upgrades them: a mirror that lacks one was found at the very end."""
+    monkeypatch.setattr(upgrade_addons, "list_images", lambda run: ["registry.k8s.io/kube-proxy:v1.36.3"])
+    host = make_control_plane()
+    real = host.run
+
+    def run(argv: Any, **more: Any) -> Any:
+        if "pull" in argv:
+            return CommandResult(tuple(argv), 1, stderr="not found: manifest unknown")
+        return real(argv, **more)
+
+    host.run = run  # type: ignore[method-assign]
+    error = refused(make_run(host, selection=Selection(will_run=frozenset({"addon/kube-proxy"}))))
+    assert error.code == "image-pull-failed" and "kube-proxy:v1.36.3" in error.what
+    check_upgrade(make_run(host, selection=Selection(will_run=frozenset({"control-plane"}))))
 
 
 def test_an_api_server_that_has_just_started_is_waited_for_until_it_is_listed(
