@@ -88,6 +88,7 @@ def check_refused(node: Node, first: Before) -> None:
         ("kubelet --set maxPods=many", "invalid-config", "must be a whole number"),
         ("kubelet --set maxPods=3", "kubelet-not-changed", "nothing was changed on this node"),
         ("apiserver --set anonymous-auth=false", "static-pod-refused", "the kubelet restarts it every few minutes"),
+        ("apiserver --set bind-address=127.0.0.1", "static-pod-refused", "it would listen on 127.0.0.1:6443"),
         ("etcd --set quota-backend-bytes=1048576", "static-pod-refused", "etcd would take no write any more"),
     ):
         refused = reconfigure(node, words, check=False)
@@ -109,6 +110,11 @@ def check_flags(node: Node, first: Before) -> None:
     now = Before(node)
     crash = reconfigure(node, "controller-manager --set 'controllers=*,none-of-this-name'", check=False)
     assert code_of(crash) == "static-pod-not-working" and "none-of-this-name" in crash.output
+    now.check(same_containers=False)
+
+    # one with which it works, and no node does
+    lost = reconfigure(node, "apiserver --set authorization-mode=RBAC", check=False)
+    assert code_of(lost) == "static-pod-not-working" and "it refuses what this node's kubelet asks" in lost.output
     now.check(same_containers=False)
 
     reconfigure(node, "apiserver --unset max-requests-inflight")
