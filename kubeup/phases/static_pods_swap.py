@@ -653,6 +653,9 @@ def read_health(
     client = proof.own_etcd(ctx) if "etcd" in _installed(ctx) else None
     parts: list[health.Part] = []
 
+    def find_new() -> list[health.Part]:
+        return [part for part in health.find_blockers(parts) if (part.kind, part.name) not in known]
+
     def look() -> str:
         # while the swap has watched its pods, each kubelet and leader has renewed its lease
         seen, is_new = ctx.found, ctx.host.monotonic() - ctx.found.looked_at < NEW_S
@@ -661,11 +664,10 @@ def read_health(
         seen.renewals = seen.led = None
         if is_before and not any(part.kind == "api-server" for part in parts):
             return UNLISTED
-        blockers = [part for part in health.find_blockers(parts) if (part.kind, part.name) not in known]
-        return "; ".join(part.trouble.what for part in blockers if part.trouble is not None)
+        return "; ".join(part.trouble.what for part in find_new() if part.trouble is not None)
 
     def is_over(missing: str, elapsed: float) -> bool:
-        is_elsewhere = all(one.kind == "node" and one.name != own for one in health.find_blockers(parts))
+        is_elsewhere = all(one.kind == "node" and one.name != own for one in find_new())
         allowed_s = patience_s if is_elsewhere else longest_s
         ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=allowed_s))
         return elapsed > allowed_s and missing != UNLISTED
