@@ -9,7 +9,7 @@ never ask whether this is a dry run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -363,6 +363,38 @@ class Sysctl(_NodeItem):
                 remedy=f"set it where the kernel allows it (a container's host, for one): sysctl -w {setting}; then run the command again",
                 code="sysctl-refused",
             )
+
+
+@frozen
+class Remembered(_NodeItem):
+    """What reset needs to know of the machine before kb, beyond the files that kb changes. It is registered once, before anything
+    changes, as a compensation.
+
+    title: its name; is_known: whether it is registered, or too late to look; read: what to register."""
+
+    title: str
+    is_known: Callable[[Ground], bool]
+    read: Callable[[Ground], Mapping[str, str]]
+
+    places = ()
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    def wanted(self) -> Fields:
+        return {"registered": "yes"}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        return self.wanted() if self.is_known(run) else None
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return _compare_fields(self.name, wanted, found=found)
+
+    def apply(self, run: Ground) -> Fields:
+        if not self.is_known(run):
+            run.promises.register(self.read(run))
+        return self.wanted()
 
 
 @frozen
