@@ -8,8 +8,14 @@ from typing import Callable
 
 import pytest
 
+from .lab.changes import kill_after_each_change_in_turn
+from .lab.config import list_ignored_checks
+from .lab.lab import Lab
+from .lab.machine_state import compare_states, read_state
 from .lab.node import Node
 from .test_continue import init, put, reset, strike
+from .test_pod_network import give_ipv6
+from .world import other_rules
 from .world.web import check_cluster_serves
 
 pytestmark = pytest.mark.k8s_versions("1.35")
@@ -19,15 +25,6 @@ EVERYTHING = r"""cd / && find / -xdev \( -path /proc -o -path /sys -o -path /run
   -o -path /var/lib/containerd -o -path /var/lib/systemd -o -path /root \) -prune -o -printf '%p %y %m %u:%g %l\n' | sort
 find /var/lib/kubelet /var/lib/etcd -xdev -printf '%p %y %m %u:%g %l\n' | sort -u
 find /etc /usr/local -xdev -type f -exec sha256sum {} +"""
-LEFT_BY_OTHERS = {
-    "/usr/lib/modules": "kube-proxy's manifest has the kubelet make this folder",
-    "/usr/libexec/kubernetes": "the controller-manager's manifest has the kubelet make this folder",
-    "/usr/libexec/kubernetes/kubelet-plugins": "",
-    "/usr/libexec/kubernetes/kubelet-plugins/volume": "",
-    "/usr/libexec/kubernetes/kubelet-plugins/volume/exec": "",
-    "/var/lib/cni": "containerd's CNI library notes its results here",
-    "/var/lib/cni/results": "",
-}
 
 
 def list_everything(node: Node) -> set[str]:
@@ -36,9 +33,7 @@ def list_everything(node: Node) -> set[str]:
 
 def assert_as_before(node: Node, before: set[str]) -> None:
     after = list_everything(node)
-    assert sorted(before - after) == []
-    more = sorted(line for line in after - before if line.split()[0] not in LEFT_BY_OTHERS)
-    assert more == []
+    assert (sorted(before - after), sorted(after - before)) == ([], [])
 
 
 def test_reset_leaves_nothing_and_loses_nothing(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
@@ -89,3 +84,100 @@ def test_reset_of_a_half_made_node(make_node: MakeNode, kb_pyz: Path, k8s_versio
     if phase == 22:
         init(node)
         node.wait_node_ready()
+
+
+def put_dual_stack(node: Node, lab: Lab, kb_pyz: Path, *, proxy_mode: str) -> None:
+    """Two IP versions, so that Services have addresses of both."""
+    ipv6 = give_ipv6(node, lab)
+    put(
+        node,
+        kb_pyz,
+        init={
+            "localAPIEndpoint": {"advertiseAddress": node.address},
+            "nodeRegistration": {"kubeletExtraArgs": [{"name": "node-ip", "value": f"{node.address},{ipv6}"}]},
+        },
+        cluster={
+            "networking": {
+                "serviceSubnet": "10.96.0.0/16,fd00:10:96::/112",
+                "podSubnet": "10.244.0.0/16,fd00:10:244::/56",
+            }
+        },
+    )
+    kind = 'kind: "KubeProxyConfiguration"\n'
+    node.write("/root/init.yaml", node.read("/root/init.yaml").replace(kind, f'{kind}mode: "{proxy_mode}"\n'))
+
+
+@pytest.mark.parametrize("proxy_mode", ["iptables", "nftables"])
+def test_the_machine_is_as_before_with_the_rules_of_others(
+    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, proxy_mode: str
+) -> None:
+    """Rules, links, routes, mounts, kernel settings, control groups: all that is not a file."""
+    node = make_node("cp1", version=k8s_version)
+    put_dual_stack(node, lab, kb_pyz, proxy_mode=proxy_mode)
+    other_rules.plant(node)
+    node.run("mkdir -p /srv/volume && mount -t tmpfs volume /srv/volume && echo precious >/srv/volume/file")
+    files, before = list_everything(node), read_state(node)
+    init(node)
+    node.wait_node_ready()
+    check_cluster_serves(node)
+    node.run("mkdir -p /var/lib/kubelet/plugins/mine && mount --bind /srv/volume /var/lib/kubelet/plugins/mine")
+    if proxy_mode == "iptables":
+        other_rules.copy_service_rules_to_legacy(node)
+    said = reset(node)
+    assert compare_states(before, read_state(node)) == [], said.output
+    assert_as_before(node, files)
+    assert node.read("/srv/volume/file") == "precious\n"
+    init(node)
+    node.wait_node_ready()
+    check_cluster_serves(node)
+
+
+def test_killed_after_each_change_and_run_again(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str) -> None:
+    """Each run goes on where the one before was killed; the last one finds nothing left to undo."""
+    node = make_node("cp1", version=k8s_version)
+    put_dual_stack(node, lab, kb_pyz, proxy_mode="iptables")
+    other_rules.plant(node)
+    files, before = list_everything(node), read_state(node)
+    init(node)
+    node.wait_node_ready()
+    other_rules.copy_service_rules_to_legacy(node)
+    killed = kill_after_each_change_in_turn(node, ["kb.pyz", "reset", "--force"], ends="nothing-to-reset")
+    node.run("rm -f /root/change_killer.py /root/changes.log /root/wish.json")
+    told = "\n".join(" ".join(one) for one in killed)
+    assert all(
+        words in told for words in ("iptables-nft-restore", "iptables-legacy-restore", "umount", "state.json")
+    ), told
+    assert compare_states(before, read_state(node)) == []
+    assert_as_before(node, files)
+    init(node)
+    node.wait_node_ready()
+
+
+def test_a_worker_with_the_api_away(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    plane, worker = (make_node(name, version=k8s_version) for name in ("cp1", "w1"))
+    put(plane, kb_pyz)
+    init(plane)
+    line = plane.run("python3 kb.pyz token create --print-join-command").stdout.strip()
+    worker.scp(kb_pyz, "/root/kb.pyz")
+    other_rules.plant(worker)
+    files, before = list_everything(worker), read_state(worker)
+    ignored = ",".join(list_ignored_checks())
+    worker.run(f"{line.replace('kb join', 'python3 kb.pyz join')} --ignore-preflight-errors={ignored}", timeout=300)
+    plane.stop()
+    said = reset(worker)
+    assert "Node w1 is still in the cluster" in said.output and "last control plane" not in said.output
+    assert compare_states(before, read_state(worker)) == [], said.output
+    assert_as_before(worker, files)
+
+
+def test_the_last_control_plane_says_that_the_cluster_ends(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    init(node)
+    refused = node.run("python3 kb.pyz reset </dev/null", check=False)
+    assert refused.code == 2 and "cp1 is the last control plane of cluster kubernetes" in refused.output
+    assert "kb.pyz backup -o FILE" in refused.output, refused.output
+    node.run("python3 kb.pyz backup -o /root/cluster.kb", timeout=120)
+    assert "is the last control plane" in reset(node).output
+    refused = node.run("python3 kb.pyz reset --force", check=False)
+    assert refused.code == 4 and "nothing-to-reset" in refused.output

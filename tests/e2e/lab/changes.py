@@ -37,13 +37,13 @@ def run_watched(node: Node, argv: Sequence[str], moment: Moment = NEVER) -> list
     return _run(node, {"argv": list(argv), **asdict(moment)})
 
 
-def _run(node: Node, wish: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _run(node: Node, wish: Mapping[str, Any], *, ends: str = "ended with 0") -> list[tuple[str, str]]:
     node.write("/root/wish.json", json.dumps(wish))
     line = 'python3 change_killer.py "$(cat wish.json)"'
     ended = node.run(f"{line}; echo ended with $?", timeout=900)
     found = [tuple(json.loads(line)) for line in node.read(change_killer.CHANGES_LOG).splitlines()]
     if not found or found[-1][0] != "killed":
-        assert "ended with 0" in ended.stdout, ended.output
+        assert ends in ended.output, ended.output
     return found
 
 
@@ -111,11 +111,18 @@ def kill_at_every_change(
 
 
 def kill_after_each_change_in_turn(
-    node: Node, argv: Sequence[str], *, phases: str = "", most: int = 500, for_s: float = float("inf")
+    node: Node,
+    argv: Sequence[str],
+    *,
+    phases: str = "",
+    most: int = 500,
+    for_s: float = float("inf"),
+    ends: str = "ended with 0",
 ) -> list[tuple[str, str]]:
     """Run the command again and again, and kill it each time after the first change after which it was not killed before, until it comes to
     its end. Each run goes on from where the one before was killed, so nothing has to be restored: a whole sweep takes about as many starts of
-    kb as there are changes. phases: a pattern that only those have. for_s: after so many seconds it is left in peace. Returns (phase, change) of all of them."""
+    kb as there are changes. phases: a pattern that only those have. for_s: after so many seconds it is left in peace. ends: what the last
+    run says. Returns (phase, change) of all of them."""
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     killed: list[tuple[str, str]] = []
     start = time.monotonic()
@@ -124,7 +131,7 @@ def kill_after_each_change_in_turn(
         if began - start > for_s:
             run_watched(node, argv)
             return killed
-        found = _run(node, {"argv": list(argv), "known": killed, "phase": phases})
+        found = _run(node, {"argv": list(argv), "known": killed, "phase": phases}, ends=ends)
         if found[-1][0] != "killed":
             return killed
         killed.append(found[-2])
