@@ -466,8 +466,10 @@ WITHOUT_BYTECODE = tuple(
         ),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "support_bundle"),
         "kubeadm": ("upgrade",),
+        "network": ("service_rules",),
         "node": (
             "content_trials",
+            "control_groups",
             "expired_certs",
             "file_trials",
             "former_certs",

@@ -49,8 +49,9 @@ with lazily:
 # fmt: off
 from kubeup.phases import (
     addons, auto_renewal, bootstrap_tokens, certs, control_plane, install_programs, join_command, join_control_plane,
-    join_worker, kernel, kubeconfigs, kubelet_start, load_balancer, local_bundle, mark_control_plane, node_network,
-    preflight, reset, runtime_registries, serve_mirror, upload_certs, upload_config, verify_node, wait_control_plane,
+    join_worker, kernel, kubeconfigs, kubelet_start, load_balancer, local_bundle, mark_control_plane, node_leftovers,
+    node_network, preflight, reset, runtime_registries, serve_mirror, upload_certs, upload_config, verify_node,
+    wait_control_plane,
 )
 # isort: on
 
@@ -180,15 +181,18 @@ RESET = story(
     step("cleanup-node/stop-kubelet",         "Stop the kubelet, which would restart every pod",                                    kubelet_start.plan_stopped_kubelet, live="node"),
     step("cleanup-node/remove-pods",          "Stop and remove this node's pods",                                                   kubelet_start.plan_no_pods, live="node"),
     step("cleanup-node/unmount",              "Unmount what the kubelet mounted for pods",                                          kubelet_start.plan_no_mounts, live="node"),
+    step("cleanup-node/remove-service-rules", "Remove the rules of kube-proxy and the kubelet, and no others",               node_leftovers.plan_no_service_rules, live="node", part_of="cleanup-node/remove-pods"),
     step("cleanup-node/remove-pod-network",   "Remove kb's routes, link and bridge",                                                node_network.plan_no_pod_network, live="node"),
     step("cleanup-node/remove-load-balancer", "Remove the load balancer and its line in /etc/hosts",                                load_balancer.plan_removal),
     step("cleanup-node/remove-service-route", "Remove the route to Services, on a machine that has no default route",              kernel.plan_no_service_route, live="node"),
+    step("cleanup-node/restore-settings",     "Give kernel settings their values of before, unless others need them",              kernel.plan_former_settings, live="node"),
     step("cleanup-node/release-packages",     "Let the package manager upgrade the packages that it held for kb",                   install_programs.plan_released_packages, live="node"),
     step("cleanup-node/release-images",       "Let the kubelet delete the images that an upgrade kept for its way back",            install_programs.plan_released_images, live="node"),
     step("cleanup-node/stop-services",        "Stop the mirror and the runtime, if kb installed them",                              reset.plan_no_services, live="node"),
     step("cleanup-node/remove-runtime-data",  "Remove the images and containers of a runtime that kb installed",                    install_programs.plan_no_runtime_data, live="node", part_of="cleanup-node/stop-services"),
     step("cleanup-node/remove-etcd-data",     "Remove the data of this node's etcd",                                                reset.plan_no_etcd_data, part_of="cleanup-node/take-back-files"),
     step("cleanup-node/remove-kubelet-data",  "Remove the kubelet's own data, and a joined node's credentials",                     kubelet_start.plan_no_kubelet_data, part_of="cleanup-node/take-back-files"),
+    step("cleanup-node/remove-traces",        "Remove the control groups and logs of pods, and empty folders made for them",       node_leftovers.plan_no_traces, live="node", part_of="cleanup-node/remove-pods"),
     act("cleanup-node/take-back-files",       "Remove the files that kb created, and restore those it changed",                     reset.FILES),
 )
 

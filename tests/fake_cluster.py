@@ -245,10 +245,12 @@ NODE_CHANGES = KUBELET_STARTS | {
     "systemctl disable --now kb-certs.timer",
     "systemctl disable --now kb-certs.service",
     "systemctl clean --what=state kb-certs.timer",
+    "systemctl reset-failed kb-*",
     "ip netns add kb-probe",
     "ip netns delete kb-probe",
     "/opt/cni/bin/bridge",
     "ip link delete cbr0",
+    "ip link delete kube-ipvs0",
 }
 """The commands with which init, join and reset change a node that has containerd and kb's own pod network."""
 

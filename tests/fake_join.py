@@ -410,7 +410,10 @@ SAID = {
     "ip -json address show": '[{"ifname": "eth0", "mtu": 1500, "flags": ["UP"], "addr_info": [{"local": "{address}", "prefixlen": 24, "scope": "global"}]}]',
     "ip -json -4 route show proto 199": "[]",
     "ip -json -6 route show proto 199": "[]",
+    "ip -brief link show type bridge": "",
+    "ip -json link show master cbr0": "[]",
     "nft -a list ruleset": "",
+    "nft list tables": "",
     "ip -json -4 route show table all": '[{"dst": "default", "gateway": "10.0.0.1", "dev": "eth0", "flags": []}]',
     "ip route get 10.96.0.1": "10.96.0.1 via 10.0.0.1 dev eth0 src {address} uid 0\n",
     "kubelet --version": "Kubernetes v1.35.6\n",
@@ -433,12 +436,19 @@ SAID = {
 FAILS = (
     "ip -json -details link show dev cbr-vxlan",
     "ip link show dev cbr0",
+    "ip link show dev kube-ipvs0",
+    "ipset list -name",
     "nft list table ip kb_pods",
     "nft list table ip6 kb_pods",
     *(
         f"{program} -w 10 -t {table} -S {chain}"
         for program in ("iptables", "ip6tables")
         for table, chain in (("filter", "KB-FORWARD"), ("nat", "KB-POSTROUTING"))
+    ),
+    *(
+        f"{family}-nft -w 10 -t {table} -S"
+        for family in ("iptables", "ip6tables")
+        for table in ("mangle", "nat", "filter")
     ),
 )
 """Looks at what is not there."""
@@ -791,7 +801,7 @@ class Machine(ClusterHost):
                 self.units.discard(name)
             if name == "kubelet" and verb in ("start", "restart", "stop"):
                 self.kubelet_since = self.now() if verb != "stop" else None
-        return verb in ("enable", "disable", "start", "restart", "stop", "daemon-reload", "clean")
+        return verb in ("enable", "disable", "start", "restart", "stop", "daemon-reload", "clean", "reset-failed")
 
     def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
         found = self.site.machines.get(self.site.names.get(address, address))

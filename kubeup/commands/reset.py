@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.config.types import NodeRegistration
-from kubeup.engine.run import ResetRun
+from kubeup.engine.run import BareRun, ResetRun
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
@@ -17,6 +17,7 @@ from kubeup.paths import Paths
 with lazily:
     from kubeup.engine import undo
     from kubeup.network import node_routes as route_keeper
+    from kubeup.phases import reset as reset_phases
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -29,6 +30,8 @@ def reset(call: Invocation) -> int:
         return launcher.list_phases(call)
     launch, paths = Launch(call), Paths()
     launch.require_root()
+    if not launch.is_dry and not launch.local.exists(paths.state):
+        undo.remove_remains(launch.target, paths)
     _require_journal(launch, paths)  # before the lock, whose file might be the only thing that kb ever created here
     with launch.locked(paths):
         node_state = _require_journal(launch, paths)
@@ -77,7 +80,8 @@ def _is_adopted(node_state: State, paths: Paths) -> bool:
 
 
 _AFTER_RESET_ADOPTED = "what kb did on node {node} since it was adopted is undone; the node, which another tool set up, keeps running in cluster {cluster}"
-_AFTER_RESET = "everything that kb made is gone, except kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
+_LAST = "{node} is the last control plane of cluster {cluster}: all its objects end with it"
+_AFTER_RESET = "everything that kb made is gone, except kubeconfigs in home folders"
 _AFTER_RESET_SKIPPED = "what these steps undo is still on this node, since they were skipped: {names}. kb reset without --skip-phases undoes the rest"
 _AFTER_RESET_MEMBER = """\
 Node {node} is still in the cluster, and its pods count as running for some minutes.
@@ -104,18 +108,26 @@ def _require_journal(launch: Launch, paths: Paths) -> State:
 
 
 def _ask_to_reset(launch: Launch, node_state: State, *, paths: Paths) -> None:
+    last = ""
+    looks = BareRun(host=launch.local, paths=paths, report=launch.call.report)
+    if reset_phases.is_last_control_plane(looks, node_state.node):
+        last = _LAST.format(node=node_state.node, cluster=node_state.cluster)
     if launch.call.flags.get("force") or launch.is_dry:
+        if last:
+            launch.call.report.note(f"{last}; kb backup would have kept a copy")
         return
     question = (
         f"kb reset undoes what kb did on node {node_state.node} since it was adopted; the node keeps running."
         if _is_adopted(node_state, paths)
         else f"kb reset stops node {node_state.node} and deletes its part of cluster {node_state.cluster}, etcd's data included."
     )
+    if last:
+        question += f"\n{last}. To keep a copy, stop here and run: kb backup"
     if not sys.stdin.isatty():
         raise UsageError(
             question,
             cause="it asks for confirmation, and stdin is not a terminal",
-            remedy="kb reset --force",
+            remedy="kb backup -o FILE, then kb reset --force" if last else "kb reset --force",
             code="not-confirmed",
         )
     if launcher.ask(f"{question}\nGo on? [y/N] ").strip().lower() not in ("y", "yes"):

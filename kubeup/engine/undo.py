@@ -208,6 +208,12 @@ _OWN = frozenset(
 run again."""
 
 
+def remove_remains(host: Host, paths: Paths) -> None:
+    """Remove what is left of kb's own folder if a reset was killed after it had removed the state: the lock, and the folder."""
+    if host.list_dir(paths.state_dir) in ([], [paths.lock.name]):
+        take_away(host, paths)
+
+
 def take_away(host: Host, paths: Paths) -> list[str]:
     """Remove kb's own folder, except for files of others. If the folder itself is a link or a mount, it stays. Returns sentences
     about what was left."""

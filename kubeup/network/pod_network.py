@@ -20,7 +20,7 @@ from kubeup.frozen_values import frozen
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.redirects import get_page
-from kubeup.network import pod_view
+from kubeup.network import pod_view, step_aside
 from kubeup.network.node_routes import CNI_FILE, find_first_cni_config, read_interfaces, withdraw
 from kubeup.network.route_keeper import RouteSettings, render_settings, settings_path
 from kubeup.network.route_plan import VXLAN_OVERHEAD, find_underlay, parse_peers
@@ -196,6 +196,7 @@ def remove_node_network(host: Host, paths: Paths, *, socket: str = "") -> bool:
     if host.which("ip"):
         pod_view.remove_namespace(host, paths, socket=socket)
         changed = withdraw(host) or changed
+        step_aside.end_ports(host)
         if host.query(["ip", "link", "show", "dev", BRIDGE]).ok:
             host.run(["ip", "link", "delete", BRIDGE])
             changed = True

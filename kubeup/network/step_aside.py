@@ -59,6 +59,7 @@ _IP_ROW: Shape = {
     "mac": str,
     # namespaces
     "id": int,
+    "name": str,
 }
 
 
@@ -143,6 +144,20 @@ def retire_bridge(host: Host, bridge: Bridge) -> str:
             host.run(["ip", "link", "set", BRIDGE, "down"])
             bridge = Bridge(False, bridge.ports, bridge.networks)
     return f"{describe_left(bridge)} (kb doctor names them)"
+
+
+def end_ports(host: Host) -> None:
+    """Remove the links of ended pods from cbr0, and their namespaces. The kernel keeps both while a connection waits for its end, and
+    the runtime may have been killed between the two."""
+    ports = parse_ip_output(_look(host, "link", "show", "master", BRIDGE))
+    ended = {port.get("link_netnsid") for port in ports} - {None}
+    for entry in parse_ip_output(_look(host, "netns", "list")) if ended else ():
+        name = entry.get("name", "")
+        if name and entry.get("id") in ended and not host.query(["ip", "netns", "pids", name]).stdout.strip():
+            host.run(["ip", "netns", "delete", name])
+    for port in ports:
+        if "ifname" in port and host.query(["ip", "link", "show", "dev", port["ifname"]]).ok:
+            host.run(["ip", "link", "delete", port["ifname"]])
 
 
 def describe_left(bridge: Bridge) -> str:

@@ -6,8 +6,8 @@ import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 
-from kubeup.engine.items import File, Gone, KernelModule, Sysctl
-from kubeup.engine.plan import Group, Item, Later, Plan, Yielded
+from kubeup.engine.items import File, Gone, KernelModule, Remembered, Sysctl
+from kubeup.engine.plan import Ground, Group, Item, Later, Plan, Yielded
 from kubeup.engine.run import BareRun, Run
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
@@ -17,6 +17,9 @@ from kubeup.yaml_files import fill_template
 
 with lazily:
     from kubeup.config import choose
+    from kubeup.engine import state
+    from kubeup.network import step_aside
+    from kubeup.node import machine_before
 
 SYSCTLS = Path("/etc/sysctl.d/90-kb.conf")
 MODULES = Path("/etc/modules-load.d/kb.conf")
@@ -35,7 +38,24 @@ def plan_forwarding(run: Run) -> Plan:
     modules = [_plan_bridge_module()] if run.config.kb.pod_network.plugin == "bridge" else []
     keys = lambda _: _sysctls(run)  # noqa: E731
     # which sysctls exist is known only once the module is loaded
-    return Plan(*modules, Later("sysctls", read=keys, wait=keys, then=_plan_sysctls)) + _plan_service_route(run)
+    before = [_plan_memory()] if run.host.is_live else []
+    return Plan(*before, *modules, Later("sysctls", read=keys, wait=keys, then=_plan_sysctls)) + _plan_service_route(
+        run
+    )
+
+
+def _plan_memory() -> Remembered:
+    """What the machine was like. Once kb has set its settings, or a kubelet was configured, it is too late to look, as on a node that an
+    older kb made."""
+
+    def is_known(ground: Ground) -> bool:
+        return _has_own_file(ground.host) or ground.host.exists(ground.paths.kubelet_config) or bool(_recall(ground))
+
+    return Remembered("the machine before kb", is_known, lambda ground: machine_before.read(ground.host))
+
+
+def _recall(ground: Ground) -> list[dict[str, str]]:
+    return state.load_state(ground.host, ground.paths).compensations(machine_before.KIND)
 
 
 def _plan_bridge_module() -> KernelModule:
@@ -143,9 +163,36 @@ def _remove_service_route(host: Host, unit: Path) -> None:
     services.forget_removed_units(host)
 
 
+def plan_former_settings(run: BareRun) -> Plan:
+    """Reset: give kernel settings that kb, the kubelet and kube-proxy changed their values of before, unless others need them."""
+    if str(run.paths.kubelet_config) in state.load_state(run.host, run.paths).adopted:
+        return Plan()  # its kubelet keeps running
+    before = machine_before.parse(_recall(run))
+    if before is None:
+        return Plan(notes=["kernel settings stay until a reboot: it is not known what they were before kb"])
+
+    def find(ground: Ground) -> dict[str, str]:
+        return machine_before.find_changed_settings(ground.host, before["settings"], own_file=SYSCTLS)
+
+    def tell(ground: Ground) -> list[str]:
+        return [f"{key}, which was {value}" for key, value in find(ground).items()]
+
+    def take_away(ground: Ground) -> None:
+        known = (*before["bridges"], step_aside.BRIDGE)
+        bridges = [name for name in machine_before.list_bridges(ground.host) if name not in known]
+        for text in machine_before.restore_settings(ground.host, find(ground), bridges=bridges):
+            ground.report.note(text)
+
+    return Plan(Gone("changed kernel settings", tell, take_away))
+
+
 def has_own_sysctls(ctx: Run) -> bool:
     """Whether kb wrote this node's sysctl file."""
-    return ctx.host.exists(SYSCTLS) and ctx.host.read_text(SYSCTLS).startswith(_HEADER)
+    return _has_own_file(ctx.host)
+
+
+def _has_own_file(host: Host) -> bool:
+    return host.exists(SYSCTLS) and host.read_text(SYSCTLS).startswith(_HEADER)
 
 
 def _sysctls(ctx: Run) -> list[str]:

@@ -359,7 +359,7 @@ _OWN_ENTRIES = (
 """What the kubelet itself creates in its folder, in any minor. Anything else there is the admin's."""
 
 
-def _is_kubelet_of_kb(ctx: BareRun) -> bool:
+def is_kubelet_of_kb(ctx: BareRun) -> bool:
     """Whether kb set up the kubelet. If not, the kubelet, its pods and their mounts belong to another cluster."""
     made = state.load_state(ctx.host, ctx.paths).created_paths()
     work = (ctx.paths.kubelet_config, *(ctx.paths.manifest(name) for name in ("etcd", *probes.COMPONENTS)))
@@ -378,7 +378,7 @@ def _find_roots(ctx: BareRun) -> tuple[Path, ...]:
 
 def plan_stopped_kubelet(run: BareRun) -> Plan:
     """Stop the kubelet first, or it would restart every pod. It is disabled at boot too, unless it was enabled before kb."""
-    if not _is_kubelet_of_kb(run):
+    if not is_kubelet_of_kb(run):
         return Plan(notes=["kb did not set up this node's kubelet: it and its pods stay as they are"])
     made = state.load_state(run.host, run.paths).created_paths()
     links = [link for link in Kubelet().places if str(link) in made]
@@ -402,7 +402,7 @@ def plan_no_pods(run: ResetRun) -> Plan:
 
     Raises HostError: runtime-not-ready when it is looked at, pods-not-removed when it is applied.
     """
-    if not _is_kubelet_of_kb(run) or _is_runtime_removed(run):
+    if not is_kubelet_of_kb(run) or _is_runtime_removed(run):
         return Plan()
     find = lambda ground: _find_pods(run, ground.host)  # noqa: E731
     return Plan(Gone("this node's pods", find, lambda ground: _remove_pods(run, ground.host)))
@@ -450,7 +450,7 @@ def plan_no_mounts(run: BareRun) -> Plan:
 
     Raises when it is applied: HostError (mount-in-the-way), before any file is deleted.
     """
-    if not _is_kubelet_of_kb(run):
+    if not is_kubelet_of_kb(run):
         return Plan()
     folders = [root / name for root in _find_roots(run) for name in _OWN_ENTRIES]
 

@@ -21,9 +21,12 @@ from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 
 with lazily:
-    from kubeup.cluster import etcd
+    from kubeup.cluster import api, etcd
     from kubeup.engine import state, undo
     from kubeup.node import etcd_data, runtime
+
+
+_LABEL = "node-role.kubernetes.io/control-plane"
 
 
 def read_etcd_pod(ctx: BareRun) -> Optional[dict[str, Any]]:
@@ -79,6 +82,27 @@ def remove_etcd_member(ctx: BareRun) -> Outputs:
             f"this node's etcd member stays in the list: {error}. On another control plane: kb etcd members"
         )
     return None
+
+
+def is_last_control_plane(ctx: BareRun, node: str) -> bool:
+    """Whether the cluster ends with this node: it runs the only voting member of etcd, or with an external etcd the only API server.
+
+    If etcd does not answer, what it was started with decides; an API that does not answer leaves no doubt worth a warning.
+    """
+    made, manifest = state.load_state(ctx.host, ctx.paths).created_paths(), ctx.paths.manifest("etcd")
+    if str(ctx.paths.manifest("kube-apiserver")) not in made:
+        return False
+    with contextlib.suppress(KbError):
+        if not ctx.host.exists(manifest):
+            client = api.Api(ctx.host, api.read_identity(ctx.host, ctx.paths.admin_conf), retry_s=0)
+            found = client.list(api.path_of("Node"), label=_LABEL)
+            return [row["metadata"].get("name") for row in found] == [node]
+        urls = _client_urls(ctx, manifest)
+        with contextlib.suppress(KbError):
+            members = etcd.Etcd(ctx.host, urls, tls=etcd.read_client_tls(ctx.host, ctx.paths)).list_members()
+            return len([member for member in members if not member.is_learner]) < 2
+        return len(urls) < 2
+    return False
 
 
 def _strike_out(ctx: BareRun, promised: Mapping[str, str]) -> None:
@@ -201,6 +225,10 @@ def take_back_files(ctx: BareRun) -> Outputs:
     if manager is not None:
         if manager.reload:
             ctx.host.run(manager.reload)
+        if (
+            manager is services.SYSTEMD
+        ):  # a daemon that a signal ended counts as failed, and is listed as long as it does
+            ctx.host.run(["systemctl", "reset-failed", "kb-*"])
         _restart_runtime(ctx, node_state)
     return None
 

@@ -16,6 +16,8 @@ from tests.fake_join import Site
 from .scenario import run_init, run_kb, run_reset, snapshot
 
 SYSCTLS = Path("/etc/sysctl.d/90-kb.conf")
+SETTINGS = {"ip_forward": "net/ipv4", "panic": "kernel"}
+"""Kernel settings that kb and the kubelet change, and their folders."""
 
 
 class MountedHost(ClusterHost):
@@ -41,14 +43,21 @@ class MountedHost(ClusterHost):
 @pytest.fixture
 def host(tmp_path: Path) -> MountedHost:
     made = MountedHost(tmp_path)
-    for name in ("var/lib", "usr/local/lib", "etc/cni/net.d"):
+    for name, folder in SETTINGS.items():
+        made.write_file(Path("/proc/sys") / folder / name, "0\n")
+        made.accepts.add(f"sysctl -w {folder.replace('/', '.')}.{name}=0")
+    for name in ("var/lib", "var/log", "usr/local/lib", "etc/cni/net.d"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     return made
 
 
 def everything(host: ClusterHost) -> dict[str, str]:
-    """path -> mode and content, but for /proc: a kernel's settings stay until it boots."""
-    places = [place for place in host.root.rglob("*") if place.relative_to(host.root).parts[0] != "proc"]
+    """path -> mode and content; of /proc the kernel's settings that were there from the start."""
+    places = [
+        place
+        for place in host.root.rglob("*")
+        if place.relative_to(host.root).parts[0] != "proc" or place.name in SETTINGS
+    ]
     return {
         str(
             place.relative_to(host.root)
@@ -62,6 +71,10 @@ def play_kubelet(host: ClusterHost) -> None:
     for name in ("pki/kubelet.crt", "pods/x/volumes/token", "device-plugins/kubelet.sock", "cpu_manager_state"):
         host.write_file(Paths.kubelet / name, "x")
     host.write_file(Path("/var/lib/etcd/member/snap/db"), "x")
+    for path in ("/var/log/pods/a/0.log", "/var/log/containers/a.log"):
+        host.write_file(Path(path), "x")
+    host.make_dir(Path("/usr/libexec/kubernetes/kubelet-plugins/volume/exec"))
+    host.write_file(Path("/proc/sys/kernel/panic"), "10\n")
 
 
 def test_the_node_is_as_before_and_init_works_again(host: MountedHost) -> None:
@@ -76,7 +89,7 @@ def test_the_node_is_as_before_and_init_works_again(host: MountedHost) -> None:
     run_init(host)
     again = snapshot(host)
     play_kubelet(host)
-    assert set(again) == set(first) - {path for path in first if path.startswith(("/var/lib/etcd", "/var/lib/kubelet/p", "/var/lib/kubelet/d", "/var/lib/kubelet/cpu"))}  # fmt: skip
+    assert set(again) == set(first) - {path for path in first if path.startswith(("/var/lib/etcd", "/var/lib/kubelet/p", "/var/lib/kubelet/d", "/var/lib/kubelet/cpu", "/var/log/"))}  # fmt: skip
     assert again["/etc/kubernetes/pki/ca.key"] != first["/etc/kubernetes/pki/ca.key"]
 
 

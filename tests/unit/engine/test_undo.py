@@ -8,7 +8,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.engine.state import PhaseState, State
-from kubeup.engine.undo import plan_undo, restore_and_remove, take_away
+from kubeup.engine.undo import plan_undo, remove_remains, restore_and_remove, take_away
 from kubeup.errors import HostError
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
@@ -238,3 +238,20 @@ def test_what_an_upgrade_keeps_goes_too(host: LocalHost) -> None:
     host.write_file(Path("/var/lib/kb/upgrade/former/usr/bin/kubelet"), "x")
     assert take_away(host, Paths()) == []
     assert not host.exists(Path("/var/lib/kb"))
+
+
+@pytest.mark.parametrize("names", [(), ("lock",)])
+def test_what_a_reset_left_that_was_killed_at_its_very_end_goes(host: LocalHost, names: tuple[str, ...]) -> None:
+    host.make_dir(Path("/var/lib"))
+    host.make_dir(Paths.state_dir)
+    for name in names:
+        host.write_file(Paths.state_dir / name, "")
+    remove_remains(host, Paths())
+    assert not host.exists(Paths.state_dir)
+
+
+def test_a_folder_with_anything_else_is_left_alone(host: LocalHost) -> None:
+    for name in ("lock", "mirror"):
+        host.write_file(Paths.state_dir / name, "")
+    remove_remains(host, Paths())
+    assert host.list_dir(Paths.state_dir) == ["lock", "mirror"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from kubeup.config.types import KbConfiguration, PodNetwork
+from kubeup.engine.run import NoPromises
+from kubeup.engine.state import PhaseState, State
 from kubeup.machine.host import CommandResult
+from kubeup.node import machine_before
 from kubeup.phases import kernel
 from tests.fake_host import FakeHost
 from tests.fake_node import PATHS, make_config, make_context
@@ -14,6 +18,7 @@ from tests.plans import do, is_done
 ADDRESSES = (
     '[{"ifname": "eth0", "addr_info": [{"family": "inet", "local": "10.77.0.11", "prefixlen": 24, "scope": "global"}]}]'
 )
+FORWARDS = {"/proc/sys/net/ipv4/ip_forward": b"1\n"}
 
 
 def test_services_get_a_route_where_there_is_none() -> None:
@@ -60,7 +65,7 @@ def test_with_a_default_route_nothing_is_done() -> None:
 def test_a_module_that_cannot_be_loaded_is_told_and_is_no_drift() -> None:
     refused = CommandResult(("modprobe",), 1, stderr="modprobe: FATAL: Module br_netfilter not found")
     host = FakeHost(
-        files={"/proc/sys/net/ipv4/ip_forward": b"1\n"}, answers={"modprobe br_netfilter": lambda argv: refused}
+        files={**FORWARDS, str(PATHS.kubelet_config): b""}, answers={"modprobe br_netfilter": lambda argv: refused}
     )
     ctx = make_context(host, make_config())
     do(kernel.plan_forwarding, ctx)
@@ -70,7 +75,7 @@ def test_a_module_that_cannot_be_loaded_is_told_and_is_no_drift() -> None:
 
 
 def test_what_the_kernel_forgot_is_set_again() -> None:
-    host = FakeHost(files={"/proc/sys/net/ipv4/ip_forward": b"1\n"}, accepts={"modprobe br_netfilter"})
+    host = FakeHost(files={**FORWARDS, str(PATHS.kubelet_config): b""}, accepts={"modprobe br_netfilter"})
     ctx = make_context(host, make_config())
     do(kernel.plan_forwarding, ctx)
     assert host.read_text(kernel.MODULES).endswith("br_netfilter\n") and "ip_forward = 1" in host.read_text(
@@ -82,3 +87,24 @@ def test_what_the_kernel_forgot_is_set_again() -> None:
     assert is_done(kernel.plan_forwarding, ctx)
     host.files["/proc/sys/net/ipv4/ip_forward"] = b"0\n"
     assert not is_done(kernel.plan_forwarding, ctx)
+
+
+def test_the_machine_is_remembered_once_and_never_after_a_kubelet_was_configured() -> None:
+    host = FakeHost(files=dict(FORWARDS), accepts={"modprobe br_netfilter"})
+    told: list[dict[str, str]] = []
+
+    class Kept(NoPromises):
+        def register(self, compensation: Mapping[str, str]) -> None:
+            told.append(dict(compensation))
+            entry = PhaseState("running", compensations=told)
+            State(host, PATHS, phases={"init/install/sysctls": entry}).save()
+
+    ctx = replace(make_context(host, make_config()), promises=Kept())
+    do(kernel.plan_forwarding, ctx)
+    do(kernel.plan_forwarding, ctx)
+    found = machine_before.parse(told)
+    assert len(told) == 1 and found is not None and found["settings"] == {"net.ipv4.ip_forward": "1"}
+    host.remove(PATHS.state)
+    host.files[str(PATHS.kubelet_config)] = b""
+    do(kernel.plan_forwarding, ctx)
+    assert len(told) == 1

@@ -14,11 +14,12 @@ from kubeup.engine.run import ResetRun
 from kubeup.engine.state import PhaseState, State, load_state
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.host import CommandResult
+from kubeup.node import machine_before
 from kubeup.paths import Paths
-from kubeup.phases import kubelet_start, reset
+from kubeup.phases import kernel, kubelet_start, node_leftovers, reset
 from kubeup.report import Report
 from tests.fake_host import FakeHost
-from tests.plans import do
+from tests.plans import do, is_done
 from tests.unit.cluster.test_etcd import EtcdHost
 
 SOCKET = "unix:///var/run/containerd/containerd.sock"
@@ -187,3 +188,75 @@ def test_every_unit_that_kb_made_is_stopped_and_no_other() -> None:
     ctx.host.accepts = {f"systemctl disable --now {name}" for name in names[:2]}
     do(reset.plan_no_services, ctx)
     assert ctx.host.changes == [f"run systemctl disable --now {name}" for name in names[:2]]
+
+
+# ---- what programs leave
+
+
+def test_rules_and_traces_go_only_with_a_kubelet_of_kb_s() -> None:
+    for phases, is_of_kb in ((made_kubelet(), True), ({"init/preflight": PhaseState("failed")}, False)):
+        ctx = make_context(phases)
+        assert isinstance(ctx.host, FakeHost)
+        ctx.host.answers["nft list tables"] = "table ip kube-proxy\n"
+        ctx.host.files["/sys/fs/cgroup/cpu/kubepods/cgroup.procs"] = b""
+        ctx.host.accepts = {"nft delete table ip kube-proxy", "rmdir /sys/fs/cgroup/cpu/kubepods"}
+        do(node_leftovers.plan_no_service_rules, ctx)
+        do(node_leftovers.plan_no_traces, ctx)
+        assert bool(ctx.host.changes) is is_of_kb
+
+
+def remember(settings: dict[str, str]) -> dict[str, PhaseState]:
+    found = json.dumps({"settings": settings, "absent": ["/var/lib/cni"], "bridges": [], "logs": {}})
+    entry = PhaseState("done", compensations=[{"kind": machine_before.KIND, "found": found}])
+    return {"init/install/sysctls": entry, **made_kubelet()}
+
+
+def test_settings_and_folders_go_back_to_what_the_state_says() -> None:
+    ctx = make_context(remember({"kernel.panic": "0"}))
+    assert isinstance(ctx.host, FakeHost)
+    ctx.host.files["/proc/sys/kernel/panic"] = b"10\n"
+    ctx.host.dirs.add("/var/lib/cni")
+    ctx.host.accepts = {"sysctl -w kernel.panic=0"}
+    assert not is_done(kernel.plan_former_settings, ctx) and not is_done(node_leftovers.plan_no_traces, ctx)
+    do(kernel.plan_former_settings, ctx)
+    do(node_leftovers.plan_no_traces, ctx)
+    assert ctx.host.changes == ["run sysctl -w kernel.panic=0", "remove /var/lib/cni"]
+
+
+def test_without_a_record_settings_stay_and_reset_says_so() -> None:
+    ctx = make_context(made_kubelet())
+    (note,) = kernel.plan_former_settings(ctx).notes
+    assert "it is not known what they were before kb" in note
+    adopted = make_context({})
+    State(adopted.host, adopted.paths, adopted=["/var/lib/kubelet/config.yaml"]).save()
+    assert kernel.plan_former_settings(adopted).notes == ()
+
+
+# ---- the last control plane
+
+
+@pytest.mark.parametrize(
+    ("others", "answers", "is_last"),
+    [((), True, True), (("2",), True, False), ((), False, True), (("2",), False, False)],
+)
+def test_the_last_control_plane_is_known_even_if_etcd_is_silent(
+    others: tuple[str, ...], answers: bool, is_last: bool
+) -> None:
+    api_server = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+    numbers = ("1", *others)
+    members = [
+        {"ID": number, "name": f"cp{number}", "peerURLs": [f"https://10.0.0.1{number}:2380"],
+         "clientURLs": [f"https://10.0.0.1{number}:2379"]}
+        for number in numbers
+    ]  # fmt: skip
+    initial = ",".join(f"cp{number}=https://10.0.0.1{number}:2380" for number in numbers)
+    args = ["--advertise-client-urls=https://10.0.0.11:2379", f"--initial-cluster={initial}"]
+    url = "https://10.0.0.11:2379"
+    host = EtcdHost(members={url: {"cluster/member/list": (200, {"members": members})}} if answers else {})
+    host.files[MANIFEST] = json.dumps({"spec": {"containers": [{"command": ["etcd", *args]}]}}).encode()
+    for name in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key"):
+        host.files[f"/etc/kubernetes/pki/etcd/{name}"] = b"x"
+    ctx = replace(make_context({}), host=host)
+    assert not reset.is_last_control_plane(ctx, "cp1"), "kb made no API server here"
+    State(host, Paths(), node="cp1", phases={"init/a": PhaseState("done", created=[api_server, MANIFEST])}).save()
+    assert reset.is_last_control_plane(ctx, "cp1") is is_last

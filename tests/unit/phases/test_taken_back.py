@@ -57,7 +57,8 @@ TAKEN_BACK = {
     "cleanup-node/remove-runtime-data": ("node/image_pulls.py:pull_image",),  # a runtime of others keeps its images
     "cleanup-node/remove-etcd-data": ("node/etcd_data.py:_copy",),
     "cleanup-node/take-back-files": ("node/runtime_fix.py:_restart",),
-    A_REBOOT: ("engine/items.py:KernelModule", "engine/items.py:Sysctl"),
+    "cleanup-node/restore-settings": ("engine/items.py:Sysctl",),
+    A_REBOOT: ("engine/items.py:KernelModule",),
     NOTHING_STAYS: (
         "phases/upgrade_runtime.py:_start",
         "phases/upgrade_runtime.py:_stop",
@@ -70,6 +71,7 @@ TAKEN_BACK = {
         "network/masquerade.py:remove_masquerade",
         "network/pod_network.py:remove_node_network",
         "network/pod_view.py:remove_namespace",
+        "network/step_aside.py:end_ports",
         "network/step_aside.py:retire_bridge",
         "node/containers.py:_remove_through_crictl",
         "node/containers.py:_remove_through_ctr",
@@ -77,6 +79,11 @@ TAKEN_BACK = {
         "phases/install_programs.py:plan_no_runtime_data",
         "phases/join_control_plane.py:_restart_etcd_container",
         "phases/kernel.py:_remove_service_route",
+        "network/service_rules.py:_check",
+        "network/service_rules.py:remove_all",
+        "node/control_groups.py:remove",
+        "node/machine_before.py:remove_folders",
+        "node/machine_before.py:restore_settings",
         "phases/kubelet_start.py:_unmount",
         "phases/kubelet_start.py:plan_stopped_kubelet",
         "phases/kubelet_start.py:stop_kubelet",
@@ -149,7 +156,7 @@ def test_what_others_would_miss_goes_first_and_the_files_last() -> None:
     """Each step needs what the steps after it take away; the names are public."""
     names = [phase.name for phase in kb.RESET]
     wanted = ("remove-etcd-member", *(f"cleanup-node/{name}" for name in (
-        "stop-kubelet", "remove-pods", "unmount", "remove-pod-network", "remove-load-balancer", "stop-services", "take-back-files",
+        "stop-kubelet", "remove-pods", "unmount", "remove-service-rules", "remove-pod-network", "remove-load-balancer", "stop-services", "take-back-files",
     )))  # fmt: skip
     assert [name for name in names if name in wanted] == list(wanted)
     assert (names[0], names[-1]) == (wanted[0], wanted[-1])
@@ -221,7 +228,7 @@ def test_the_kubelet_starts_at_boot_no_more_if_kb_had_it_do_so(link: Path, is_ma
     [
         ("cleanup-node/take-back-files", {"cleanup-node/remove-etcd-data", "cleanup-node/remove-kubelet-data"}),
         ("cleanup-node/stop-services", {"cleanup-node/remove-runtime-data"}),
-        ("cleanup-node/remove-pods", set()),
+        ("cleanup-node/remove-pods", {"cleanup-node/remove-service-rules", "cleanup-node/remove-traces"}),
     ],
 )
 def test_who_keeps_the_files_keeps_the_data_and_who_keeps_a_service_running_what_it_works_on(
