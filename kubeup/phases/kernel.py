@@ -13,6 +13,7 @@ from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
+from kubeup.paths import Paths
 from kubeup.yaml_files import fill_template
 
 with lazily:
@@ -49,13 +50,17 @@ def _plan_memory() -> Remembered:
     older kb made."""
 
     def is_known(ground: Ground) -> bool:
-        return _has_own_file(ground.host) or ground.host.exists(ground.paths.kubelet_config) or bool(_recall(ground))
+        return (
+            _has_own_file(ground.host)
+            or ground.host.exists(ground.paths.kubelet_config)
+            or bool(_recall(ground.host, ground.paths))
+        )
 
     return Remembered("the machine before kb", is_known, lambda ground: machine_before.read(ground.host))
 
 
-def _recall(ground: Ground) -> list[dict[str, str]]:
-    return state.load_state(ground.host, ground.paths).compensations(machine_before.KIND)
+def _recall(host: Host, paths: Paths) -> list[dict[str, str]]:
+    return state.load_state(host, paths).compensations(machine_before.KIND)
 
 
 def _plan_bridge_module() -> KernelModule:
@@ -167,7 +172,7 @@ def plan_former_settings(run: BareRun) -> Plan:
     """Reset: give kernel settings that kb, the kubelet and kube-proxy changed their values of before, unless others need them."""
     if str(run.paths.kubelet_config) in state.load_state(run.host, run.paths).adopted:
         return Plan()  # its kubelet keeps running
-    before = machine_before.parse(_recall(run))
+    before = machine_before.parse(_recall(run.host, run.paths))
     if before is None:
         return Plan(notes=["kernel settings stay until a reboot: it is not known what they were before kb"])
 
