@@ -142,6 +142,8 @@ def _say_size(count: int) -> str:
 
 def remove(call: Invocation) -> int:
     """Take bundles, all of a minor, or single images out of this node's mirror, unless somebody needs them."""
+    launch = Launch(call)
+    launch.require_root()
     if not call.words:
         raise UsageError(
             "kb mirror remove",
@@ -149,17 +151,18 @@ def remove(call: Invocation) -> int:
             remedy="see what is there: kb mirror list; then: kb mirror remove v1.34, or IMAGE, or FILE.tar",
             code="usage",
         )
-    return _take_out(call)
+    return _take_out(launch)
 
 
 def gc(call: Invocation) -> int:
     """Take out of this node's mirror what no image and no program names, and what a killed kb has left."""
-    return _take_out(call)
-
-
-def _take_out(call: Invocation) -> int:
     launch = Launch(call)
     launch.require_root()
+    return _take_out(launch)
+
+
+def _take_out(launch: Launch) -> int:
+    call = launch.call
     local, folder = launch.local, _require_mirror(launch.local)
     with local_bundle.hold_folder(local, f"kb {call.command.name}"):
         content = mirror_content.read_content(local, folder)

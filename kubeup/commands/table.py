@@ -168,7 +168,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("mirror remove", "Take out images, bundles or all of a minor that no node needs: v1.34",              lambda call: mirror_upkeep.remove(call), words="image|version..."),
         Row("mirror gc",     "Free what no image of this node's mirror names",                                    lambda call: mirror_upkeep.gc(call)),
         Row("mirror move",   "Serve the mirror on this control plane instead: copy its bundles, or take these",     lambda call: mirror_move.move(call), words="file...", story="mirror-move"),
-        Row("mirror use",    "Point this node to another mirror: URL",                                            lambda call: mirror_move.use(call), words="url", story="mirror-use"),
+        Row("mirror use",    "Point this node to another mirror: URL",                                            lambda call: mirror_move.use(call), words="url...", story="mirror-use"),
         Row("mirror stop",   "Take the mirror away from this node",                                               lambda call: mirror_move.stop(call)),
         Row("mirror sync",   "Push the images of a bundle to a registry",                                    lambda call: mirror.sync(call), words="path..."),
     ),

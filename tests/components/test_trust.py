@@ -628,6 +628,7 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
         ("phases/endpoint", "_tls", "given"),
         ("phases/cert_names", "_shake_hands", "given"),
         ("doctor/looks/expiry", "_answers", "given"),
+        ("commands/mirror_move", "_open_mirror", "given"),
         # the one in the node's own kubelet.conf or pki/ca.crt
         ("cluster/membership", "read_way", "given"),
     }
