@@ -319,9 +319,13 @@ def _forget_marks(ctx: NodeRemoveRun) -> None:
     for server in marks:
         drain.strike(ctx.api, server)
 
+    names: list[str] = []
+
     def look() -> str:
         age_s = min([drain.age_of(since, now=ctx.host.now()) for since in marks.values()], default=FORGOTTEN_S)
-        names = drain.list_mindful(ctx.api, marks) if age_s < FORGOTTEN_S else []
+        if age_s >= FORGOTTEN_S:
+            return ""
+        names[:] = drain.list_mindful(ctx.api, marks)
         return f"known to {', '.join(names)} for {FORGOTTEN_S - age_s:.0f} s more" if names else ""
 
     def say(missing: str, elapsed: float) -> bool:
@@ -331,6 +335,10 @@ def _forget_marks(ctx: NodeRemoveRun) -> None:
         return False
 
     watch(ctx.host, look, timeout_s=FORGOTTEN_S, is_over=say, poll_s=1.0)
+    if names:
+        ctx.report.note(
+            f"the load balancers of {', '.join(names)} did not say that they have forgotten {', '.join(marks)}; by now they have"
+        )
     for server in marks:
         drain.forget(ctx.api, server)
 

@@ -79,6 +79,7 @@ def remove_killed_at_every_change(node: Node, name: str) -> list[str]:
         rows = [json.loads(line) for line in node.read(change_killer.CHANGES_LOG).splitlines()]
         if not rows or rows[-1][0] != "killed":
             assert done.code == 0, done.output
+            print(done.output, flush=True)
             print(f"{name}: {len(known)} kills, {time.monotonic() - began:.0f} s", *known, sep="\n", flush=True)
             return [what for _, what in known]
         known.append(rows[-2])
