@@ -123,6 +123,17 @@ def take_bundles(ctx: MirrorMoveRun) -> Outputs:
     return None
 
 
+def foretell_bundles(ctx: MirrorMoveRun) -> Outputs:
+    """For a dry run: the bundles that would come, which are not read."""
+    for path in ctx.files:
+        if not _is_here(ctx.host, path.name, same_as=path):
+            ctx.host.write_stream(local_bundle.MIRROR_FOLDER / path.name, (), mode=0o600)
+    for one in ctx.offered:
+        if not _is_here(ctx.host, one.name, size=one.size):
+            ctx.host.write_stream(local_bundle.MIRROR_FOLDER / one.name, (), mode=0o600)
+    return None
+
+
 def are_bundles_here(ctx: MirrorMoveRun) -> bool:
     given = all(_is_here(ctx.host, path.name, same_as=path) for path in ctx.files)
     return given and all(_is_here(ctx.host, one.name, size=one.size) for one in ctx.offered)
@@ -211,4 +222,8 @@ def plan_no_mirror(run: Run) -> Plan:
     return Plan(Gone("the mirror of this node", find, take_away, ("install/bundle", "install/mirror")))
 
 
-BUNDLES = Act(do=take_bundles, probe=are_bundles_here, spec=lambda ctx: [ctx.files, ctx.offered], live="node")
+def _wanted(ctx: MirrorMoveRun) -> object:
+    return [*map(str, ctx.files), *((one.name, one.size) for one in ctx.offered)]
+
+
+BUNDLES = Act(do=take_bundles, probe=are_bundles_here, spec=_wanted, foretell=foretell_bundles, live="node")

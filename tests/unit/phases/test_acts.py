@@ -132,6 +132,7 @@ CHANGING = {
     "serve_mirror.py:renew_certificate": "the command certs renew: the mirror's certificate",
     "mirror_move.py:_fetch": "install/bundle",
     "mirror_move.py:take_bundles": "install/bundle",
+    "mirror_move.py:foretell_bundles": "install/bundle, foretold",
     "mirror_move.py:plan_no_mirror": "Gone: the mirror of a node",
 }
 """Function -> the act that it is a part of, or the item that calls it. This list only becomes shorter."""
