@@ -11,7 +11,7 @@ from kubeup.engine.story import Story, act, control_planes_only, step, story
 
 # isort: off
 # fmt: off
-from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, mirror_move, node_reboot, node_remove, own_units, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
+from kubeup.phases import auto_renewal, backup_timer, cert_names, drift_timer, endpoint, mirror_move, node_reboot, node_remove, own_units, readdress, reconfigure_addons, reconfigure_config, reconfigure_kubelet, reconfigure_proxy, restore, rotation, static_pods_swap, tried_swap, upgrade_addons, upgrade_backup, upgrade_control_plane, upgrade_kubelet, upgrade_preflight, upgrade_programs, upgrade_rights, upgrade_rollback
 # isort: on
 
 # Steps that both upgrades have, and the last of them a swap too.
@@ -167,6 +167,17 @@ CERTS_ADD_SAN = story(
     act("verify",                 "Verify TLS with this API server under each name, and list the control planes that are left", cert_names.HANDSHAKE),
 )
 
+# kb certs rotate-sa, and rotate-ca for an authority: on one control plane, and then with --continue on the others, until nothing is left. A
+# stage begins when every control plane has acknowledged the one before; until the last one begins, --undo goes back.
+CERTS_ROTATE = story(
+    act("preflight", "Check that every API server serves, and that this control plane can take part", rotation.CHECKS),
+    act("begin",     "Make the new one and keep it in the cluster, sealed; with --undo turn round",    rotation.BEGIN),
+    act("trust",     "Accept the new one beside the former one",                                      rotation.TRUSTED),
+    act("use",       "Use the new one, once every control plane accepts it",                          rotation.USED),
+    act("drop",      "Accept the former one no more, once nobody needs it and --finish was given",     rotation.DROPPED),
+    GATE,
+)
+
 # kb backup schedule daily: what is made is in kubeup/backup/.
 BACKUP_SCHEDULE = story(step("backup-timer", "Back up this control plane as scheduled, by a timer", backup_timer.plan_timer, live="node"))
 
@@ -220,18 +231,14 @@ STORIES: Mapping[str, Story] = {
     "reconfigure-static-pods": RECONFIGURE_STATIC_PODS, "reconfigure": RECONFIGURE, "reconfigure-back": RECONFIGURE_BACK, "readdress": READDRESS,
     "node-remove": NODE_REMOVE, "node-reboot": NODE_REBOOT, "node-return": NODE_RETURN, "upgrade-apply": UPGRADE_APPLY,
     "upgrade-node": UPGRADE_NODE, "upgrade-rollback": UPGRADE_ROLLBACK, "upgrade-self": UPGRADE_SELF, "certs-auto": CERTS_AUTO,
-    "certs-add-san": CERTS_ADD_SAN, "backup-schedule": BACKUP_SCHEDULE, "drift-schedule": DRIFT_SCHEDULE,
+    "certs-add-san": CERTS_ADD_SAN, "certs-rotate": CERTS_ROTATE, "backup-schedule": BACKUP_SCHEDULE, "drift-schedule": DRIFT_SCHEDULE,
 }
 """Each by its name in a node's state."""
-# fmt: on
-
 
 _WITH_STEPS_OF_INIT: Mapping[str, Callable[[Callable[..., Story]], Story]] = {
-    "reconfigure-endpoint": make_endpoint,
-    "restore": make_restore,
-    "mirror-move": make_mirror_move,
-    "mirror-use": lambda init: story(init("install/registries")),
+    "reconfigure-endpoint": make_endpoint, "restore": make_restore, "mirror-move": make_mirror_move, "mirror-use": lambda init: story(init("install/registries")),
 }
+# fmt: on
 
 
 def find_story(name: str, *, init: Story) -> Story:

@@ -33,6 +33,7 @@ _TABLES = {
     "UPGRADE_ROLLBACK": "## kb upgrade rollback",
     "UPGRADE_SELF": "## kb upgrade self",
     "CERTS_ADD_SAN": "## kb certs add-san",
+    "CERTS_ROTATE": "## kb certs rotate-sa, kb certs rotate-ca",
     "BACKUP_SCHEDULE": "## kb backup schedule",
     "DRIFT_SCHEDULE": "## kb drift schedule",
     "MIRROR_MOVE": "## kb mirror move",

@@ -300,6 +300,18 @@ class Api:
         )
         self._object(answer, f"POST {path}")
 
+    def ask(
+        self, path: str, body: Mapping[str, Any], *, timeout_s: float, headers: Optional[Mapping[str, str]] = None
+    ) -> HttpResponse:
+        """POST what only asks, such as a review, once, and return the answer, whatever its status. Raises Unreachable."""
+        return self.host.http_ask(
+            self._url(path),
+            json.dumps(body).encode(),
+            tls=self.identity.tls,
+            headers={**self._headers("application/json"), **(headers or {})},
+            timeout_s=timeout_s,
+        )
+
     def evict(self, namespace: str, name: str, *, uid: str, is_trial: bool = False) -> None:
         """Ask for the eviction of one pod, which disruption budgets may refuse. Asks once. is_trial: the server only says whether it would
         evict it. Raises ApiRefused (409 if the pod of this name has another uid by now), Unreachable.

@@ -75,6 +75,8 @@ NEED_ROOT: Mapping[str, str] = {
     "certs auto": _CHANGES_FILES,
     "certs add-san": _CHANGES_FILES,
     "certs recover": _CHANGES_FILES,
+    "certs rotate-sa": _CHANGES_FILES,
+    "certs rotate-ca": _CHANGES_FILES,
     "mirror add": _CHANGES_FILES,
     "mirror list": _LOOKS_AT_SECRETS,
     "mirror remove": _CHANGES_FILES,
@@ -113,6 +115,8 @@ CONTINUE_SWAPS = frozenset(
     {"reconfigure", "reconfigure node", "reconfigure static-pods", "upgrade apply", "upgrade node", "upgrade rollback"}
 )
 """The commands that look themselves at a swap, or an upgrade, that was cut off."""
+CONTINUE_RESTARTS = frozenset({"certs rotate-sa", "certs rotate-ca"})
+"""The commands that go on with a swap that was cut off if it changes no manifest."""
 END_TRIES = frozenset({"reconfigure confirm", "reconfigure back", "reconfigure wait"})
 """The commands that end a change that is being tried, from wherever it was cut off."""
 _RUNTIME = "upgrade runtime"
@@ -232,7 +236,7 @@ class Launch:
         if name in CONTINUE_SWAPS:
             return
         node_state = self.open_state(paths)
-        if cut_off is not None:
+        if cut_off is not None and (cut_off.changed or name not in CONTINUE_RESTARTS):
             raise swap_cut_off(cut_off, node_state)
         begun = _last_of(node_state, dict.fromkeys(_UPGRADES, _KUBELET_PHASE))
         if begun and node_state.phases[begun].status == "running":

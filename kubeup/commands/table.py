@@ -27,6 +27,7 @@ with lazily:
         certs_expiry,
         certs_names,
         certs_recover,
+        certs_rotate,
         config,
         doctor,
         drift,
@@ -155,6 +156,8 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("certs auto",             "Renew certificates before they end, by a timer: on, off or status",       lambda call: certs_auto.certs_auto(call), words="on|off|status|run", story="certs-auto"),
         Row("certs add-san",          "Add names and addresses to the API server's certificate, or take them out", lambda call: certs_names.add_san(call), words="name...", story="certs-add-san"),
         Row("certs recover",          "Bring this node back after its certificates have expired, the kubelet's too", lambda call: certs_recover.recover(call)),
+        Row("certs rotate-sa",        "Replace the key that signs tokens of service accounts, in stages",          lambda call: certs_rotate.rotate_sa_key(call), story="certs-rotate"),
+        Row("certs rotate-ca",        "Replace an authority in stages: front-proxy",                               lambda call: certs_rotate.rotate_ca(call), words="authority...", story="certs-rotate"),
         Row("certs generate-csr",     "Create keys and signing requests for an external CA",                   lambda call: certs.generate_csr(call)),
     ),
     "Without a network": (

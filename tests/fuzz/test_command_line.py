@@ -61,6 +61,8 @@ BASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "etcd remove": ("control-plane", ("1", "--force")),
     "certs renew": ("control-plane", ("all",)),
     "certs add-san": ("control-plane", ("api.example.org", "--dry-run")),
+    "certs rotate-sa": ("control-plane", ("--dry-run",)),
+    "certs rotate-ca": ("control-plane", ("front-proxy", "--dry-run")),
     "certs auto": ("control-plane", ("on",)),
     "certs generate-csr": ("control-plane", ("--kubeconfig-dir=/csr", "--cert-dir=/csr")),
     "completion": ("control-plane", ("bash",)),

@@ -14,7 +14,7 @@ from tests import make_docs
 STORIES = (Path(kb.__file__), Path(day_two.__file__))
 WORKFLOWS = {"INIT": kb.INIT, "JOIN": kb.JOIN, "RESET": kb.RESET, "RESTORE": day_two.find_story("restore", init=kb.INIT), "MIRROR_MOVE": day_two.find_story("mirror-move", init=kb.INIT), "MIRROR_USE": day_two.find_story("mirror-use", init=kb.INIT), "RECONFIGURE": day_two.RECONFIGURE, "RECONFIGURE_ENDPOINT": day_two.find_story("reconfigure-endpoint", init=kb.INIT),
              "RECONFIGURE_STATIC_PODS": day_two.RECONFIGURE_STATIC_PODS, "CERTS_AUTO": day_two.CERTS_AUTO, "BACKUP_SCHEDULE": day_two.BACKUP_SCHEDULE,
-             "CERTS_ADD_SAN": day_two.CERTS_ADD_SAN, "UPGRADE_APPLY": day_two.UPGRADE_APPLY, "UPGRADE_NODE": day_two.UPGRADE_NODE,
+             "CERTS_ADD_SAN": day_two.CERTS_ADD_SAN, "CERTS_ROTATE": day_two.CERTS_ROTATE, "UPGRADE_APPLY": day_two.UPGRADE_APPLY, "UPGRADE_NODE": day_two.UPGRADE_NODE,
              "READDRESS": day_two.READDRESS,
              "NODE_REMOVE": day_two.NODE_REMOVE, "NODE_REBOOT": day_two.NODE_REBOOT, "NODE_RETURN": day_two.NODE_RETURN, "DRIFT_SCHEDULE": day_two.DRIFT_SCHEDULE, "RECONFIGURE_BACK": day_two.RECONFIGURE_BACK, "UPGRADE_ROLLBACK": day_two.UPGRADE_ROLLBACK, "UPGRADE_SELF": day_two.UPGRADE_SELF}  # fmt: skip
 

@@ -98,7 +98,7 @@ def test_what_needs_root_says_so_before_anything_is_changed(machine: Machine, na
     machine.is_root = False
     words = {
         "init": INIT, "join": JOIN, "certs renew": ("certs", "renew", "all"), "certs auto": ("certs", "auto", "on"),
-        "certs add-san": ("certs", "add-san", "x.test"),
+        "certs add-san": ("certs", "add-san", "x.test"), "certs rotate-ca": ("certs", "rotate-ca", "front-proxy"),
         "drift schedule": ("drift", "schedule", "on"),
         "mirror add": ("mirror", "add", "x"),
     }  # fmt: skip

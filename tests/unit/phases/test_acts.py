@@ -21,7 +21,7 @@ DAY_TWO = tuple(
     for name in (*day_two.STORIES, "restore", "reconfigure-endpoint", "mirror-move")
 )
 MOST_ACTS_OF_A_NODE = 14
-MOST_ACTS_OF_DAY_TWO = 13
+MOST_ACTS_OF_DAY_TWO = 17
 
 HOST_VERBS = {
     "write_file", "write_stream", "make_dir", "symlink", "remove", "remove_tree", "move_file", "copy_attributes", "put_back", "append",
@@ -61,6 +61,7 @@ CHANGING = {
     "join_control_plane.py:_restart_etcd_container": "etcd-join",
     "join_control_plane.py:_take_back": "etcd-join",
     "join_worker.py:wait_for_bootstrap": "kubelet-wait-bootstrap",
+    "rotate_sa.py:_restart_workloads": "use",
     "static_pods_swap.py:_run_users": "swap",
     "static_pods_swap.py:foretell_swap": "swap, foretold",
     "restore.py:_bring_mirror_back": "move-aside",

@@ -1,0 +1,158 @@
+"""What `kb certs rotate-ca front-proxy` rotates: the authority that API servers and the extension API servers behind them know one another
+by.
+
+Everything that uses its files reads them again by itself (docs/adr/0017-renewed-certificates.md), so nothing is restarted. API servers
+publish their authorities to extension API servers, each adding its own and removing none, so the former one is removed at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from kubeup.cluster import request_header
+from kubeup.cluster.api import Api
+from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.lazy_modules import lazily
+from kubeup.machine.http import Unreachable
+from kubeup.machine.waiting import wait_for, watch
+from kubeup.node.rotated_pairs import DROP
+from kubeup.phases import rotation as stages
+from kubeup.phases.rotation import RotationRun, Work
+from kubeup.trouble import Trouble
+
+with lazily:
+    from kubeup import yaml_files
+    from kubeup.node import certificates, renewal, rotated_pairs
+    from kubeup.swap import proof
+
+SERVER = "kube-apiserver"
+LEAF = "front-proxy-client"
+FLAGS = {
+    "requestheader-client-ca-file": "front-proxy-ca.crt",
+    "proxy-client-cert-file": f"{LEAF}.crt",
+    "proxy-client-key-file": f"{LEAF}.key",
+}
+READ_S = 90.0
+"""How long an API server may take to read its files again: a second as a rule, and it looks once a minute besides."""
+PUBLISHED_S = 90.0
+SETTLED_S = 3.0
+"""For how long the former one has to stay away from what is published: an API server that still had it would add it again at once."""
+
+
+class FrontProxy(stages.Kind):
+    word = "front-proxy"
+    title = "the authority of the front proxy"
+    command = "kb certs rotate-ca front-proxy"
+    authority = "front-proxy-ca"
+    unused_when = "when the aggregated APIs work"
+
+    def check(self, ctx: RotationRun) -> None:
+        """Raises HostError (front-proxy-elsewhere)."""
+        path = ctx.paths.manifest(SERVER)
+        pod = yaml_files.load_mapping(ctx.host.read_text(path), str(path))
+        flags = yaml_files.flags_of(next(iter(yaml_files.commands_of_pod(pod)), []))
+        for flag, name in FLAGS.items():
+            wanted = str(ctx.paths.pki / name)
+            if flags.get(flag) != wanted:
+                raise HostError(
+                    f"the API server does not use {wanted}",
+                    cause=f"--{flag} in {path} is {flags.get(flag, 'not there')}",
+                    remedy=f"have it say --{flag}={wanted}, on every control plane: kb reconfigure; what lies elsewhere is replaced there",
+                    code="front-proxy-elsewhere",
+                )
+
+    def take_up(self, ctx: RotationRun, work: Work) -> None:
+        """Raises ClusterError (rotation-not-proven), HostError."""
+        signer = rotated_pairs.holder_of_key(work.stage, former=work.former, following=work.following)
+        row = renewal.ROWS[LEAF]
+        leaf = renewal.read_cert(ctx.host, ctx.paths, row=row)
+        if leaf is None or not certificates.is_issued_by(leaf, signer.cert):
+            renewal.renew(ctx.host, ctx.paths, row=row, cluster=ctx.config.cluster)
+
+        def fail(missing: str, elapsed: float) -> KbError:
+            return ClusterError(
+                "this node's API server has not read the files of this stage",
+                cause=f"{missing}, {elapsed:.0f} s after they were written",
+                remedy=f"restart it: kb reconfigure static-pods {ctx.paths.manifest(SERVER)}; then: {self.command} --continue",
+                code="rotation-not-proven",
+            )
+
+        wait_for(
+            ctx.host,
+            functools.partial(_find_lack, ctx, proof.own_api(ctx), work=work),
+            goal="its authorities",
+            timeout_s=READ_S,
+            tell=ctx.report.waiting,
+            failure=fail,
+            poll_s=0.5,
+        )
+
+    def prove(self, ctx: RotationRun, work: Work) -> Sequence[Trouble]:
+        found = []
+        for server in stages.list_servers(ctx):
+            lack = _find_lack(ctx, ctx.api.with_server(f"https://{server}"), work=work)
+            if lack:
+                remedy = f"on that control plane: {self.command} --continue"
+                found.append(Trouble(f"the API server at {server} has not read the files of this stage", lack, remedy))
+        missing = "" if work.stage == DROP else _wait_until_published(ctx, work)
+        if missing:
+            remedy = (
+                "see what keeps the API servers from it: kubectl -n kube-system describe configmap "
+                + request_header.CONFIG
+            )
+            found.append(Trouble("extension API servers are not told of both authorities", missing, remedy))
+        return found if found or ctx.force else request_header.find_unavailable(ctx.api)
+
+    def end(self, ctx: RotationRun, work: Work) -> None:
+        """Raises ClusterError (rotation-not-proven)."""
+        seen = 0
+
+        def look() -> str:
+            nonlocal seen
+            is_back = request_header.withdraw(ctx.api, work.former)
+            seen = 0 if is_back else seen + 1
+            return "" if seen > SETTLED_S else f"ConfigMap kube-system/{request_header.CONFIG} has the former one again"
+
+        missing, _ = watch(ctx.host, look, timeout_s=PUBLISHED_S, poll_s=1.0)
+        if missing:
+            raise ClusterError(
+                "extension API servers are told of the former authority again and again",
+                cause=missing,
+                remedy="see which API server still has it: grep requestheader-client-ca-file of its manifest, on each control plane",
+                code="rotation-not-proven",
+            )
+        ctx.report.note("certificates of the former authority are refused by every API server")
+
+
+def _wait_until_published(ctx: RotationRun, work: Work) -> str:
+    """What is missing, in words; "" if extension API servers are told of both."""
+
+    def look() -> str:
+        lacks = [
+            pair.id[:16] for pair in (work.former, work.following) if not request_header.is_published(ctx.api, pair)
+        ]
+        return f"ConfigMap kube-system/{request_header.CONFIG} lacks {' and '.join(lacks)}" if lacks else ""
+
+    return watch(ctx.host, look, timeout_s=PUBLISHED_S, poll_s=0.5)[0]
+
+
+def _find_lack(ctx: RotationRun, api: Api, *, work: Work) -> str:
+    """What of the stage this API server does not have yet, in words; "" if it has all."""
+    place = rotated_pairs.place_of(ctx.paths, FRONT_PROXY.authority)
+    try:
+        for pair, name in ((work.following, "the new"), (work.former, "the former")):
+            if certificates.is_expired(pair.cert, ctx.host.now()):
+                continue
+            refusal = request_header.find_refusal(api, pair, place=place)
+            is_wanted = pair is work.following or work.stage != DROP
+            if is_wanted and refusal:
+                return f"it does not accept {name} authority: {refusal}"
+            if not is_wanted and not refusal:
+                return f"it still accepts {name} authority"
+    except Unreachable as error:
+        return error.cause
+    return ""
+
+
+FRONT_PROXY = FrontProxy()

@@ -1,0 +1,198 @@
+"""What `kb certs rotate-sa` rotates: the key that signs the tokens of service accounts.
+
+API servers read sa.pub, which may hold several keys, and sa.key only when they start; so does the controller-manager, which signs the
+tokens in Secrets. Source: cmd/kube-apiserver/app/options, pkg/kubeapiserver/options/authentication.go, keyutil.PublicKeysFromFile
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from collections.abc import Iterator, Sequence
+
+from kubeup import moments
+from kubeup.cluster import account_tokens, rotation
+from kubeup.cluster.account_tokens import Holder
+from kubeup.cluster.api import Api
+from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.lazy_modules import lazily
+from kubeup.machine.http import Unreachable
+from kubeup.machine.waiting import say_round, wait_for, watch
+from kubeup.node.rotated_pairs import DROP, TRUST, USE
+from kubeup.phases import rotation as stages
+from kubeup.phases import static_pods_swap
+from kubeup.phases.rotation import RotationRun, Work
+from kubeup.trouble import Trouble
+
+with lazily:
+    from kubeup import yaml_files
+    from kubeup.cluster import objects
+    from kubeup.swap import proof
+
+SERVER, MANAGER = "kube-apiserver", "kube-controller-manager"
+FLAGS = ((SERVER, "service-account-key-file", "sa.pub"), (SERVER, "service-account-signing-key-file", "sa.key"),
+         (MANAGER, "service-account-private-key-file", "sa.key"))  # fmt: skip
+READ_S = 30.0
+"""How long this node's API server may take to answer as the stage wants it, after its restart."""
+ROLLED_S = 600.0
+"""How long restarted workloads may take until none of their former pods is left."""
+MOST_NAMED = 20
+"""How many of those who hold a former token are named."""
+
+
+class ServiceAccounts(stages.Kind):
+    word = "sa"
+    title = "the key of service accounts"
+    command = "kb certs rotate-sa"
+    stops = (SERVER, MANAGER)
+    unused_when = "once no pod holds a token of the former key, in about an hour"
+
+    def check(self, ctx: RotationRun) -> None:
+        """Raises HostError (service-account-key-elsewhere)."""
+        for component, flag, name in FLAGS:
+            wanted, found = str(ctx.paths.pki / name), _read_flag(ctx, component, flag=flag)
+            if found != [wanted]:
+                raise HostError(
+                    f"{component} does not use {wanted} alone",
+                    cause=f"--{flag} in {ctx.paths.manifest(component)} is {', '.join(found) or 'not there'}",
+                    remedy=f"have it say --{flag}={wanted}, on every control plane: kb reconfigure; "
+                    "what somebody else signs tokens with is replaced there",
+                    code="service-account-key-elsewhere",
+                )
+
+    def take_up(self, ctx: RotationRun, work: Work) -> None:
+        """Raises ClusterError (rotation-not-proven), and what a restart raises."""
+        own = proof.own_api(ctx)
+        names = [SERVER] if work.is_changed or _find_lack(own, work) else []
+        names += [MANAGER] if work.stage == USE else []
+        if names:
+            ctx.report.note(f"restarting {' and '.join(names)}, which read their keys only when they start")
+            static_pods_swap.restart(ctx, names)
+
+        def fail(missing: str, elapsed: float) -> KbError:
+            return ClusterError(
+                "this node's API server does not have the keys of this stage",
+                cause=f"{missing}, {elapsed:.0f} s after its restart",
+                remedy=f"look at its log: crictl logs of {SERVER}; then: {self.command} --continue",
+                code="rotation-not-proven",
+            )
+
+        wait_for(
+            ctx.host,
+            functools.partial(_find_lack, own, work),
+            goal="its keys",
+            timeout_s=READ_S,
+            tell=ctx.report.waiting,
+            failure=fail,
+            poll_s=0.5,
+        )
+
+    def prove(self, ctx: RotationRun, work: Work) -> Sequence[Trouble]:
+        found = []
+        for server in stages.list_servers(ctx):
+            lack = _find_lack(ctx.api.with_server(f"https://{server}"), work)
+            if lack:
+                remedy = f"on that control plane: {self.command} --continue"
+                found.append(Trouble(f"the API server at {server} does not have the keys of this stage", lack, remedy))
+        return found
+
+    def check_unused(self, ctx: RotationRun, work: Work) -> None:
+        """Raises ClusterError (rotation-still-used)."""
+        used = moments.find(work.one.used) or rotation.read_time(ctx.api)
+        if ctx.restarts:
+            _restart_workloads(ctx, used)
+        holders = _find_holders(ctx, used)
+        lines = [f"pod {one.pod} until {moments.show(one.until)}" for one in holders]
+        kid = account_tokens.kid_of_key(work.former.key)
+        lines += [f"Secret {name}, for ever" for name in account_tokens.find_secrets(ctx.api, kid=kid)]
+        lines += list(_find_stale(ctx))
+        if not lines:
+            return
+        remedy = f"wait until then: {self.command} --finish; or restart what holds one: {self.command} --finish --restart-workloads"
+        if not holders:
+            remedy = (
+                "give who uses them another token; a Secret gets one when its former one is removed: kubectl -n NAMESPACE patch secret NAME "
+                f'--type json -p \'[{{"op":"remove","path":"/data/token"}}]\'; or cut them off: {self.command} --finish --force'
+            )
+        raise ClusterError(
+            f"{len(lines)} may still hold a token of the former key",
+            cause=f"{lines[0]}; once the former key is dropped, who has no other token is refused",
+            remedy=remedy,
+            code="rotation-still-used",
+            details=lines[1:MOST_NAMED],
+        )
+
+    def end(self, ctx: RotationRun, work: Work) -> None:
+        ctx.report.note("tokens of the former key are refused by every API server")
+
+
+def _read_flag(ctx: RotationRun, component: str, *, flag: str) -> list[str]:
+    """The values of a flag that may be given several times."""
+    path = ctx.paths.manifest(component)
+    pod = yaml_files.load_mapping(ctx.host.read_text(path), str(path)) if ctx.host.exists(path) else {}
+    words = next(iter(yaml_files.commands_of_pod(pod)), [])
+    return [word.partition("=")[2] for word in words if word.startswith(f"--{flag}=")]
+
+
+# ---- what an API server accepts
+
+
+def _find_lack(api: Api, work: Work) -> str:
+    """What of the stage this API server does not have yet, in words: which key it signs with, which ones it accepts, and that it accepts
+    no other. "" if it has all."""
+    try:
+        token = account_tokens.request_token(api)
+        signer = work.former if work.stage == TRUST else work.following
+        if account_tokens.kid_of_token(token) != account_tokens.kid_of_key(signer.key):
+            return "it signs tokens with another key"
+        for pair, name in ((work.following, "the new"), (work.former, "the former")):
+            refusal = account_tokens.find_refusal(api, account_tokens.sign_again(token, pair.key))
+            is_wanted = pair is work.following or work.stage != DROP
+            if is_wanted and refusal:
+                return f"it does not accept tokens of {name} key: {refusal}"
+            if not is_wanted and not refusal:
+                return f"it still accepts tokens of {name} key"
+    except Unreachable as error:
+        return error.cause
+    except ClusterError as error:
+        return f"{error}"
+    return ""
+
+
+# ---- who still needs the former key
+
+
+def _find_holders(ctx: RotationRun, used: datetime.datetime) -> list[Holder]:
+    return account_tokens.find_holders(ctx.api, since=used, now=rotation.read_time(ctx.api))
+
+
+def _find_stale(ctx: RotationRun) -> Iterator[str]:
+    for server in stages.list_servers(ctx):
+        count = account_tokens.count_stale(ctx.api.with_server(f"https://{server}"))
+        if count:
+            yield (
+                f"clients of the API server at {server}, which has got {count} calls with tokens that were renewed long before; its audit "
+                "log says whose: authentication.k8s.io/stale-token"
+            )
+
+
+def _restart_workloads(ctx: RotationRun, used: datetime.datetime) -> None:
+    """Restart what made the pods that may hold a former token, and wait until those are gone. Raises ClusterError."""
+    owners = {(one.owner_kind, one.owner) for one in _find_holders(ctx, used) if one.owner}
+    for kind, name in sorted(owners):
+        ctx.report.note(f"restarting {kind} {name}")
+        path = account_tokens.path_of_workload(kind, name)
+        objects.restart_pods(ctx.api, path, now=rotation.read_time(ctx.api))
+
+    def look() -> str:
+        left = [one.pod for one in _find_holders(ctx, used) if (one.owner_kind, one.owner) in owners]
+        return f"{', '.join(left[:3])}{' and others' if len(left) > 3 else ''} still run" if left else ""
+
+    def tell(missing: str, elapsed: float) -> bool:
+        ctx.report.waiting(say_round("the restarted workloads", missing, elapsed=elapsed, timeout_s=ROLLED_S))
+        return False
+
+    watch(ctx.host, look, timeout_s=ROLLED_S, is_over=tell, poll_s=2.0)
+
+
+SERVICE_ACCOUNTS = ServiceAccounts()

@@ -1,0 +1,325 @@
+"""The phases of `kb certs rotate-sa` and `kb certs rotate-ca`: a private key that the control planes share is replaced, in stages.
+
+Each control plane runs the same line. In a stage it writes its files, has what reads them read them, proves that, and acknowledges the stage; when
+every control plane has, the stage is proven at every API server, and the next one begins. How far it is stands in the cluster
+(cluster/rotation.py), and no node keeps a record: what is done is what is found. What is rotated is a Kind. See docs/adr/0027-rotation.md.
+kubeadm has no counterpart: its documentation describes the cluster's authority, by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Optional
+
+from kubeup.cluster import rotation
+from kubeup.cluster.api import ApiRefused
+from kubeup.cluster.rotation import Rotation
+from kubeup.engine.run import Outputs, Results, Run
+from kubeup.engine.story import Act
+from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.frozen_values import frozen, frozen_by_name
+from kubeup.lazy_modules import lazily
+from kubeup.node.rotated_pairs import DROP, TRUST, USE, Pair
+from kubeup.phases import static_pods_swap
+from kubeup.phases.static_pods_swap import SwapRun
+from kubeup.secret import Secret
+from kubeup.trouble import Trouble, advise
+
+with lazily:
+    from kubeup.cluster import health, objects
+    from kubeup.node import pki, rotated_pairs
+
+SHARED = ("", "ca", "front-proxy-ca", "etcd-ca")
+"""Whose private keys the control planes share, by the authority; "" for the key that signs tokens."""
+COMMANDS = {
+    "sa": "kb certs rotate-sa",
+    "front-proxy": "kb certs rotate-ca front-proxy",
+    "etcd": "kb certs rotate-ca etcd",
+}
+"""By what the cluster's record says that is rotated."""
+
+
+@frozen
+class Work:
+    """A stage of a rotation, with both pairs. is_changed: whether this run has written files of this node."""
+
+    one: Rotation
+    former: Pair
+    following: Pair
+    is_changed: bool = False
+
+    @property
+    def stage(self) -> str:
+        return self.one.stage
+
+
+class Kind:
+    """What is rotated. word: in the cluster's record; title: in words; authority: its name in the table of certificates."""
+
+    word = ""
+    title = ""
+    command = ""
+    authority = ""
+    stops: tuple[str, ...] = ()
+    """The static pods that are restarted in some stage."""
+    unused_when = ""
+    """From when on nobody needs the former one, in words."""
+
+    def check(self, ctx: RotationRun) -> None:
+        """Whether this control plane can take part. Raises KbError."""
+
+    def take_up(self, ctx: RotationRun, work: Work) -> None:
+        """Have what reads the files of the pair read them, and prove it of this node. Raises KbError."""
+        raise NotImplementedError
+
+    def prove(self, ctx: RotationRun, work: Work) -> Sequence[Trouble]:
+        """What is not as the stage wants it, over all nodes."""
+        raise NotImplementedError
+
+    def check_unused(self, ctx: RotationRun, work: Work) -> None:
+        """Whether anybody needs the former one still. Raises ClusterError (rotation-still-used)."""
+
+    def end(self, ctx: RotationRun, work: Work) -> None:
+        """What is left to do once no control plane accepts the former one. Raises KbError."""
+
+
+@frozen_by_name
+class RotationRun(SwapRun):
+    """continues: whether only one that is under way is gone on with. finishes: whether the last stage may begin. turns: whether it is taken back. restarts: whether workloads that may need the former one
+    are restarted. force: whether the last stage begins whoever needs it."""
+
+    kind: Kind
+    continues: bool = False
+    finishes: bool = False
+    turns: bool = False
+    restarts: bool = False
+    force: bool = False
+
+
+# ---- preflight
+
+
+def check_rotation(ctx: RotationRun) -> Outputs:
+    """Say what comes, and refuse what would not end well. Raises HostError, ClusterError, UsageError (not-confirmed)."""
+    static_pods_swap.refuse_tried_elsewhere(ctx)
+    one = rotation.read(ctx.api)
+    _refuse_words(ctx, one)
+    if one is None and ctx.continues:
+        return None
+    _seal_key(ctx)
+    ctx.kind.check(ctx)
+    if one is None:
+        rotated_pairs.read_pair(ctx.host, _place(ctx))
+        _refuse_unwell(ctx)
+    done = one is not None and rotation.read_marks(ctx.api).get(ctx.config.node.name) == one.mark
+    if ctx.kind.stops and not (done and one is not None and one.stage == USE and not ctx.finishes):
+        _ask_for_gap(ctx)
+    return None
+
+
+def _refuse_words(ctx: RotationRun, one: Optional[Rotation]) -> None:
+    """Raises ClusterError: rotation-elsewhere, no-rotation, rotation-too-late."""
+    command = ctx.kind.command
+    if one is None and (ctx.turns or ctx.finishes):
+        raise ClusterError(
+            f"no rotation of {ctx.kind.title} is under way",
+            cause=f"there is no ConfigMap kube-system/{rotation.NAME}: none was begun, or the last one has ended",
+            remedy=f"begin one: {command}",
+            code="no-rotation",
+        )
+    if one is not None and one.what != ctx.kind.word:
+        other = COMMANDS.get(one.what, f"that of {one.what}")
+        raise ClusterError(
+            "another rotation is under way in this cluster",
+            cause=f"{other} has come to its stage {one.stage!r}, and the keys of one seal those of the other",
+            remedy=f"go on with it on every control plane: {other} --continue",
+            code="rotation-elsewhere",
+        )
+    if one is not None and ctx.turns and one.stage == DROP and not one.is_undo:
+        raise ClusterError(
+            f"the rotation of {ctx.kind.title} cannot be taken back any more",
+            cause="its last stage has begun: the former one is accepted no more, or soon not",
+            remedy=f"end it on every control plane: {command} --continue",
+            code="rotation-too-late",
+        )
+
+
+def _refuse_unwell(ctx: RotationRun) -> None:
+    """Raises ClusterError (cluster-not-well): every API server has to follow."""
+    for part in health.probe_api_servers(ctx.api):
+        if part.trouble is not None:
+            raise ClusterError(
+                part.trouble.what,
+                cause=f"{part.trouble.cause}; it would not learn of the new one, and nothing was begun",
+                remedy=part.trouble.remedy,
+                code="cluster-not-well",
+            )
+
+
+def _ask_for_gap(ctx: RotationRun) -> None:
+    """Raises UsageError (not-confirmed), and what check_quorum raises."""
+    if "etcd" in ctx.kind.stops:
+        static_pods_swap.check_quorum(ctx)
+    if not static_pods_swap.list_other_servers(ctx):
+        gap_s = static_pods_swap.ETCD_GAP_S if "etcd" in ctx.kind.stops else static_pods_swap.API_GAP_S
+        ctx.agree(
+            f"the API is away for about {gap_s} s in each stage, since no other API server serves. Pods keep running."
+        )
+
+
+def _place(ctx: RotationRun) -> rotated_pairs.Place:
+    return rotated_pairs.place_of(ctx.paths, ctx.kind.authority)
+
+
+def _seal_key(ctx: RotationRun) -> Secret:
+    """Raises HostError: rotation-not-sealed, key-unreadable."""
+    places = [rotated_pairs.place_of(ctx.paths, name) for name in SHARED if name != ctx.kind.authority]
+    keys = [pki.read_key(ctx.host, one.key) for one in places if ctx.host.exists(one.key)]
+    if keys:
+        return rotation.derive_seal(keys)
+    raise HostError(
+        "the new private key could not be handed to the other control planes",
+        cause=f"it is sealed with the other private keys that they share, and this one has none of {', '.join(str(one.key) for one in places)}",
+        remedy=f"put one of them on every control plane, and then: {ctx.kind.command}",
+        code="rotation-not-sealed",
+    )
+
+
+# ---- begin
+
+
+def begin(ctx: RotationRun) -> Outputs:
+    """Make the following pair, or turn the rotation round. Raises ClusterError, HostError."""
+    one = rotation.read(ctx.api)
+    if one is None and ctx.continues:
+        ctx.report.note(f"no rotation of {ctx.kind.title} is under way, and none is begun")
+    elif one is None:
+        present = rotated_pairs.read_pair(ctx.host, _place(ctx))
+        made = rotated_pairs.make_pair(ctx.host, ctx.config.cluster, authority=ctx.kind.authority)
+        pairs = rotation.seal(ctx.api, (present, made), key=_seal_key(ctx))
+        following = next(pair for pair in pairs if pair.id != present.id)
+        one = rotation.begin(ctx.api, Rotation(ctx.kind.word, TRUST, present.id, following.id))
+        ctx.report.note(f"the new one is {one.following[:16]}, the former one {one.former[:16]}")
+    elif ctx.turns and not one.is_undo:
+        one = rotation.turn_round(ctx.api, one)
+        ctx.report.note(f"going back to {one.following[:16]}")
+    return None
+
+
+# ---- the stages
+
+
+def trust(ctx: RotationRun) -> Outputs:
+    """Raises KbError."""
+    return _take_stage(ctx, TRUST)
+
+
+def use(ctx: RotationRun) -> Outputs:
+    """Raises KbError."""
+    return _take_stage(ctx, USE)
+
+
+def drop(ctx: RotationRun) -> Outputs:
+    """Raises KbError."""
+    return _take_stage(ctx, DROP)
+
+
+def _take_stage(ctx: RotationRun, stage: str) -> Outputs:
+    one = rotation.read(ctx.api)
+    if one is None or one.stage != stage:
+        return None
+    own, marks = ctx.config.node.name, rotation.read_marks(ctx.api)
+    if stage == DROP and not rotation.find_left(one, marks) and not rotation.is_sealed(ctx.api):
+        rotation.end(ctx.api, marks)  # a run was cut off at its very end
+        return Results(remaining=[])
+    former, following = rotation.unseal(ctx.api, one, key=_seal_key(ctx))
+    run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
+    work = Work(one, former, following, is_changed=_write_files(run, Work(one, former, following)))
+    if work.is_changed or marks.get(own) != one.mark:
+        _take_up(run, work)
+        rotation.acknowledge(ctx.api, one, node=own)
+        marks[own] = one.mark
+    left = rotation.find_left(one, marks)
+    if left:
+        return Results(remaining=[f"on control plane {name}: {ctx.kind.command} --continue" for name in left])
+    return _end_stage(run, work)
+
+
+def _take_up(run: RotationRun, work: Work) -> None:
+    try:
+        run.kind.take_up(run, work)
+    except KbError as error:
+        place = _place(run)
+        if work.is_changed:
+            error.changed = (
+                error.changed
+                or f"{place.public} and {place.key} are of stage {work.stage!r}, which cuts nobody off yet"
+            )
+        raise
+
+
+def _write_files(run: RotationRun, work: Work) -> bool:
+    """Write what the stage wants into the pair's two files; returns whether anything changed. The public one comes first: it holds what
+    the key needs before the key is there. Raises HostError."""
+    place = _place(run)
+    present = run.host.read_text(place.public) if run.host.exists(place.public) else ""
+    text = rotated_pairs.render_public(present, former=work.former, following=work.following, stage=work.stage)
+    is_changed = pki.write_keeping_mode(run.host, place.public, text=text, mode=0o644)
+    holder = rotated_pairs.holder_of_key(work.stage, former=work.former, following=work.following)
+    if not run.host.exists(place.key) or not pki.is_public_half_in(_public(holder), pki.read_key(run.host, place.key)):
+        pki.write_keeping_mode(run.host, place.key, text=holder.key_pem.reveal(), mode=0o600)
+        is_changed = True
+    if is_changed:
+        static_pods_swap.record_files(run, (place.public,))
+    return is_changed
+
+
+def _public(pair: Pair) -> str:
+    return pair.cert_pem or pair.key_pem.reveal()
+
+
+def _end_stage(run: RotationRun, work: Work) -> Outputs:
+    """What follows once every control plane has acknowledged the stage. Raises ClusterError: rotation-not-proven, rotation-still-used."""
+    troubles = list(run.kind.prove(run, work))
+    if troubles:
+        raise ClusterError(
+            troubles[0].what,
+            cause=f"{troubles[0].cause}; stage {work.stage!r} does not end before that is right, and nobody is cut off until then",
+            remedy=troubles[0].remedy,
+            code="rotation-not-proven",
+            details=[advise(one) for one in troubles[1:]],
+        )
+    if work.stage == DROP:
+        run.kind.end(run, work)
+        rotation.end(run.api, rotation.read_marks(run.api))
+        return Results(remaining=[])
+    one = work.one
+    if work.stage == USE:
+        one = rotation.note_used(run.api, one)
+        if not run.finishes:
+            return Results(remaining=[f"{run.kind.unused_when}: {run.kind.command} --finish"])
+        if not run.force:
+            run.kind.check_unused(run, dataclasses.replace(work, one=one))
+    _advance(run, one, stage=USE if work.stage == TRUST else DROP)
+    return None
+
+
+def _advance(run: RotationRun, one: Rotation, *, stage: str) -> None:
+    try:
+        rotation.advance(run.api, one, stage=stage)
+    except ApiRefused as error:
+        if error.http_status != 409:  # another control plane has done so
+            raise
+
+
+def list_servers(run: Run) -> list[str]:
+    """`host:port` of every API server."""
+    return list(objects.read_api_servers(run.api))
+
+
+CHECKS = Act(do=check_rotation, live="node", always=True)
+BEGIN = Act(do=begin, live="cluster", always=True)
+TRUSTED = Act(do=trust, live="cluster", always=True)
+USED = Act(do=use, live="cluster", always=True)
+DROPPED = Act(do=drop, live="cluster", always=True)
