@@ -178,10 +178,12 @@ def test_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: st
 
 
 def check_calls(seen: Sequence[Calls]) -> None:
-    """That nobody waited for long, and no call failed but perhaps one write that etcd dropped."""
+    """That nobody waited for long, and no call failed but perhaps one write that etcd dropped, and one call that is made again."""
+    turned_away = [row for calls in seen for row in calls.failed if is_turned_away(row)]
+    assert len(turned_away) <= 1, turned_away
     for calls in seen:
         lost = [row for row in calls.failed if is_dropped(row)]
-        assert calls.failed == lost and len(lost) <= 1, calls.failed[:10]
+        assert [row for row in calls.failed if row not in turned_away] == lost and len(lost) <= 1, calls.failed[:10]
         assert calls.longest_gap_s <= GAP_S * SLOW + sum(took for _, took, *_ in lost), calls
 
 
@@ -189,6 +191,13 @@ def is_dropped(row: tuple[Any, ...]) -> bool:
     """Whether etcd dropped this write while its leadership moved, and gave it up after seven seconds (docs/adr/0018-swap.md)."""
     _, took, verb, answer = row
     return bool(verb == "PATCH" and answer == "500" and took > 6.9)
+
+
+def is_turned_away(row: tuple[Any, ...]) -> bool:
+    """Whether an API server that had just been told to stop asked for this call again, which client-go does by itself: one that came over a
+    connection that was open (docs/adr/0018-swap.md)."""
+    _, took, _, answer = row
+    return bool(answer == "503, Retry-After: 1" and took < 1.0)
 
 
 def read_balancer(node: Node) -> str:

@@ -4,7 +4,7 @@
 
 keep: over one connection, which is made anew once when it is found closed, as every HTTP library does; new: over a connection for
 each call. NAME: the ConfigMap in `default` that it writes to. One line of JSON a call: [began, seconds, "GET" or "PATCH", answer],
-the times in seconds since the epoch; the answer is the HTTP status, or why there was none. Only the standard library, for this is
+the times in seconds since the epoch; the answer is the HTTP status, with Retry-After if that is said, or why there was none. Only the standard library, for this is
 copied to the node.
 """
 
@@ -74,7 +74,8 @@ class Client:
         answer.read()
         if not self.keeps or answer.will_close:
             self._close()
-        return str(answer.status)
+        later = answer.getheader("Retry-After")
+        return f"{answer.status}, Retry-After: {later}" if later else str(answer.status)
 
     def _close(self) -> None:
         if self.open is not None:
