@@ -322,9 +322,10 @@ def _wait_for_rollout(run: UpgradeRun, *, place: str, label: str) -> None:
     name = place.rpartition("/")[2]
     missing = _watch_rollout(run, place, label=label, timeout_s=ROLLOUT_S, stalled_s=STALLED_S)
     if missing:
+        stays = ", and where one is missing, the rules for Services stay as they are" if "/daemonsets/" in place else ""
         error = ClusterError(
             f"{name} does not come up in the new version",
-            cause=f"{missing}; no more have come up for {STALLED_S:.0f} s. Its other pods serve",
+            cause=f"{missing}; no more have come up for {STALLED_S:.0f} s. Its other pods serve{stays}",
             remedy=f"see why: kubectl -n kube-system describe pods -l {label}",
             code="addon-not-rolled-out",
         )
