@@ -469,7 +469,7 @@ WITHOUT_BYTECODE = tuple(
         ),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "support_bundle"),
         "kubeadm": ("upgrade",),
-        "network": ("service_rules",),
+        "network": ("flannel_traces", "service_rules"),
         "node": (
             "content_trials",
             "control_groups",

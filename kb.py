@@ -183,6 +183,7 @@ RESET = story(
     step("cleanup-node/unmount",              "Unmount what the kubelet mounted for pods",                                          kubelet_start.plan_no_mounts, live="node"),
     step("cleanup-node/remove-service-rules", "Remove the rules of kube-proxy and the kubelet, and no others",               node_leftovers.plan_no_service_rules, live="node", part_of="cleanup-node/remove-pods"),
     step("cleanup-node/remove-pod-network",   "Remove kb's routes, link and bridge",                                                node_network.plan_no_pod_network, live="node"),
+    step("cleanup-node/remove-flannel",        "Remove the links, rules and files of flannel, if it came after kb",                  node_leftovers.plan_no_flannel, live="node", part_of="cleanup-node/remove-pods"),
     step("cleanup-node/remove-load-balancer", "Remove the load balancer and its line in /etc/hosts",                                load_balancer.plan_removal),
     step("cleanup-node/remove-service-route", "Remove the route to Services, on a machine that has no default route",              kernel.plan_no_service_route, live="node"),
     step("cleanup-node/restore-settings",     "Give kernel settings their values of before, unless others need them",              kernel.plan_former_settings, live="node"),

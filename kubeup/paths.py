@@ -25,6 +25,7 @@ WORKPLACES = (
     Path("/etc/systemd/system"),
     Path("/etc/yum.repos.d"),
     Path("/opt/cni"),
+    Path("/opt/containerd"),
     Path("/opt/kb"),
     Path("/run/kb"),
     Path("/usr/local/bin"),

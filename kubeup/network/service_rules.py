@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from kubeup.errors import HostError
@@ -48,7 +48,7 @@ _TABLES = ("mangle", "nat", "filter")
 _FAMILIES = {"iptables": Path("/proc/net/ip_tables_names"), "ip6tables": Path("/proc/net/ip6_tables_names")}
 _OWN_JUMP = re.compile(
     r"-A (INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING)"
-    r'( -m conntrack --ctstate NEW| -m addrtype --dst-type LOCAL| -m comment --comment "(kubernetes|kube-proxy|CNI portfwd) [^"]*")*'
+    r'( -m conntrack --ctstate NEW| -m addrtype --dst-type LOCAL| -m comment --comment "(kubernetes|kube-proxy|CNI portfwd|flanneld) [^"]*")*'
     r" -j \S+"
 )
 _TARGET = re.compile(r" -[jg] (\S+)")
@@ -91,12 +91,12 @@ def is_own_chain(name: str) -> bool:
 # ---- looks
 
 
-def parse_rules(text: str, program: str, *, table: str) -> OwnRules:
-    """Find what is kube-proxy's and the kubelet's in the output of `iptables -t TABLE -S`."""
+def parse_rules(text: str, program: str, *, table: str, is_own: Callable[[str], bool] = is_own_chain) -> OwnRules:
+    """Find the own chains, which are kube-proxy's and the kubelet's, in the output of `iptables -t TABLE -S`."""
     lines = text.splitlines()
     chains = {line[3:].strip() for line in lines if line.startswith("-N ")}
-    own = {chain for chain in chains if is_own_chain(chain)}
-    if not any(line.startswith("-A CNI-HOSTPORT-DNAT ") for line in lines):
+    own = {chain for chain in chains if is_own(chain)}
+    if is_own is is_own_chain and not any(line.startswith("-A CNI-HOSTPORT-DNAT ") for line in lines):
         own |= chains & PORT_MAPPINGS
     ways = [(line, line.split()[1], _target_of(line)) for line in lines if line.startswith("-A ")]
     to_own = [(line, target) for line, chain, target in ways if chain not in own and target in own]
@@ -117,14 +117,14 @@ def _target_of(rule: str) -> str:
     return found[-1] if found else ""
 
 
-def read_rules(host: Host) -> list[OwnRules]:
+def read_rules(host: Host, *, is_own: Callable[[str], bool] = is_own_chain) -> list[OwnRules]:
     """All that goes from iptables, in both variants and for both IP versions; none of the tables is created by looking at it."""
     found = []
     for program, tables in _list_programs(host):
         for table in tables:
             rules = host.query([program, "-w", "10", "-t", table, "-S"])
-            if rules.ok and ("KUBE-" in rules.stdout or "CNI-HOSTPORT-" in rules.stdout):
-                found.append(parse_rules(rules.stdout, program, table=table))
+            if rules.ok:
+                found.append(parse_rules(rules.stdout, program, table=table, is_own=is_own))
     return [rules for rules in found if rules.chains or rules.jumps or rules.held]
 
 
@@ -143,11 +143,11 @@ def _list_programs(host: Host) -> Iterator[tuple[str, list[str]]]:
             yield program, [table for table in _TABLES if program.endswith("-nft") or table in loaded]
 
 
-def find_nft_tables(host: Host) -> list[tuple[str, str]]:
-    """kube-proxy's own tables, in its mode nftables: [("ip", "kube-proxy")]."""
+def find_nft_tables(host: Host, names: Collection[str] = (NFT_TABLE,)) -> list[tuple[str, str]]:
+    """The tables with these names, which are kube-proxy's in its mode nftables: [("ip", "kube-proxy")]."""
     found = host.query(["nft", "list", "tables"])
     words = [line.split() for line in found.stdout.splitlines()] if found.ok else []
-    return [(line[1], line[2]) for line in words if line[:1] == ["table"] and line[2:] == [NFT_TABLE]]
+    return [(line[1], line[2]) for line in words if line[:1] == ["table"] and len(line) == 3 and line[2] in names]
 
 
 def find_sets(host: Host) -> list[str]:
@@ -197,21 +197,29 @@ def find_all(host: Host) -> list[str]:
 
 def remove_all(host: Host) -> list[str]:
     """Remove all of it; return what stays, in words. Raises HostError (rules-not-removed)."""
-    left = []
-    for rules in read_rules(host):
-        if rules.chains or rules.jumps:
-            _check(host, [f"{rules.program}-restore", "-w", "10", "--noflush"], stdin=rules.render_removal())
-        left += [
-            f"{rules.program} -t {rules.table} {rule}: this rule is not kube-proxy's, so the chain stays"
-            for rule in rules.held
-        ]
-    for family, name in find_nft_tables(host):
-        _check(host, ["nft", "delete", "table", family, name])
+    left = [text for rules in read_rules(host) for text in remove_rules(host, rules)]
+    for table in find_nft_tables(host):
+        remove_nft_table(host, table)
     left += _remove_ipvs(host)
     for name in find_sets(host):
         if not host.run(["ipset", "destroy", name]).ok:
             left.append(f"the set {name}: a rule of others uses it")
     return left
+
+
+def remove_rules(host: Host, rules: OwnRules) -> list[str]:
+    """Remove them from their table; return the rules of others for which a chain stays. Raises HostError (rules-not-removed)."""
+    if rules.chains or rules.jumps:
+        _check(host, [f"{rules.program}-restore", "-w", "10", "--noflush"], stdin=rules.render_removal())
+    return [
+        f"{rules.program} -t {rules.table} {rule}: others made this rule, so the chain that it leads to stays"
+        for rule in rules.held
+    ]
+
+
+def remove_nft_table(host: Host, table: tuple[str, str]) -> None:
+    """table: its family and name. Raises HostError (rules-not-removed)."""
+    _check(host, ["nft", "delete", "table", *table])
 
 
 def _remove_ipvs(host: Host) -> Iterable[str]:

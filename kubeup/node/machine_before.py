@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -69,23 +69,25 @@ FOLDERS = tuple(
 LOGS = (Path("/var/log/containers"), Path("/var/log/pods"))
 """Those that the kubelet fills."""
 _SYSCTL_FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
-_FOUND = {"settings!": {str: str}, "absent!": [str], "bridges!": [str], "logs!": {str: [str]}}
+_FOUND = {"settings!": {str: str}, "absent!": [str], "bridges!": [str], "links!": [str], "logs!": {str: [str]}}
 
 
-def read(host: Host) -> dict[str, str]:
-    """The machine as it is now, as a compensation."""
+def read(host: Host, *, places: Sequence[Path] = (), links: Sequence[str] = ()) -> dict[str, str]:
+    """The machine as it is now, as a compensation. places, links: what another caller wants to know of: which of these places are not
+    there, and the links that are."""
     found = {
         "settings": {key: value for key in SETTINGS if (value := read_setting(host, key)) is not None},
-        "absent": [str(path) for path in FOLDERS if not host.exists(path)],
+        "absent": [str(path) for path in (*FOLDERS, *places) if not host.exists(path)],
         "bridges": list_bridges(host),
+        "links": list(links),
         "logs": {str(path): host.list_dir(path) for path in LOGS if host.exists(path)},
     }
     return {"kind": KIND, "found": json.dumps(found, sort_keys=True)}
 
 
 def parse(compensations: list[dict[str, str]]) -> Optional[dict[str, Any]]:
-    """What was found before kb: {"settings": {key: value}, "absent": [path], "bridges": [name], "logs": {folder: [name]}}; None if it
-    is not known."""
+    """What was found before kb: {"settings": {key: value}, "absent": [path], "bridges": [name], "links": [name], "logs": {folder: [name]}}; None if
+    it is not known."""
     if not compensations:
         return None
     with contextlib.suppress(ValueError):

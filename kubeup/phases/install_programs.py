@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 CRICTL_CONFIG = Path("/etc/crictl.yaml")
 BOOT_LINK = Path("/etc/systemd/system/multi-user.target.wants/containerd.service")
 CONTAINERD_DATA = (Path("/var/lib/containerd"), Path("/run/containerd"))
+RUNTIME_FOLDERS = tuple(
+    Path(name)
+    for name in ("/etc/cni", "/etc/cni/net.d", "/opt/containerd", "/opt/containerd/bin", "/opt/containerd/lib")
+)
+"""Folders that containerd makes when it starts. Reset removes those that are empty then, if kb expected them."""
 CONTAINERD_TIMEOUT_S = 30
 
 
@@ -74,7 +79,8 @@ class Ways:
 
 
 def _install(ctx: Run, ways: Ways) -> Outputs:
-    ctx.promises.expect([BOOT_LINK])  # created by a package's scripts, or when the runtime is enabled below
+    # created by a package's scripts, when the runtime is enabled below, and by the runtime when it starts
+    ctx.promises.expect([BOOT_LINK, *RUNTIME_FOLDERS])
     standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, release=ctx.release)
     wanted = _wanted(ctx, standing)
     kept = [one for one in standing if one.verdict == "good" and one.item.version_words]

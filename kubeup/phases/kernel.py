@@ -19,7 +19,7 @@ from kubeup.yaml_files import fill_template
 with lazily:
     from kubeup.config import choose
     from kubeup.engine import state
-    from kubeup.network import step_aside
+    from kubeup.network import flannel_traces, step_aside
     from kubeup.node import machine_before
 
 SYSCTLS = Path("/etc/sysctl.d/90-kb.conf")
@@ -56,7 +56,11 @@ def _plan_memory() -> Remembered:
             or bool(_recall(ground.host, ground.paths))
         )
 
-    return Remembered("the machine before kb", is_known, lambda ground: machine_before.read(ground.host))
+    def read(ground: Ground) -> dict[str, str]:
+        links = flannel_traces.list_links(ground.host)
+        return machine_before.read(ground.host, places=flannel_traces.PLACES, links=links)
+
+    return Remembered("the machine before kb", is_known, read)
 
 
 def _recall(host: Host, paths: Paths) -> list[dict[str, str]]:

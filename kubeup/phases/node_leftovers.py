@@ -6,6 +6,7 @@ None of it is made by kb itself, so there is no step to which these plans belong
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Optional
 
 from kubeup.engine.items import Gone
 from kubeup.engine.plan import Ground, Plan
@@ -15,7 +16,7 @@ from kubeup.phases.kubelet_start import is_kubelet_of_kb
 
 with lazily:
     from kubeup.engine import state
-    from kubeup.network import service_rules
+    from kubeup.network import flannel_traces, service_rules
     from kubeup.node import control_groups, machine_before
 
 
@@ -32,12 +33,33 @@ def plan_no_service_rules(run: BareRun) -> Plan:
     return Plan(Gone("the rules of Services", lambda ground: service_rules.find_all(ground.host), take_away))
 
 
+def plan_no_flannel(run: BareRun) -> Plan:
+    """Remove what flannel left, if it came after kb. Raises when it is applied: HostError (rules-not-removed)."""
+    before = _recall(run)
+    if not is_kubelet_of_kb(run) or before is None:
+        return Plan()
+    places, links = before["absent"], before["links"]
+
+    def take_away(ground: Ground) -> None:
+        for text in flannel_traces.remove(ground.host, places=places):
+            ground.report.note(f"stays: {text}")
+
+    return Plan(
+        Gone(
+            "what flannel left", lambda ground: flannel_traces.find(ground.host, places=places, links=links), take_away
+        )
+    )
+
+
+def _recall(run: BareRun) -> Optional[dict[str, Any]]:
+    return machine_before.parse(state.load_state(run.host, run.paths).compensations(machine_before.KIND))
+
+
 def plan_no_traces(run: BareRun) -> Plan:
     """Remove the control groups of pods, their logs, and the empty folders that were made for them."""
     if not is_kubelet_of_kb(run):
         return Plan()
-    known = state.load_state(run.host, run.paths).compensations(machine_before.KIND)
-    before = machine_before.parse(known)
+    before = _recall(run)
 
     def find_folders(ground: Ground) -> list[Path]:
         return machine_before.find_left_folders(ground.host, before) if before is not None else []

@@ -8,11 +8,13 @@ from typing import Callable
 
 import pytest
 
+from .lab.bundles import BARE, make_bundle
 from .lab.changes import kill_after_each_change_in_turn
 from .lab.config import list_ignored_checks
 from .lab.lab import Lab
 from .lab.machine_state import compare_states, read_state
 from .lab.node import Node
+from .lab.settings import find_release
 from .test_continue import init, put, reset, strike
 from .test_pod_network import give_ipv6
 from .world import other_rules
@@ -123,6 +125,7 @@ def test_the_machine_is_as_before_with_the_rules_of_others(
     node.run("mkdir -p /var/lib/kubelet/plugins/mine && mount --bind /srv/volume /var/lib/kubelet/plugins/mine")
     if proxy_mode == "iptables":
         other_rules.copy_service_rules_to_legacy(node)
+        other_rules.leave_flannel(node)
     said = reset(node)
     assert compare_states(before, read_state(node)) == [], said.output
     assert_as_before(node, files)
@@ -181,3 +184,20 @@ def test_the_last_control_plane_says_that_the_cluster_ends(make_node: MakeNode, 
     assert "is the last control plane" in reset(node).output
     refused = node.run("python3 kb.pyz reset --force", check=False)
     assert refused.code == 4 and "nothing-to-reset" in refused.output
+
+
+def test_a_bare_machine_is_bare_again(
+    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path
+) -> None:
+    """kb brought the runtime, its plugins, the kubelet and the mirror: all of them go, with what they made."""
+    bundle = make_bundle(lab, kb_pyz, find_release(k8s_version), tmp_path / "kb.tar")
+    node = make_node("cp1", version=k8s_version, **BARE)
+    put(node, kb_pyz)
+    node.scp(bundle, "/root/kb.tar")
+    files, before = list_everything(node), read_state(node)
+    init(node, "--bundle kb.tar --air-gapped")
+    node.wait_node_ready()
+    said = reset(node)
+    assert compare_states(before, read_state(node)) == [], said.output
+    assert_as_before(node, files)
+    assert node.run("ls -d /var/lib/containerd /run/containerd /opt/containerd", check=False).stdout == ""

@@ -62,6 +62,21 @@ for program in iptables ip6tables; do
   $program -t nat -A POSTROUTING -j KUBE-ROUTER-SERVICES
 done
 """
+_FLANNEL = """
+mkdir -p /run/flannel /etc/cni/net.d /var/lib/cni/networks/cbr0 /var/lib/cni/flannel
+echo FLANNEL_MTU=1450 >/run/flannel/subnet.env
+echo '{}' >/etc/cni/net.d/10-flannel.conflist
+echo 10.244.0.9 >/var/lib/cni/networks/cbr0/last_reserved_ip.0
+ip link add cni0 type bridge
+ip link add flannel.1 type vxlan id 1 dev eth0 dstport 8472 nolearning
+for program in iptables-nft ip6tables-nft; do
+  $program -t nat -N FLANNEL-POSTRTG
+  $program -t nat -A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+  $program -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN
+  $program -N FLANNEL-FWD
+  $program -A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
+done
+"""
 
 
 def plant(node: Node) -> None:
@@ -77,3 +92,8 @@ def copy_service_rules_to_legacy(node: Node) -> None:
         own = f"{family}-nft-save | grep -E '^[*]|^COMMIT|KUBE-' | grep -vE '{foreign}'"
         node.run(f"set -o pipefail; {own} | {family}-legacy-restore --noflush")
         assert "-j KUBE-SERVICES" in node.run(f"{family}-legacy-save").stdout
+
+
+def leave_flannel(node: Node) -> None:
+    """What flannel leaves when its pods have ended, as its releases make it: the lab need not have flannel."""
+    node.run(f"set -e\n{_FLANNEL}", timeout=60)

@@ -206,7 +206,7 @@ def test_rules_and_traces_go_only_with_a_kubelet_of_kb_s() -> None:
 
 
 def remember(settings: dict[str, str]) -> dict[str, PhaseState]:
-    found = json.dumps({"settings": settings, "absent": ["/var/lib/cni"], "bridges": [], "logs": {}})
+    found = json.dumps({"settings": settings, "absent": ["/var/lib/cni"], "bridges": [], "links": [], "logs": {}})
     entry = PhaseState("done", compensations=[{"kind": machine_before.KIND, "found": found}])
     return {"init/install/sysctls": entry, **made_kubelet()}
 

@@ -79,6 +79,7 @@ TAKEN_BACK = {
         "phases/install_programs.py:plan_no_runtime_data",
         "phases/join_control_plane.py:_restart_etcd_container",
         "phases/kernel.py:_remove_service_route",
+        "network/flannel_traces.py:remove",
         "network/service_rules.py:_check",
         "network/service_rules.py:remove_all",
         "node/control_groups.py:remove",
@@ -228,7 +229,10 @@ def test_the_kubelet_starts_at_boot_no_more_if_kb_had_it_do_so(link: Path, is_ma
     [
         ("cleanup-node/take-back-files", {"cleanup-node/remove-etcd-data", "cleanup-node/remove-kubelet-data"}),
         ("cleanup-node/stop-services", {"cleanup-node/remove-runtime-data"}),
-        ("cleanup-node/remove-pods", {"cleanup-node/remove-service-rules", "cleanup-node/remove-traces"}),
+        (
+            "cleanup-node/remove-pods",
+            {"cleanup-node/remove-flannel", "cleanup-node/remove-service-rules", "cleanup-node/remove-traces"},
+        ),
     ],
 )
 def test_who_keeps_the_files_keeps_the_data_and_who_keeps_a_service_running_what_it_works_on(
