@@ -63,9 +63,8 @@ for program in iptables ip6tables; do
 done
 """
 _FLANNEL = """
-mkdir -p /run/flannel /etc/cni/net.d /var/lib/cni/networks/cbr0 /var/lib/cni/flannel
+mkdir -p /run/flannel /var/lib/cni/networks/cbr0 /var/lib/cni/flannel
 echo FLANNEL_MTU=1450 >/run/flannel/subnet.env
-echo '{}' >/etc/cni/net.d/10-flannel.conflist
 echo 10.244.0.9 >/var/lib/cni/networks/cbr0/last_reserved_ip.0
 ip link add cni0 type bridge
 ip link add flannel.1 type vxlan id 1 dev eth0 dstport 8472 nolearning
