@@ -66,7 +66,8 @@ def request_token(api: Api) -> Secret:
     """A token that this API server signs now. Raises ClusterError (token-not-given), Unreachable."""
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_S}}
     status, found = _ask(api, f"{ACCOUNT}/token", body)
-    token = (found.get("status") or {}).get("token") if isinstance(found, dict) else ""
+    given = found.get("status") if isinstance(found, dict) else None  # of a refusal it is the word "Failure"
+    token = given.get("token") if isinstance(given, dict) else ""
     if status < 300 and token:
         return Secret(str(token))
     raise ClusterError(

@@ -114,6 +114,7 @@ def check_rotation(ctx: RotationRun) -> Outputs:
         _refuse_unwell(ctx)
     done = one is not None and rotation.read_marks(ctx.api).get(ctx.config.node.name) == one.mark
     if ctx.kind.stops and not (done and one is not None and one.stage == USE and not ctx.finishes):
+        static_pods_swap.check_restart(ctx, ctx.kind.stops)
         _ask_for_gap(ctx)
     return None
 
@@ -158,9 +159,7 @@ def _refuse_unwell(ctx: RotationRun) -> None:
 
 
 def _ask_for_gap(ctx: RotationRun) -> None:
-    """Raises UsageError (not-confirmed), and what check_quorum raises."""
-    if "etcd" in ctx.kind.stops:
-        static_pods_swap.check_quorum(ctx)
+    """Raises UsageError (not-confirmed)."""
     if not static_pods_swap.list_other_servers(ctx):
         gap_s = static_pods_swap.ETCD_GAP_S if "etcd" in ctx.kind.stops else static_pods_swap.API_GAP_S
         ctx.agree(

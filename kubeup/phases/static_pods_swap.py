@@ -448,6 +448,15 @@ def restart(ctx: Run, names: Sequence[str] = ("kube-apiserver",)) -> None:
     """Restart static pods with the manifests that they have: etcd with the API server that uses it, which is out of the load balancers
     meanwhile. Raises KbError."""
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
+    wanted = check_restart(run, names)
+    with _turn(run, is_new=True):
+        swap = _begin(ctx, run, swap=wanted)
+        _tell_end(ctx, order.Order(run, swap, find_surroundings(run)).carry_out())
+
+
+def check_restart(run: Run, names: Sequence[str]) -> store.Swap:
+    """The swap that restarts these pods, if what they need to start is there, and the others can do without etcd meanwhile. Raises
+    ClusterError (etcd-stop-unsafe, etcd-member-unknown), HostError, ImagePullError."""
     chosen = {*names, "kube-apiserver"} if "etcd" in names else set(names)
     texts = {name: run.host.read_text(run.paths.manifest(name)) for name in store.COMPONENTS if name in chosen}
     wanted = store.Swap(tuple(store.Pod(name, text, text) for name, text in texts.items()))
@@ -455,9 +464,7 @@ def restart(ctx: Run, names: Sequence[str] = ("kube-apiserver",)) -> None:
     if "etcd" in names:
         members, own, _ = check_quorum(run)
         _check_data(run, wanted, members=members, own=own)
-    with _turn(run, is_new=True):
-        swap = _begin(ctx, run, swap=wanted)
-        _tell_end(ctx, order.Order(run, swap, find_surroundings(run)).carry_out())
+    return wanted
 
 
 def _find_holder(ctx: SwapRun) -> Optional[turn.Held]:

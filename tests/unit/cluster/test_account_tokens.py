@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from kubeup.cluster import account_tokens
 from kubeup.cluster.api import Api, Identity
+from kubeup.errors import ClusterError
 from kubeup.machine.http import HttpResponse, Tls
 from kubeup.node import private_keys
 from kubeup.secret import Secret
@@ -86,6 +87,15 @@ def test_who_may_hold_a_former_token(pods: Any, since_h: float, holds: bool) -> 
     since = NOW - datetime.timedelta(hours=since_h)
     found = account_tokens.find_holders(api_with([pods]), since=since, now=NOW)
     assert [one.pod for one in found] == ["app/web"] * holds
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"kind": "Status", "status": "Failure", "message": "starting"}', b"[]", b"", b'{"status": {}}']
+)
+def test_a_server_that_gives_out_no_token_says_why(body: bytes) -> None:
+    url = f"{SERVER}{account_tokens.ACCOUNT}/token"
+    with pytest.raises(ClusterError, match="gives out no token"):
+        account_tokens.request_token(api_with([], **{url: HttpResponse(500, body)}))
 
 
 def test_stale_tokens_are_counted() -> None:
