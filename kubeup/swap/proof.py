@@ -296,14 +296,16 @@ def ask_apiserver(run: Run) -> str:
 
 def _ask_as_kubelet(run: Run, *, server: str) -> str:
     """What it says to this node's kubelet, if it does not let it work: without Node in --authorization-mode every node would be lost, a
-    minute after the swap has ended well. A certificate that it does not know was as bad before."""
+    minute after the swap has ended well. It is asked for the Lease, for which only that mode has a word: to read Nodes, pod networks give
+    kubelets a right of their own, kb's too. A certificate that it does not know was as bad before."""
     path = run.paths.kubernetes / "kubelet.conf"
     try:
         client = Api(run.host, read_identity(run.host, path, server=server), retry_s=0)
-        answer = client.probe_health(path_of("Node", run.config.node.name), timeout_s=5)
+        place = path_of("Lease", run.config.node.name, namespace="kube-node-lease")
+        answer = client.probe_health(place, timeout_s=5)
     except KbError:
         return ""
-    return "it refuses what this node's kubelet asks: HTTP 403 for its own Node" if answer.status == 403 else ""
+    return "it refuses what this node's kubelet asks: HTTP 403 for its own Lease" if answer.status == 403 else ""
 
 
 def is_api_up(run: Run) -> bool:
