@@ -153,6 +153,12 @@ def _open(found: Optional[Object], key: Secret) -> dict[str, Pair]:
     return {str(name): Pair(Secret(str(pair["key"])), str(pair["cert"])) for name, pair in shown.items()}
 
 
+def withdraw_shared(api: Api) -> bool:
+    """Remove what was uploaded for control planes that join (--upload-certs): one that joined with it would refuse the following pair, or
+    accept the former one for ever. Returns whether there was any. Raises ApiRefused, Unreachable."""
+    return api.delete(path_of("Secret", shared_certs.SECRET_NAME, namespace=objects.SYSTEM))
+
+
 # ---- the stages
 
 

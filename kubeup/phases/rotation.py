@@ -197,6 +197,7 @@ def begin(ctx: RotationRun) -> Outputs:
         present = rotated_pairs.read_pair(ctx.host, _place(ctx))
         made = rotated_pairs.make_pair(ctx.host, ctx.config.cluster, authority=ctx.kind.authority)
         pairs = rotation.seal(ctx.api, (present, made), key=_seal_key(ctx))
+        _withdraw_shared(ctx)
         following = next(pair for pair in pairs if pair.id != present.id)
         one = rotation.begin(ctx.api, Rotation(ctx.kind.word, TRUST, present.id, following.id))
         ctx.report.note(f"the new one is {one.following[:16]}, the former one {one.former[:16]}")
@@ -204,6 +205,14 @@ def begin(ctx: RotationRun) -> Outputs:
         one = rotation.turn_round(ctx.api, one)
         ctx.report.note(f"going back to {one.following[:16]}")
     return None
+
+
+def _withdraw_shared(ctx: RotationRun) -> None:
+    if rotation.withdraw_shared(ctx.api):
+        again = "kb init phase upload-certs --upload-certs"
+        ctx.report.note(
+            f"the certificates that were uploaded for joining control planes are removed; for others: {again}"
+        )
 
 
 # ---- the stages
@@ -291,6 +300,7 @@ def _end_stage(run: RotationRun, work: Work) -> Outputs:
         )
     if work.stage == DROP:
         run.kind.end(run, work)
+        _withdraw_shared(run)
         rotation.end(run.api, rotation.read_marks(run.api))
         return Results(remaining=[])
     one = work.one

@@ -104,6 +104,17 @@ def test_a_stage_does_not_end_where_an_api_server_has_only_said_so() -> None:
     assert host.record["stage"] == "trust"
 
 
+def test_what_was_uploaded_for_joining_control_planes_goes() -> None:
+    path = "/api/v1/namespaces/kube-system/secrets/kubeadm-certs"
+    host = make_rotating()
+    host.cluster.objects[path] = {"kind": "Secret", "metadata": {"name": "kubeadm-certs"}}
+    assert "were uploaded" in ok(host, *SA).err and path not in host.cluster.objects
+    host.cluster.objects[path] = {"kind": "Secret", "metadata": {"name": "kubeadm-certs"}}
+    assert "were uploaded" not in ok(host, *SA).err and path in host.cluster.objects, "it is of this stage"
+    ok(host, *SA, "--finish")
+    assert path not in host.cluster.objects
+
+
 def test_what_is_in_the_cluster_is_sealed() -> None:
     host = make_rotating(3)
     ok(host, *SA)
