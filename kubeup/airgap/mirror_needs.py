@@ -69,7 +69,8 @@ def read_needs(api: Api, config: NodeConfig, *, paths: Paths, more: Mapping[str,
         needs.versions.setdefault(version, []).append(why)
     for version, who in needs.versions.items():
         for image in _images_of(config, version):
-            needs.note(image, say_some(who))
+            for one in who:
+                needs.note(image, one)
     for pod in api.list(path_of("Pod")):
         where = str((pod.get("spec") or {}).get("nodeName") or "")
         told = f"pod {pod['metadata'].get('namespace')}/{pod['metadata']['name']}" + (f" on {where}" if where else "")

@@ -168,6 +168,7 @@ def _take_out(launch: Launch) -> int:
         content = mirror_content.read_content(local, folder)
         bundles, images = _find_chosen(call, content)
         removal = mirror_content.plan_removal(content, bundles=bundles, images=images)
+        _refuse_unnamed(call, removal, named={*images, *mirror_content.plan_removal(content, bundles=bundles).images})
         if removal.images or removal.bundles:
             _refuse_needed(launch, content, removal=removal)
         leftovers = sum(mirror_content.find_leftovers(local, folder).values())
@@ -198,6 +199,18 @@ def _find_chosen(call: Invocation, content: Content) -> tuple[list[str], list[st
         bundles += found or []
         images += [name] if found is None and name in known else []
     return bundles, images
+
+
+def _refuse_unnamed(call: Invocation, removal: Removal, *, named: set[str]) -> None:
+    """Raises HostError (mirror-same-image): an image is removed by its content, and another name may stand for the same."""
+    others = [name for name in removal.images if name not in named]
+    if others:
+        raise HostError(
+            f"{', '.join(others)} would go too",
+            cause=f"it is the same image as one of {' '.join(call.words)}, or contains it; nothing was removed",
+            remedy=f"to remove all of them: kb mirror remove {' '.join((*call.words, *others))}",
+            code="mirror-same-image",
+        )
 
 
 def _refuse_needed(launch: Launch, content: Content, *, removal: Removal) -> None:

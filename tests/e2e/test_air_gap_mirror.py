@@ -78,22 +78,24 @@ def test_a_mirror_over_the_years(
     assert code_of(refused) == "mirror-needed" and "node cp1, node cp2, node w1" in refused.stderr, refused.stderr
     pause = next(one["name"] for one in told["images"] if one["name"].startswith(f"{PAUSE}:") and one["neededBy"])
     assert code_of(cp1.run(f"{KB} mirror remove {pause}", check=False)) == "mirror-needed"
+
+    # an image that nobody needs, out of the middle of a bundle, while the mirror serves; one that is another one too is refused
+    same = cp1.run(f"{KB} mirror remove docker.io/library/e2e-web:1", check=False)
+    assert code_of(same) == "mirror-same-image" and WEB_IMAGE in same.stderr, same.stderr
+    nobody = next(
+        one["name"] for one in told["images"] if one["name"].startswith("registry.k8s.io/etcd:") and not one["neededBy"]
+    )
+    print(cp1.run(f"{KB} mirror remove {nobody}").output, cp1.run(f"{KB} mirror gc").output, flush=True)
+    wait_until(lambda: not w1.run(f"crictl pull {nobody}", check=False).ok, what=f"{nobody} to be gone", timeout_s=15)
+    w1.run(f"crictl rmi {old}")
+    assert w1.run(f"crictl pull {old}", timeout=120).ok, "the rest of its bundle is served"
+    pull_again(cp1, w1, name="after-gc")
+
     print(cp1.run(f"{KB} mirror remove v1.34").output, flush=True)
     assert [one["name"] for one in read_list(cp1)["bundles"]] == [bundle.name]
     w1.run(f"crictl rmi {old}")
     wait_until(lambda: not w1.run(f"crictl pull {old}", check=False).ok, what=f"{old} to be gone", timeout_s=15)
     pull_again(cp1, w1, name="after-remove")
-
-    # an image that nobody needs, out of the middle of a bundle, while the mirror serves
-    assert cp1.run(f"{KB} mirror remove docker.io/library/e2e-web:1").ok
-    print(cp1.run(f"{KB} mirror gc").output, flush=True)
-    w1.run("crictl rmi docker.io/library/e2e-web:1", check=False)
-    wait_until(
-        lambda: not w1.run("crictl pull docker.io/library/e2e-web:1", check=False).ok,
-        what="it to be gone",
-        timeout_s=15,
-    )
-    pull_again(cp1, w1, name="after-gc")
 
     # its certificate, by name and by the timer once a renewal was cut off before the restart
     before = presented(cp1)

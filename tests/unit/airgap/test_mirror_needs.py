@@ -85,7 +85,7 @@ def test_every_version_that_a_node_runs_has_its_images() -> None:
     needs = read(make_site(cp1="v1.35.6", w1="v1.34.9", w2="v1.34.9", odd="v1.2.3"))
     assert needs.versions["v1.34.9"] == ["node w1", "node w2"]
     assert needs.versions["v1.35.6"] == ["node cp1", "nodes that join"]
-    assert needs.images[KUBE_34] == ["node w1, node w2"] and KUBE_35 in needs.images
+    assert needs.images[KUBE_34] == ["node w1", "node w2"] and KUBE_35 in needs.images
     assert needs.of_version("v1.34.1") == "node w1, node w2" and needs.of_version("v1.33.0") == ""
 
 

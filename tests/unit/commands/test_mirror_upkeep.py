@@ -129,6 +129,15 @@ def test_how_they_are_called(machine: Machine, words: tuple[str, ...]) -> None:
     refused(machine, *words, code="usage")
 
 
+def test_another_name_of_the_same_image_has_to_be_named_too(machine: Machine) -> None:
+    folder, same = machine.root / MIRROR_FOLDER.relative_to("/"), "example.org/api:same"
+    add_bundle(folder, "more.tar", version="", images={same: [b"base", b"34" * GIB_ISH], "example.org/b:1": [b"b"]})
+    ended = refused(machine, "remove", KUBE_34, code="mirror-same-image")
+    assert f"kb mirror remove {KUBE_34} {same}" in ended.err
+    assert kb(machine, "remove", KUBE_34, same).status == 0
+    assert kb(machine, "remove", "v1.34").status == 0
+
+
 def test_gc_takes_what_a_killed_kb_left(machine: Machine) -> None:
     folder = machine.root / MIRROR_FOLDER.relative_to("/")
     (folder / ".kb-36.tar.new").write_bytes(bytes(3 << 20))
