@@ -440,7 +440,7 @@ WITHOUT_BYTECODE = tuple(
             "adopt",
             "backup",
             "bundle",
-            "certs_",
+            "certs",
             "config_",
             "doctor",
             "drift",
