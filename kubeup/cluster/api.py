@@ -57,6 +57,7 @@ _KINDS: Mapping[str, tuple[str, str, bool]] = {
     "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles", True),
     "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings", True),
     "CertificateSigningRequest": ("/apis/certificates.k8s.io/v1", "certificatesigningrequests", False),
+    "APIService": ("/apis/apiregistration.k8s.io/v1", "apiservices", False),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets", True),
     "ValidatingWebhookConfiguration": (
         "/apis/admissionregistration.k8s.io/v1",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
+from kubeup.errors import UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
-    from kubeup.doctor import node_files
+    from kubeup.doctor import metrics, node_files
     from kubeup.doctor import support_bundle as supportbundle
+    from kubeup.diagnosis.checks import facts
     from kubeup.doctor.looks import table
 
 if TYPE_CHECKING:
@@ -22,10 +25,15 @@ UNFIT = 3
 """The exit status if something is wrong, the same as for a failed preflight."""
 
 
+WATCH_S = 10
+"""How long --watch waits between two examinations."""
+
+
 def doctor(call: Invocation) -> int:
     """Print what each check found, errors with their remedies; exit with 3 if there is an error."""
-    patient = _read_patient(call)
-    notes = table.examine(patient)
+    if call.flags.get("watch"):
+        return _watch(call)
+    patient, notes = _examine(call)
     errors = [note for note in notes if note.level == "error"]
     if call.output != "text":
         call.print_value(
@@ -41,6 +49,48 @@ def doctor(call: Invocation) -> int:
     warnings = sum(note.level == "warning" for note in notes)
     call.print(f"{len(errors)} errors, {warnings} warnings; nothing was changed")
     return UNFIT if errors else 0
+
+
+def _examine(call: Invocation) -> tuple[node_files.Patient, list[facts.Finding]]:
+    """Examine this node, and write what was found for --textfile."""
+    local = launcher.open_host(call)
+    started = local.monotonic()
+    patient = _read_patient(call)
+    notes = table.examine(patient)
+    if "textfile" in call.flags:
+        text = metrics.render(notes, ended_at=local.now().timestamp(), took_s=local.monotonic() - started)
+        local.write_output(str(Path(call.flags["textfile"]) / metrics.FILE), [text.encode()])
+    return patient, notes
+
+
+def _watch(call: Invocation) -> int:
+    """Print what begins and what ends, one line each, until the user ends it."""
+    if call.output != "text":
+        raise UsageError(
+            f"--watch with -o {call.output}",
+            cause="--watch writes lines for as long as it runs",
+            remedy="leave one of them out",
+            code="watch-as-text-only",
+        )
+    local, before = launcher.open_host(call), dict[tuple[str, str], facts.Finding]()
+    while True:
+        patient, notes = _examine(call)
+        if not before:
+            call.print(node_files.describe_patient(patient))
+        now = {_key_of(note): note for note in notes}
+        for key, note in now.items():
+            if note.level != (before[key].level if key in before else "ok"):
+                call.print(f"{local.now():%H:%M:%S}  {note.level:<7}  {note.name}  {note.text}")
+        for key in before.keys() - now.keys():
+            if before[key].level != "ok":
+                call.print(f"{local.now():%H:%M:%S}  ended    {before[key].name}  {before[key].text}")
+        before = now
+        local.sleep(WATCH_S)
+
+
+def _key_of(note: facts.Finding) -> tuple[str, str]:
+    """What makes it the same finding a moment later: its text without the numbers, which may have changed."""
+    return note.name, re.sub(r"\d+", "", note.text)
 
 
 def _read_patient(call: Invocation) -> node_files.Patient:

@@ -221,6 +221,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("hand-edits", "What becomes of changes of this node's manifests that the configuration lacks", choices=("keep", "drop"), of=("upgrade plan", "upgrade diff", "upgrade apply", "upgrade node", "upgrade rollback")),
     Flag("no-drain", "Do not evict the node's pods first: before another minor, or before it is removed", takes="flag", of=("upgrade rollback", "upgrade apply", "upgrade node", "upgrade runtime", "node remove", "node reboot")),
     Flag("drain-timeout", "How long disruption budgets may refuse to let pods go (default 5m)", metavar="DURATION", of=("upgrade apply", "upgrade node", "upgrade runtime", "upgrade rollback", "node remove", "node drain", "node reboot")),
+    Flag("textfile", "Write the findings as metrics to a file in this folder, for node_exporter", metavar="DIR", of=("doctor",)),
+    Flag("watch", "Go on, and print what begins and what ends", takes="flag", of=("doctor",)),
     Flag("if-required", "Reboot only if the package manager says that one is due", takes="flag", of=("node reboot",)),
     Flag("kubelet-only", "Take back the kubelet alone, and leave the static pods", takes="flag", of=("upgrade rollback",)),
     Flag("certificate-renewal", "Whether to renew this node's certificates (default true)", choices=("true", "false"), of=("upgrade apply", "upgrade node", "kubeadm upgrade apply", "kubeadm upgrade node")),

@@ -247,3 +247,68 @@ def test_a_node_that_went_away_and_a_controller_manager_that_does_not_lead(cp1: 
         cp1.run(f"kill -CONT {pid}", check=False)
         cp1.kubectl("delete node w1")
     wait_until(lambda: "cluster" not in examine(cp1), what="a cluster that is well", timeout_s=90, every_s=3)
+
+
+def only_warning(node: Node, look: str) -> dict[str, str]:
+    """The one finding of a look, which is a warning; another error there is would be its consequence."""
+    found = examine(node)
+    assert [note["level"] for note in found.get(look, ())] == ["warning"], found
+    assert not any(note["level"] == "error" for notes in found.values() for note in notes), found
+    return found[look][0]
+
+
+def test_a_kubelet_that_the_api_server_does_not_reach(cp1: Node) -> None:
+    """The node stays Ready: its kubelet calls the API server."""
+    rule = "INPUT -p tcp --dport 10250 -j DROP"
+    cp1.run(f"iptables -I {rule}")
+    try:
+        note = only_warning(cp1, "cluster")
+        assert "does not reach the kubelet of node cp1" in note["text"] and "TCP port 10250" in note["remedy"]
+    finally:
+        cp1.run(f"iptables -D {rule}")
+
+
+def test_an_aggregated_api_whose_service_is_gone(cp1: Node) -> None:
+    service = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": "v1beta1.metrics.k8s.io"},
+        "spec": {
+            "group": "metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100,
+            "insecureSkipTLSVerify": True, "service": {"namespace": "kube-system", "name": "metrics-server"},
+        },
+    }  # fmt: skip
+    cp1.kubectl("create -f -", stdin=json.dumps(service))
+    try:
+        wait_until(lambda: "cluster" in examine(cp1), what="doctor to name the API", timeout_s=60, every_s=2)
+        note = only_warning(cp1, "cluster")
+        assert "the aggregated API v1beta1.metrics.k8s.io does not answer" in note["text"]
+    finally:
+        cp1.kubectl("delete apiservice v1beta1.metrics.k8s.io")
+
+
+def test_a_folder_that_became_read_only(cp1: Node) -> None:
+    cp1.run("mount --bind /etc/kubernetes /etc/kubernetes && mount -o remount,bind,ro /etc/kubernetes")
+    try:
+        note = only_error(examine(cp1), "machine/mounts")
+        assert note["text"].startswith("/etc/kubernetes is mounted read-only")
+    finally:
+        cp1.run("umount /etc/kubernetes")
+
+
+def test_a_service_that_failed_a_node_that_is_cordoned_and_their_metrics(cp1: Node) -> None:
+    cp1.run("systemd-run --unit=kb-mirror.service false; mkdir -p /root/metrics", check=False)
+    cp1.kubectl("cordon cp1")
+    try:
+        found = examine(cp1)
+        assert [note["text"] for note in found["events/units"]] == ["kb-mirror.service has failed"]
+        assert [note["remedy"] for note in found["node"]] == ["kb node uncordon cp1"]
+        cp1.run("python3 kb.pyz doctor --textfile /root/metrics", check=False)
+        metrics = cp1.read("/root/metrics/kb_doctor.prom")
+        assert 'kb_doctor_finding{check="events/units",level="warning"} 1\n' in metrics
+        assert 'kb_doctor_findings{level="error"} 0\n' in metrics
+    finally:
+        cp1.kubectl("uncordon cp1")
+        cp1.run("systemctl reset-failed kb-mirror.service")
+    told = cp1.run("timeout 15 python3 kb.pyz doctor --watch", check=False).stdout
+    assert told.startswith("node cp1, control plane") and "kb-mirror" not in told

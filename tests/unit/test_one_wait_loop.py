@@ -15,6 +15,7 @@ SLEEPERS = {
     "airgap/mirror_server.py": "a service: it looks at its files for ever, and accepts again when it has no descriptor",
     "airgap/registry_client.py": "asks a registry again, with pauses that grow",
     "backup/making.py": "takes time between the pieces of a snapshot, so that etcd has some for others",
+    "commands/doctor.py": "goes on examining the node until the user ends it",
     "cluster/api.py": "asks an API server again, whose last answer is the result",
     "cluster/etcd.py": "asks etcd again for a change, whose last refusal is the error",
     "cluster/find_cluster.py": "asks for the cluster again, with pauses that grow and a patience for each trouble",

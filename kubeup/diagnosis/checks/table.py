@@ -126,7 +126,7 @@ CHECKS: tuple[Check, ...] = (
     Check("FileExisting-*", NODE, _EVERY_NODE, check_programs),
     Check(SYSTEM, NODE, _in(INIT, JOIN, UPGRADE, DOCTOR), check_system),
     Check("CgroupWritable", NODE, _EVERY_NODE, check_cgroup_writable),
-    Check("DiskSpace", NODE, _EVERY_NODE, check_disk_space),
+    Check("DiskSpace", NODE, _in(INIT, JOIN), check_disk_space),
     Check("Hostname", NODE, _in(INIT, JOIN), check_hostname),
     Check("Resolver", NODE, _EVERY_NODE, check_resolver),
     Check("KubeletVersion", NODE, _EVERY_NODE, check_kubelet_version),

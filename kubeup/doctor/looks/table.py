@@ -8,13 +8,17 @@ of making them. kubeadm has no equivalent.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, Finding, Findings
 from kubeup.doctor.looks.backups import look_at_backups
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
+from kubeup.doctor.looks.machine_events import look_at_events
+from kubeup.doctor.looks.machine_limits import look_at_limits
 from kubeup.doctor.looks.registered_node import look_at_node
 from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
 from kubeup.doctor.looks.skew import look_at_clock
@@ -38,6 +42,8 @@ class Look:
 
 LOOKS: tuple[Look, ...] = (
     Look("checks", "this machine is fit for Kubernetes", look_at_checks),
+    Look("machine", "disks, connections, files and processes have room", look_at_limits),
+    Look("events", "the kernel reports no failures, and no service has failed", look_at_events),
     Look("manifests", "each static pod has one manifest, and the kubelet can read it", look_at_manifests),
     Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain, ("CRI",)),
     Look("swap", "no swap of static pods was cut off", look_at_swap),
@@ -47,7 +53,9 @@ LOOKS: tuple[Look, ...] = (
     Look(
         "pod-network", "the pod network is set up here, and no pod is attached to a previous one", look_at_pod_network
     ),
-    Look("node", "the cluster has this node, and it is Ready", look_at_node, ("CRI", "chain", "pod-network")),
+    Look(
+        "node", "the cluster has this node, and it is Ready", look_at_node, ("CRI", "machine", "chain", "pod-network")
+    ),
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
     Look("served-certificates", "servers present the certificates that are on disk", look_at_served_certs),
     Look("auto-renewal", "the timer that renews certificates runs, and did not fail last time", look_at_auto_renewal),
@@ -71,18 +79,19 @@ LOOKS: tuple[Look, ...] = (
 )
 
 
+_AT_ONCE = 6
+"""Most looks wait for other programs, servers and machines: one after the other, they took twice the time."""
+
+
 def examine(patient: Patient) -> list[Finding]:
-    """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails. What comes of an error that
-    was found before is said as such, once."""
+    """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails. What comes of an error of
+    another check is said as such, once."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        results = list(pool.map(functools.partial(_take_look, patient), LOOKS))
     notes: list[Finding] = []
     broken, twice = set[str](), set[str]()
     """The looks that found an error, and the static pods that have two manifests: whatever is wrong with these comes of that."""
-    for look in LOOKS:
-        try:
-            found = list(look.look(patient))
-        except (HostError, KbError) as error:
-            found = [Finding(look.name, ERROR, str(error), error.remedy)]
-        found = found or [Finding(look.name, OK, look.does, remedy="")]
+    for look, found in zip(LOOKS, results):
         if broken & set(look.after):
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
         found = [_as_consequence(note) if any(pod in note.text for pod in twice) else note for note in found]
@@ -91,6 +100,14 @@ def examine(patient: Patient) -> list[Finding]:
         twice |= {pod for name, _, pod in errors if name == "manifests"}
         notes.extend(found)
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
+
+
+def _take_look(patient: Patient, look: Look) -> list[Finding]:
+    try:
+        found = list(look.look(patient))
+    except (HostError, KbError) as error:
+        return [Finding(look.name, ERROR, str(error), error.remedy)]
+    return found or [Finding(look.name, OK, look.does, remedy="")]
 
 
 def _as_consequence(note: Finding) -> Finding:

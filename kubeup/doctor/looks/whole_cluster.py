@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import health
+from kubeup.cluster import health, reach
 from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient
 from kubeup.machine.http import Unreachable
 
-_LEVELS = {"node": WARNING, "api-server": WARNING, "leader": ERROR, "admission": ERROR}
+_LEVELS = {
+    "node": WARNING,
+    "api-server": WARNING,
+    "leader": ERROR,
+    "admission": ERROR,
+    "kubelet": WARNING,
+    "aggregated": WARNING,
+}
 """Another machine's problem is only a warning here. Without controllers or admission the whole cluster makes no progress."""
 
 
@@ -19,7 +26,9 @@ def look_at_cluster(patient: Patient) -> Findings:
         return
     api = kubeapi.Api(host, kubeapi.read_identity(host, patient.kubeconfig), retry_s=0)
     try:
-        parts = health.gate(api)
+        parts = health.gate(api, counts_recent=True)
+        ready = [part.name for part in parts if part.kind == "node" and part.trouble is None]
+        parts += [*reach.probe_kubelets(api, ready), *reach.probe_aggregated(api)]
     except Unreachable:
         return  # the check of this node reports why
     except kubeapi.ApiRefused as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,14 @@ def test_doctor_changes_nothing_and_answers_for_every_look() -> None:
     assert {look.name for look in table.LOOKS} <= {note.name.partition("/")[0] for note in found} | {"checks"}
     assert [change for change in host.changes if change != "run modprobe configs"] == []
     assert all(note.remedy for note in found if note.level not in (facts.OK, facts.FOLLOWS))
+
+
+def test_the_documentation_names_every_look() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs/doctor.md").read_text()
+    named = re.findall(
+        r"`([a-z-]+)`", "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    )
+    assert named == [look.name for look in table.LOOKS]
 
 
 def test_a_note_is_written_under_these_names_in_this_order() -> None:

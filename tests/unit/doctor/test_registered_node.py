@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
 
 from kubeup.doctor import node_files
 from kubeup.doctor.looks import registered_node
@@ -13,10 +16,12 @@ from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient, notes
 REQUESTS = f"{SERVER}/apis/certificates.k8s.io/v1/certificatesigningrequests?fieldSelector=spec.signerName%3Dkubernetes.io%2Fkubelet-serving"
 
 
-def node_host(status: str = "True", message: str = "", *requests: dict[str, object]) -> FakeHost:
+def node_host(status: str = "True", message: str = "", *requests: dict[str, object], **more: Any) -> FakeHost:
+    """more: other parts of the Node's status, and its spec."""
     host = make_host()
-    conditions = [{"type": "Ready", "status": status, "message": message}]
-    node = {"kind": "Node", "metadata": {"name": "cp1"}, "status": {"conditions": conditions}}
+    conditions = [{"type": "Ready", "status": status, "message": message}, *more.pop("conditions", ())]
+    spec = more.pop("spec", {})
+    node = {"kind": "Node", "metadata": {"name": "cp1"}, "spec": spec, "status": {"conditions": conditions, **more}}
     host.urls[f"{SERVER}/api/v1/nodes/cp1"] = HttpResponse(200, json.dumps(node).encode())
     host.urls[REQUESTS] = HttpResponse(200, json.dumps({"kind": "List", "items": requests}).encode())
     return host
@@ -60,3 +65,53 @@ def test_a_serving_certificate_that_nobody_approves() -> None:
     assert note.remedy.endswith("kubectl certificate approve csr-1")
     signed = serving_request("csr-0", {"conditions": [{"type": "Approved"}], "certificate": "eA=="})
     assert notes(node_host("True", "", signed, pending), "node") == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        ({"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"}, "has DiskPressure, so its kubelet evicts pods and starts no new ones: kubelet has disk pressure"),
+        ({"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated", "message": "no route"}, "without a network (NoRouteCreated: no route)"),
+        ({"type": "MemoryPressure", "status": "False"}, ""),
+    ],
+)  # fmt: skip
+def test_conditions_that_keep_pods_away(condition: dict[str, str], says: str) -> None:
+    found = notes(node_host(conditions=[condition]), "node")
+    assert [level for level, _ in found] == (["error"] if says else [])
+    assert all(says in text for _, text in found)
+    stopped = notes(node_host("Unknown", "no heartbeat", conditions=[condition]), "node")
+    assert stopped == [("error", "node cp1 is NotReady: no heartbeat")]  # what it reported before is of before
+
+
+def test_taints_that_nobody_removes_by_himself() -> None:
+    taints = [
+        {"key": "node.cloudprovider.kubernetes.io/uninitialized", "effect": "NoSchedule"},
+        {"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"},
+        {"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"},
+    ]
+    cloud, service, cordon = registered_node.look_at_node(
+        make_patient(node_host(spec={"unschedulable": True, "taints": taints}))
+    )
+    assert cloud.level == "error" and cloud.remedy.endswith(
+        "kubectl taint nodes cp1 node.cloudprovider.kubernetes.io/uninitialized-"
+    )
+    assert service.level == "error" and service.remedy == "kubectl taint nodes cp1 node.kubernetes.io/out-of-service-"
+    assert (cordon.level, cordon.remedy) == ("warning", "kb node uncordon cp1")
+
+
+def test_a_node_that_is_another_machine_s_or_elsewhere() -> None:
+    host = node_host(
+        nodeInfo={"machineID": "b" * 32, "kubeletVersion": "v1.35.5"},
+        addresses=[{"type": "InternalIP", "address": "10.77.0.99"}, {"type": "Hostname", "address": "cp1"}],
+    )
+    host.answers["kubelet --version"] = "Kubernetes v1.35.6\n"
+    host.files["/etc/machine-id"] = b"a" * 32 + b"\n"
+    host.answers["ip -json addr"] = json.dumps(
+        [{"ifname": "eth0", "flags": ["UP"], "addr_info": [{"family": "inet", "local": "10.77.0.11", "prefixlen": 24}]}]
+    )
+    other, address, version = registered_node.look_at_node(make_patient(host))
+    assert "a machine with the id " + "b" * 32 in other.text and "cloned disk" in other.remedy
+    assert address.text == "the cluster reaches node cp1 at 10.77.0.99, which this machine does not have"
+    assert address.remedy.startswith("kb readdress 10.77.0.99 NEW")
+    assert version.text == "the kubelet of node cp1 runs as v1.35.5, and the program on this machine is v1.35.6"
+    assert {note.level for note in (other, address, version)} == {"warning"}

@@ -38,6 +38,7 @@ def cluster_host() -> FakeHost:
         }
         answer(host, f"/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}", lease)
     answer(host, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", {"items": []})
+    answer(host, "/apis/apiregistration.k8s.io/v1/apiservices", {"items": []})
     refusal = {"kind": "Status", "message": "admission webhook w does not support dry run", "reason": "BadRequest"}
     answer(host, "/api/v1/namespaces/default/pods?dryRun=All", refusal, 400)
     return host

@@ -1,0 +1,79 @@
+"""What the API server reaches: the kubelets, by their port, and the servers of aggregated APIs.
+
+Nodes are Ready while nobody reaches their kubelets: they call the API server, and not the other way round. This module changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from kubeup.cluster.api import Api, Object, path_of
+from kubeup.cluster.health import Part
+from kubeup.json_text import as_table
+from kubeup.machine.http import HttpResponse, Unreachable
+from kubeup.shapes import fit_what_does
+from kubeup.trouble import Trouble
+
+KUBELET_S = 4
+"""How long the way to a kubelet may take. The API server itself would try for 30 s."""
+_AT_ONCE = 8
+_WAYS = (502, 503, 504)
+"""The API server's answers if it does not reach a kubelet. Source: apimachinery, pkg/util/proxy/upgradeaware.go; api/errors ServiceUnavailable"""
+
+
+def probe_kubelets(api: Api, names: Sequence[str]) -> list[Part]:
+    """Ask the API server of `api` for the health of each node's kubelet, which it has to call at its port for that: kubectl logs, exec
+    and port-forward take the same way."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(functools.partial(_ask_kubelet, api), names))
+
+
+def _ask_kubelet(api: Api, name: str) -> Part:
+    what = f"API server {api.server.partition('://')[2]} does not reach the kubelet of node {name}"
+    remedy = f"let TCP port 10250 pass from the control planes to {name} (firewall, security group); kubectl logs and exec need it"
+    try:
+        answer = api.probe_health(f"{path_of('Node', name)}/proxy/healthz", timeout_s=KUBELET_S)
+    except Unreachable as error:
+        if error.reason != "timeout":
+            return Part("kubelet", name, unproven=f"the kubelet of {name}: {error.cause}", node=name)
+        cause = f"it has not answered for {KUBELET_S} s"
+        return Part("kubelet", name, Trouble(what, cause, remedy), node=name)
+    if answer.status in _WAYS:
+        return Part("kubelet", name, Trouble(what, _read_message(answer), remedy), node=name)
+    if answer.status != 200:
+        return Part("kubelet", name, unproven=f"the kubelet of {name}: HTTP {answer.status}", node=name)
+    return Part("kubelet", name, node=name)
+
+
+def _read_message(answer: HttpResponse) -> str:
+    text = answer.body[:2000].decode(errors="replace")
+    found = as_table(text).get("message") if text.startswith("{") else ""
+    return str(found or text.strip()[:200] or f"HTTP {answer.status}")
+
+
+def probe_aggregated(api: Api) -> list[Part]:
+    """Every API that a server of the cluster's own serves: without its answer, namespaces are not deleted and the garbage collector
+    stands still. Source: kube-aggregator, pkg/apis/apiregistration/v1"""
+    return [_judge_service(item) for item in api.list(path_of("APIService")) if (item.get("spec") or {}).get("service")]
+
+
+def _judge_service(item: Object) -> Part:
+    found = fit_what_does(
+        item,
+        {
+            "metadata!": {"name!": str},
+            "spec!": {"service!": {"namespace!": str, "name!": str}},
+            "status!": {"conditions!": [{"type!": str, "status!": str, "message!": str}]},
+        },
+    )
+    name, service = found["metadata"]["name"], found["spec"]["service"]
+    conditions = found["status"]["conditions"]
+    away = [one for one in conditions if one["type"] == "Available" and one["status"] != "True"]
+    if not away:
+        return Part("aggregated", name)
+    place = f"-n {service['namespace']} get service,endpointslices,pods"
+    remedy = f"see what serves it: kubectl {place}; if it is gone for good: kubectl delete apiservice {name}"
+    trouble = Trouble(f"the aggregated API {name} does not answer", away[0]["message"] or "no reason given", remedy)
+    return Part("aggregated", name, trouble)
