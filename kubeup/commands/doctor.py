@@ -13,9 +13,9 @@ from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
+    from kubeup.diagnosis.checks import facts
     from kubeup.doctor import metrics, node_files
     from kubeup.doctor import support_bundle as supportbundle
-    from kubeup.diagnosis.checks import facts
     from kubeup.doctor.looks import table
 
 if TYPE_CHECKING:

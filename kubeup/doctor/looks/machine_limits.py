@@ -79,7 +79,7 @@ def _look_at_disks(patient: Patient) -> Findings:
     for index, (what, flag) in enumerate((("space", "-Pk"), ("inodes", "-Pi"))):
         told = set[str]()
         for folder, disk in zip(folders, _read_disks(patient.host, list(folders), flag=flag)):
-            finding = _judge_disk(patient, folder, disk, signal=folders[folder][index], what=what)
+            finding = _judge_disk(patient, folder, disk=disk, signal=folders[folder][index], what=what)
             if finding and disk.point not in told:
                 told.add(disk.point)
                 yield finding
@@ -97,7 +97,7 @@ def _read_disks(host: Host, folders: Sequence[str], *, flag: str) -> list[_Disk]
     return disks if len(disks) == len(folders) else []
 
 
-def _judge_disk(patient: Patient, folder: str, disk: _Disk, *, signal: str, what: str) -> Optional[Finding]:
+def _judge_disk(patient: Patient, folder: str, *, disk: _Disk, signal: str, what: str) -> Optional[Finding]:
     if not disk.total:  # a file system that makes inodes as it needs them
         return None
     is_space = what == "space"
@@ -108,7 +108,7 @@ def _judge_disk(patient: Patient, folder: str, disk: _Disk, *, signal: str, what
     if not signal:
         is_little = disk.percent < _LITTLE_PERCENT or (is_space and disk.free < _LITTLE_KIB)
         return Finding(f"machine/{what}", WARNING, f"{left}, and {folder} needs it", remedy) if is_little else None
-    least = _read_threshold(patient, signal, disk)
+    least = _read_threshold(patient, signal, disk=disk)
     if disk.percent >= least + _MARGIN_PERCENT:
         return None
     does = "evicts pods, and starts no new ones," if disk.percent < least else "will evict pods, and start no new ones,"
@@ -116,7 +116,7 @@ def _judge_disk(patient: Patient, folder: str, disk: _Disk, *, signal: str, what
     return Finding(f"machine/{what}", ERROR if disk.percent < least else WARNING, text, remedy)
 
 
-def _read_threshold(patient: Patient, signal: str, disk: _Disk) -> float:
+def _read_threshold(patient: Patient, signal: str, *, disk: _Disk) -> float:
     """The percentage below which the kubelet evicts pods. Its configuration replaces all defaults once it names one. Source: KubeletConfiguration
     evictionHard, mergeDefaultEvictionSettings"""
     told = patient.config.kubelet.get("evictionHard")
@@ -177,7 +177,7 @@ _MUCH, _ALL = 0.9, 0.99
 
 def _look_at_tables(host: Host) -> Findings:
     for row in _TABLES:
-        count, limit = _read_number(host, *row.count), _read_number(host, *row.limit)
+        count, limit = _read_number(host, row.count), _read_number(host, row.limit)
         if not count or not limit or count < limit * _MUCH:
             continue
         name = row.limit[0].removeprefix("/proc/sys/").replace("/", ".")
@@ -185,6 +185,7 @@ def _look_at_tables(host: Host) -> Findings:
         yield Finding("machine/limits", level, f"{count} {row.what} of {limit} ({name}): {happens}", row.remedy)
 
 
-def _read_number(host: Host, path: str, field: int) -> int:
+def _read_number(host: Host, place: tuple[str, int]) -> int:
+    path, field = place
     words = re.split(r"[\s/]+", facts.read_or_empty(host, path).strip())
     return int(words[field]) if len(words) > field and words[field].isdigit() else 0

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from kubeup.commands import doctor
+from kubeup.commands import doctor, launcher
 from kubeup.diagnosis.checks.facts import Finding
+from kubeup.doctor import node_files
+from kubeup.doctor.looks import table
 from kubeup.errors import UsageError
 
 
@@ -49,15 +51,15 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[list[Finding]]:
     """What each examination finds, one after the other."""
     found: list[list[Finding]] = []
     monkeypatch.setattr(doctor, "_read_patient", lambda call: "patient")
-    monkeypatch.setattr(doctor.table, "examine", lambda patient: found.pop(0))
-    monkeypatch.setattr(doctor.node_files, "describe_patient", lambda patient: "node cp1")
+    monkeypatch.setattr(table, "examine", lambda patient: found.pop(0))
+    monkeypatch.setattr(node_files, "describe_patient", lambda patient: "node cp1")
     return found
 
 
 def test_a_watch_tells_what_begins_and_what_ends(rounds: list[list[Finding]], monkeypatch: pytest.MonkeyPatch) -> None:
     """A finding whose number has changed is the same one; one that was well is not told."""
     host, call = Host(rounds=4), Call(watch=True)
-    monkeypatch.setattr(doctor.launcher, "open_host", lambda call: host)
+    monkeypatch.setattr(launcher, "open_host", lambda call: host)
     dns, disk = Finding("dns", "ok", "answers", ""), Finding("machine/space", "warning", "/ has 16 GiB left", "x")
     worse = Finding("machine/space", "error", "/ has 14 GiB left", "x")
     rounds += [[dns], [dns, disk], [dns, Finding("machine/space", "warning", "/ has 15 GiB left", "x")], [worse]]
@@ -91,7 +93,7 @@ def test_metrics_are_written_beside_the_findings(
     rounds: list[list[Finding]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     host, call = Host(rounds=1), Call(textfile=str(tmp_path))
-    monkeypatch.setattr(doctor.launcher, "open_host", lambda call: host)
+    monkeypatch.setattr(launcher, "open_host", lambda call: host)
     rounds += [[Finding("dns", "error", "no answer", "look")]]
     assert doctor.doctor(call) == doctor.UNFIT  # type: ignore[arg-type]
     assert b'kb_doctor_finding{check="dns",level="error"} 1\n' in host.written[f"{tmp_path}/kb_doctor.prom"]
