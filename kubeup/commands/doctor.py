@@ -56,11 +56,25 @@ def _examine(call: Invocation) -> tuple[node_files.Patient, list[facts.Finding]]
     local = launcher.open_host(call)
     started = local.monotonic()
     patient = _read_patient(call)
-    notes = table.examine(patient)
+    of_cluster = bool(call.flags.get("cluster"))
+    if of_cluster:
+        _require_control_plane(patient)
+    notes = table.examine(patient, table.OF_THE_CLUSTER if of_cluster else None)
     if "textfile" in call.flags:
         text = metrics.render(notes, ended_at=local.now().timestamp(), took_s=local.monotonic() - started)
         local.write_output(str(Path(call.flags["textfile"]) / metrics.FILE), [text.encode()])
     return patient, notes
+
+
+def _require_control_plane(patient: node_files.Patient) -> None:
+    if patient.is_control_plane and patient.host.exists(patient.kubeconfig):
+        return
+    raise UsageError(
+        "--cluster on a node that is no control plane",
+        cause="a worker's own identity may not read the cluster",
+        remedy="run kb doctor --cluster on a control plane; for this node: kb doctor",
+        code="cluster-from-control-plane",
+    )
 
 
 def _watch(call: Invocation) -> int:

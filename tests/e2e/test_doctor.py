@@ -312,3 +312,30 @@ def test_a_service_that_failed_a_node_that_is_cordoned_and_their_metrics(cp1: No
         cp1.run("systemctl reset-failed kb-mirror.service")
     told = cp1.run("timeout 15 python3 kb.pyz doctor --watch", check=False).stdout
     assert told.startswith("node cp1, control plane") and "kb-mirror" not in told
+
+
+def test_the_cluster_as_a_control_plane_knows_it(cp1: Node) -> None:
+    """A pod that no registry has an image for, and one that no node takes."""
+    well = cp1.run("python3 kb.pyz doctor --cluster").stdout
+    assert "0 errors, 0 warnings" in well and well.count("\n") == 6, well
+    for name, more in (("no-image", {}), ("no-node", {"nodeSelector": {"nobody": "has-it"}})):
+        containers = [{"name": "it", "image": "registry.invalid/nothing:1"}]
+        spec = {"containers": containers, "tolerations": [{"operator": "Exists"}], **more}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "kube-system"}, "spec": spec}
+        cp1.kubectl("create -f -", stdin=json.dumps(pod))
+    try:
+
+        def read_stuck() -> set[str]:
+            answer = cp1.run("python3 kb.pyz doctor --cluster -o json", check=False)
+            return {
+                note["text"].partition(":")[0] for note in json.loads(answer.stdout)["notes"] if note["look"] == "pods"
+            }
+
+        image = "container it of pod kube-system/no-image on node cp1 does not run (ErrImagePull)"
+        wanted = (
+            {image, "no node takes pod kube-system/no-node"},
+            {image.replace("ErrImagePull", "ImagePullBackOff"), "no node takes pod kube-system/no-node"},
+        )
+        wait_until(lambda: read_stuck() in wanted, what="both pods to be named", timeout_s=120, every_s=3)
+    finally:
+        cp1.kubectl("-n kube-system delete pod no-image no-node --now")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import signing_request
+from kubeup.cluster import node_state, probes, signing_request
 from kubeup.config import choose
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
@@ -48,57 +48,18 @@ def look_at_node(patient: Patient) -> Findings:
         remedy = f"{signs.say_restart(host, 'kubelet')}; if it was removed for good: kb reset --force"
         yield Finding("node", ERROR, text, remedy)
         return
-    yield from _judge_conditions(patient, name, node=node)
-    yield from _judge_taints(name, node)
+    status, why = probes.node_condition(node)
+    if status != "True":
+        text = f"node {name} is NotReady: {why or 'it says nothing'}"
+        yield Finding("node", ERROR, text, services.say_log(host, "kubelet"))
+    else:
+        for trouble in node_state.find_troubles(node):
+            yield Finding("node", ERROR, str(trouble), trouble.remedy)
+    if node_state.is_cordoned(node):
+        text = f"node {name} is cordoned: no new pod is scheduled on it"
+        yield Finding("node", WARNING, text, f"kb node uncordon {name}")
     yield from _judge_identity(patient, name, node=node)
     yield from _judge_serving_requests(name, requests)
-
-
-_PRESSURES = {
-    "MemoryPressure": "see what takes it: kubectl top pods -A, or ps aux --sort=-rss | head",
-    "DiskPressure": "make space: df -h, crictl rmi --prune",
-    "PIDPressure": "see what runs so many: ps -eLo comm= | sort | uniq -c | sort -n | tail",
-}
-
-
-def _judge_conditions(patient: Patient, name: str, *, node: Mapping[str, Any]) -> Findings:
-    conditions = {str(item.get("type")): item for item in (node.get("status") or {}).get("conditions") or ()}
-    ready = conditions.get("Ready") or {}
-    if ready.get("status") != "True":
-        why = ready.get("message") or ready.get("reason") or "it has reported nothing yet"
-        yield Finding("node", ERROR, f"node {name} is NotReady: {why}", services.say_log(patient.host, "kubelet"))
-        return  # what else it has reported is of before
-    for kind, remedy in _PRESSURES.items():
-        found = conditions.get(kind) or {}
-        if found.get("status") == "True":
-            text = f"node {name} has {kind}, so its kubelet evicts pods and starts no new ones: {found.get('message')}"
-            yield Finding("node", ERROR, text, remedy)
-    network = conditions.get("NetworkUnavailable") or {}
-    if network.get("status") == "True":
-        text = f"node {name} is marked as without a network ({network.get('reason')}: {network.get('message')}): no pod is scheduled on it"
-        remedy = "see the log of what sets that up: kubectl -n kube-system get pods -o wide (the pod network, or the cloud's controller-manager)"
-        yield Finding("node", ERROR, text, remedy)
-
-
-_UNINITIALIZED = "node.cloudprovider.kubernetes.io/uninitialized"
-_OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
-
-
-def _judge_taints(name: str, node: Mapping[str, Any]) -> Findings:
-    """Taints that nobody removes by himself. Those that follow from a condition go with it."""
-    spec = fit_what_does(node, {"spec!": {"unschedulable!": bool, "taints!": [{"key!": str}]}})["spec"]
-    keys = {taint["key"] for taint in spec["taints"]}
-    if _UNINITIALIZED in keys:
-        text = f"node {name} waits for a cloud's controller-manager ({_UNINITIALIZED}): no pod is scheduled on it"
-        remedy = "install the cloud's controller-manager; without a cloud, remove --cloud-provider=external from the kubelet's flags, and: "
-        yield Finding("node", ERROR, text, f"{remedy}kubectl taint nodes {name} {_UNINITIALIZED}-")
-    if _OUT_OF_SERVICE in keys:
-        text = f"node {name} is called out of service ({_OUT_OF_SERVICE}), although it is here: its pods are deleted by force"
-        yield Finding("node", ERROR, text, f"kubectl taint nodes {name} {_OUT_OF_SERVICE}-")
-    if spec["unschedulable"]:
-        yield Finding(
-            "node", WARNING, f"node {name} is cordoned: no new pod is scheduled on it", f"kb node uncordon {name}"
-        )
 
 
 def _judge_identity(patient: Patient, name: str, *, node: Mapping[str, Any]) -> Findings:

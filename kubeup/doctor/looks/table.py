@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Optional
 
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, Finding, Findings
 from kubeup.doctor.looks.backups import look_at_backups
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
+from kubeup.doctor.looks.every_node import look_at_every_node, look_at_system_pods
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
 from kubeup.doctor.looks.machine_events import look_at_events
 from kubeup.doctor.looks.machine_limits import look_at_limits
@@ -25,7 +27,7 @@ from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
-from kubeup.doctor.looks.whole_cluster import look_at_cluster
+from kubeup.doctor.looks.whole_cluster import look_at_cluster, look_at_whole_cluster
 from kubeup.doctor.node_files import Patient
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
@@ -79,19 +81,31 @@ LOOKS: tuple[Look, ...] = (
 )
 
 
+OF_THE_CLUSTER: tuple[Look, ...] = (
+    Look("etcd", "every member of etcd serves", look_at_etcd),
+    Look(
+        "cluster",
+        "nodes, their kubelets, API servers, controllers, admission and aggregated APIs",
+        look_at_whole_cluster,
+    ),
+    Look("nodes", "nothing keeps pods away from the nodes that are Ready", look_at_every_node),
+    Look("pods", "no pod of kube-system is stuck", look_at_system_pods, ("cluster", "nodes")),
+)
+"""The checks of --cluster, which need no more of this machine than its identity."""
 _AT_ONCE = 6
 """Most looks wait for other programs, servers and machines: one after the other, they took twice the time."""
 
 
-def examine(patient: Patient) -> list[Finding]:
+def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Finding]:
     """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails. What comes of an error of
     another check is said as such, once."""
+    chosen = LOOKS if looks is None else looks
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        results = list(pool.map(functools.partial(_take_look, patient), LOOKS))
+        results = list(pool.map(functools.partial(_take_look, patient), chosen))
     notes: list[Finding] = []
     broken, twice = set[str](), set[str]()
     """The looks that found an error, and the static pods that have two manifests: whatever is wrong with these comes of that."""
-    for look, found in zip(LOOKS, results):
+    for look, found in zip(chosen, results):
         if broken & set(look.after):
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
         found = [_as_consequence(note) if any(pod in note.text for pod in twice) else note for note in found]

@@ -19,6 +19,22 @@ _LEVELS = {
 """Another machine's problem is only a warning here. Without controllers or admission the whole cluster makes no progress."""
 
 
+def look_at_whole_cluster(patient: Patient) -> Findings:
+    """The same for all nodes, this one as any other, whose problems weigh as much as they do for the cluster. Raises what the API does."""
+    api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+    for part in _read_parts(api):
+        if part.unproven:
+            yield Finding("cluster", OK, f"not proven: {part.unproven}", remedy="")
+        elif part.trouble:
+            yield Finding("cluster", ERROR, str(part.trouble), part.trouble.remedy)
+
+
+def _read_parts(api: kubeapi.Api) -> list[health.Part]:
+    parts = health.gate(api, counts_recent=True)
+    ready = [part.name for part in parts if part.kind == "node" and part.trouble is None]
+    return [*parts, *reach.probe_kubelets(api, ready), *reach.probe_aggregated(api)]
+
+
 def look_at_cluster(patient: Patient) -> Findings:
     """The state of the cluster outside this node, except etcd. Only on a control plane, since a worker's identity may not read it."""
     host = patient.host
@@ -26,9 +42,7 @@ def look_at_cluster(patient: Patient) -> Findings:
         return
     api = kubeapi.Api(host, kubeapi.read_identity(host, patient.kubeconfig), retry_s=0)
     try:
-        parts = health.gate(api, counts_recent=True)
-        ready = [part.name for part in parts if part.kind == "node" and part.trouble is None]
-        parts += [*reach.probe_kubelets(api, ready), *reach.probe_aggregated(api)]
+        parts = _read_parts(api)
     except Unreachable:
         return  # the check of this node reports why
     except kubeapi.ApiRefused as error:

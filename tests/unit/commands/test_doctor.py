@@ -51,7 +51,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[list[Finding]]:
     """What each examination finds, one after the other."""
     found: list[list[Finding]] = []
     monkeypatch.setattr(doctor, "_read_patient", lambda call: "patient")
-    monkeypatch.setattr(table, "examine", lambda patient: found.pop(0))
+    monkeypatch.setattr(table, "examine", lambda patient, looks: found.pop(0))
     monkeypatch.setattr(node_files, "describe_patient", lambda patient: "node cp1")
     return found
 
@@ -98,3 +98,14 @@ def test_metrics_are_written_beside_the_findings(
     assert doctor.doctor(call) == doctor.UNFIT  # type: ignore[arg-type]
     assert b'kb_doctor_finding{check="dns",level="error"} 1\n' in host.written[f"{tmp_path}/kb_doctor.prom"]
     assert call.lines[-1] == "1 errors, 0 warnings; nothing was changed"
+
+
+def test_a_worker_does_not_know_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker:
+        is_control_plane = False
+
+    monkeypatch.setattr(doctor, "_read_patient", lambda call: Worker())
+    monkeypatch.setattr(launcher, "open_host", lambda call: Host(rounds=1))
+    with pytest.raises(UsageError) as refused:
+        doctor.doctor(Call(cluster=True))  # type: ignore[arg-type]
+    assert refused.value.code == "cluster-from-control-plane"

@@ -71,7 +71,7 @@ def test_a_serving_certificate_that_nobody_approves() -> None:
     ("condition", "says"),
     [
         ({"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"}, "has DiskPressure, so its kubelet evicts pods and starts no new ones: kubelet has disk pressure"),
-        ({"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated", "message": "no route"}, "without a network (NoRouteCreated: no route)"),
+        ({"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated", "message": "no route"}, "without a network, so no pod is scheduled on it: NoRouteCreated: no route"),
         ({"type": "MemoryPressure", "status": "False"}, ""),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ import json
 
 from kubeup.cluster import health
 from kubeup.config.types import Join
-from kubeup.doctor.looks import whole_cluster
+from kubeup.doctor.looks import every_node, whole_cluster
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.http import HttpResponse
 from tests.fake_host import FakeHost
@@ -72,3 +72,30 @@ def test_an_identity_that_may_not_see_the_cluster_proves_nothing() -> None:
     answer(host, "/api/v1/nodes", refusal, 403)
     (note,) = whole_cluster.look_at_cluster(make_patient(host))
     assert note.level == "ok" and note.text.startswith("not proven: ")
+
+
+def test_for_the_cluster_this_node_is_one_as_any_other() -> None:
+    found = list(whole_cluster.look_at_whole_cluster(make_patient(cluster_host())))
+    assert [(note.level, note.text.partition(":")[0]) for note in found] == [
+        ("error", "node cp1 is not Ready"),
+        ("error", "node w1 is not Ready"),
+        ("error", "API server 10.0.0.99"),
+        ("ok", "not proven"),
+        ("error", "no kube-controller-manager leads"),
+        ("error", "no kube-scheduler leads"),
+    ]
+
+
+def test_nodes_that_are_ready_and_take_no_pods() -> None:
+    host = cluster_host()
+    ready, pressed = {"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True", "message": "full"}
+    nodes = [
+        {"metadata": {"name": "cp1"}, "spec": {"unschedulable": True}, "status": {"conditions": [ready, pressed]}},
+        {"metadata": {"name": "w1"}, "spec": {}, "status": {"conditions": [pressed]}},
+    ]
+    answer(host, "/api/v1/nodes", {"kind": "NodeList", "items": nodes})
+    found = [(note.level, note.text) for note in every_node.look_at_every_node(make_patient(host))]
+    assert found == [
+        ("error", "node cp1 has DiskPressure, so its kubelet evicts pods and starts no new ones: full"),
+        ("warning", "node cp1 is cordoned: no new pod is scheduled on it"),
+    ]

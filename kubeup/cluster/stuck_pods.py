@@ -1,0 +1,69 @@
+"""Pods that do not run and will not by themselves: no node takes them, or a container does not start or does not stay up."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from kubeup import moments
+from kubeup.cluster.api import Api, path_of
+from kubeup.shapes import fit_what_does
+from kubeup.trouble import Trouble
+
+_YOUNG_S = 60
+"""A pod may take so long for its first start."""
+_STUCK = frozenset(
+    {
+        "CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError",
+        "CreateContainerError", "RunContainerError", "StartError",
+    }
+)  # fmt: skip
+"""Reasons with which the kubelet waits before it tries again. Source: pkg/kubelet/images/types.go, pkg/kubelet/kuberuntime"""
+_STATUS = {
+    "name!": str,
+    "restartCount!": int,
+    "state!": {"waiting!": {"reason!": str, "message!": str}},
+    "lastState!": {"terminated!": {"reason!": str, "exitCode!": int}},
+}
+_SHAPE = {
+    "metadata!": {"name!": str, "namespace!": str, "creationTimestamp!": str, "deletionTimestamp!": str},
+    "spec!": {"nodeName!": str},
+    "status!": {
+        "conditions!": [{"type!": str, "status!": str, "message!": str}],
+        "initContainerStatuses!": [_STATUS],
+        "containerStatuses!": [_STATUS],
+    },
+}
+
+
+def find_stuck(api: Api, namespace: str) -> list[Trouble]:
+    """One trouble for each pod of `namespace` that is stuck. Ages are by this machine's clock."""
+    now = api.host.now()
+    return [found for pod in api.list(path_of("Pod", namespace=namespace)) if (found := _judge(pod, now))]
+
+
+def _judge(pod: Mapping[str, Any], now: datetime.datetime) -> Optional[Trouble]:
+    found = fit_what_does(pod, _SHAPE)
+    meta, status, node = found["metadata"], found["status"], found["spec"]["nodeName"]
+    pod_name = f"{meta['namespace']}/{meta['name']}"
+    look = f"kubectl -n {meta['namespace']} describe pod {meta['name']}"
+    if meta["deletionTimestamp"]:
+        return None  # its node is away, or it ends
+    for container in (*status["initContainerStatuses"], *status["containerStatuses"]):
+        waiting, ended = container["state"]["waiting"], container["lastState"]["terminated"]
+        if waiting["reason"] not in _STUCK:
+            continue
+        what = f"container {container['name']} of pod {pod_name} on node {node} does not run ({waiting['reason']})"
+        if waiting["reason"] == "CrashLoopBackOff":
+            cause = f"it has ended {container['restartCount']} times, last with exit code {ended['exitCode']} ({ended['reason'] or 'no reason given'})"
+            return Trouble(
+                what, cause, f"kubectl -n {meta['namespace']} logs {meta['name']} -c {container['name']} --previous"
+            )
+        return Trouble(what, waiting["message"] or "no reason given", look)
+    created = moments.find(meta["creationTimestamp"])
+    is_young = created is not None and (now - created).total_seconds() < _YOUNG_S
+    lost = [one for one in status["conditions"] if one["type"] == "PodScheduled" and one["status"] == "False"]
+    if lost and not is_young:
+        return Trouble(f"no node takes pod {pod_name}", lost[0]["message"] or "no reason given", look)
+    return None

@@ -1,0 +1,62 @@
+"""kubeup/cluster/stuck_pods.py: pods that will not run by themselves."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kubeup.cluster import stuck_pods
+from kubeup.cluster.api import Api, Identity
+from kubeup.machine.http import HttpResponse, Tls
+from tests.fake_host import FakeHost
+
+SERVER = "https://10.0.0.11:6443"
+
+
+def find(*pods: dict[str, Any]) -> list[str]:
+    host = FakeHost()
+    body = json.dumps({"items": list(pods)}).encode()
+    host.urls[f"{SERVER}/api/v1/namespaces/kube-system/pods"] = HttpResponse(200, body)
+    api = Api(host, Identity(SERVER, Tls()), retry_s=0)
+    return [f"{trouble}. {trouble.remedy}" for trouble in stuck_pods.find_stuck(api, "kube-system")]
+
+
+def make_pod(created: str = "2025-12-31T23:00:00Z", **status: Any) -> dict[str, Any]:
+    meta = {"name": "coredns-1", "namespace": "kube-system", "creationTimestamp": created}
+    return {"metadata": meta, "spec": {"nodeName": "w1"}, "status": status}
+
+
+def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
+    return {"name": "coredns", "state": {"waiting": {"reason": reason, "message": message}}, **more}
+
+
+def test_a_container_that_does_not_stay_up() -> None:
+    ended = {"terminated": {"reason": "Error", "exitCode": 1}}
+    pod = make_pod(containerStatuses=[waiting("CrashLoopBackOff", restartCount=7, lastState=ended)])
+    assert find(pod) == [
+        "container coredns of pod kube-system/coredns-1 on node w1 does not run (CrashLoopBackOff): "
+        "it has ended 7 times, last with exit code 1 (Error). kubectl -n kube-system logs coredns-1 -c coredns --previous"
+    ]
+
+
+@pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])
+def test_an_image_that_is_not_to_be_had(where: str) -> None:
+    (told,) = find(make_pod(**{where: [waiting("ImagePullBackOff", "Back-off pulling image")]}))
+    assert "(ImagePullBackOff): Back-off pulling image. kubectl -n kube-system describe pod coredns-1" in told
+
+
+def test_a_pod_that_no_node_takes_after_a_minute() -> None:
+    lost = [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}]
+    (told,) = find(make_pod(conditions=lost))
+    assert told.startswith("no node takes pod kube-system/coredns-1: 0/3 nodes are available. ")
+    assert find(make_pod("2025-12-31T23:59:30Z", conditions=lost)) == []
+
+
+def test_what_is_on_its_way_is_not_stuck() -> None:
+    ends = make_pod(containerStatuses=[waiting("CrashLoopBackOff")])
+    ends["metadata"]["deletionTimestamp"] = "2025-12-31T23:59:00Z"
+    starts = make_pod(containerStatuses=[waiting("ContainerCreating")])
+    runs = make_pod(containerStatuses=[{"name": "coredns", "state": {"running": {}}}])
+    assert find(ends, starts, runs, {}) == []
