@@ -43,7 +43,8 @@ def test_a_container_that_does_not_stay_up() -> None:
 
 @pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])
 def test_an_image_that_is_not_to_be_had(where: str) -> None:
-    (told,) = find(make_pod(**{where: [waiting("ImagePullBackOff", "Back-off pulling image")]}))
+    status: dict[str, Any] = {where: [waiting("ImagePullBackOff", "Back-off pulling image")]}
+    (told,) = find(make_pod(**status))
     assert "(ImagePullBackOff): Back-off pulling image. kubectl -n kube-system describe pod coredns-1" in told
 
 
