@@ -68,7 +68,7 @@ def _look_at_mounts(patient: Patient) -> Findings:
         if point:
             points.setdefault(point, []).append(folder)
     for point, folders in points.items():
-        text = f"{point} is mounted read-only, and kb and the kubelet write to {', '.join(folders)}"
+        text = f"{point} is mounted read-only, and a node writes to {', '.join(folders)}"
         remedy = f"see why: dmesg --level=err,warn | tail; when its disk is well: mount -o remount,rw {point}"
         yield Finding("machine/mounts", ERROR, text, remedy)
 

@@ -74,7 +74,7 @@ def test_a_disk_that_became_read_only() -> None:
     host = host_with((100 * GIB, 40 * GIB))
     host.files["/proc/mounts"] = b"/dev/vda / ext4 rw 0 0\n/dev/vdb /data ext4 ro,relatime 0 0\n"
     assert notes(host, "machine") == [
-        ("error", "/data is mounted read-only, and kb and the kubelet write to /data/etcd")
+        ("error", "/data is mounted read-only, and a node writes to /data/etcd")
     ]
 
 
