@@ -73,9 +73,7 @@ def test_inodes_and_disks_that_no_kubelet_keeps_free() -> None:
 def test_a_disk_that_became_read_only() -> None:
     host = host_with((100 * GIB, 40 * GIB))
     host.files["/proc/mounts"] = b"/dev/vda / ext4 rw 0 0\n/dev/vdb /data ext4 ro,relatime 0 0\n"
-    assert notes(host, "machine") == [
-        ("error", "/data is mounted read-only, and a node writes to /data/etcd")
-    ]
+    assert notes(host, "machine") == [("error", "/data is mounted read-only, and a node writes to /data/etcd")]
 
 
 @pytest.mark.parametrize(
