@@ -6,11 +6,10 @@ ends when no load balancer and no API server names the one that is gone.
 
 from __future__ import annotations
 
-import statistics
 import sys
 from pathlib import Path
 
-from tests.bench.recoveries import time_line
+from tests.bench.recoveries import render_rows, time_line
 from tests.bench.swaps import add_control_planes, make_control_planes
 from tests.e2e.lab.control_planes import is_lost
 from tests.e2e.lab.lab import Lab
@@ -53,7 +52,4 @@ def render_departures(found: Departures) -> str:
         "| command | seconds | goal |",
         "|---|---|---|",
     ]  # fmt: skip
-    for name, seconds in found.items():
-        spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
-        lines.append(f"| {name} | {spread} | <= {GOALS_S[name]:g} s |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *render_rows(found, GOALS_S)]) + "\n"

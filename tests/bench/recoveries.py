@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.bench import backups
@@ -121,7 +122,12 @@ def render_recoveries(found: Recoveries) -> str:
         "| command | seconds | goal |",
         "|---|---|---|",
     ]  # fmt: skip
-    for name, seconds in found.items():
-        spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
-        lines.append(f"| {name} | {spread} | <= {GOALS_S[name]:g} s |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *render_rows(found, GOALS_S)]) + "\n"
+
+
+def render_rows(found: Mapping[str, Sequence[float]], goals: Mapping[str, float]) -> list[str]:
+    """The rows of a table: what was done, how many seconds it took, and how many it may take."""
+    return [
+        f"| {name} | {statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f}) | <= {goals[name]:g} s |"
+        for name, seconds in found.items()
+    ]

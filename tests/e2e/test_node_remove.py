@@ -25,6 +25,15 @@ IN_TIME_S = 20.0
 """How long it may take to remove a control plane that is dead, and known to be."""
 
 
+def make_cluster(first: Node, *others: Node, kb_pyz: Path) -> None:
+    """Control planes and workers, by their names, behind load balancers of their own."""
+    init(first, kb_pyz)
+    for node in others:
+        join(node, first, kb_pyz, control_plane=node.name.startswith("cp"))
+    for node in (first, *others):
+        first.wait_node_ready(node.name)
+
+
 def remove(node: Node, name: str, words: str = "--yes", *, check: bool = True) -> Result:
     began = time.monotonic()
     done = node.run(f"{KB} node remove {name} {words}", check=check, timeout=600)
@@ -90,12 +99,7 @@ def remove_killed_at_every_change(node: Node, name: str) -> list[str]:
 def test_killed_at_every_change(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     """Of three control planes a living one and a dead one, and a living worker."""
     cp1, cp2, cp3, w1 = (make_node(name, version=k8s_version) for name in ("cp1", "cp2", "cp3", "w1"))
-    init(cp1, kb_pyz)
-    for node in (cp2, cp3):
-        join(node, cp1, kb_pyz, control_plane=True)
-    join(w1, cp1, kb_pyz)
-    for node in (cp1, cp2, cp3, w1):
-        cp1.wait_node_ready(node.name)
+    make_cluster(cp1, cp2, cp3, w1, kb_pyz=kb_pyz)
     cp1.kubectl("create deployment web --image=registry.k8s.io/e2e-test/web:1 --replicas=2")
     cp1.wait_pods_ready("default", "app=web")
     cp1.run(f"{KB} etcd leader cp3", check=False)
@@ -205,12 +209,7 @@ def test_a_dead_node_s_volumes_and_copies_of_its_disk(make_node: MakeNode, kb_py
 def test_nodes_leave_and_come_again(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     cp1, cp2, cp3, w1 = (make_node(name, version=k8s_version) for name in ("cp1", "cp2", "cp3", "w1"))
     cp3.save_disk()
-    init(cp1, kb_pyz)
-    for node in (cp2, cp3):
-        join(node, cp1, kb_pyz, control_plane=True)
-    join(w1, cp1, kb_pyz)
-    for node in (cp1, cp2, cp3, w1):
-        cp1.wait_node_ready(node.name)
+    make_cluster(cp1, cp2, cp3, w1, kb_pyz=kb_pyz)
     cp1.kubectl("create deployment web --image=registry.k8s.io/e2e-test/web:1 --replicas=1")
     cp1.wait_pods_ready("default", "app=web")
 
