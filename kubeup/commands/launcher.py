@@ -489,7 +489,8 @@ def require_same_node(node_state: State, config: NodeConfig, *, paths: Paths) ->
         raise HostError(
             f"this node is called {config.node.name!r} now",
             cause=f"kb began it as {node_state.node!r} ({paths.state}), and certificates and etcd have that name",
-            remedy=f"go on with --node-name {node_state.node}, or give the machine its old name back",
+            remedy=f"go on with --node-name {node_state.node}, or give the machine its old name back; if its disk is a copy of {node_state.node}'s, "
+            f"remove /etc/kubernetes, /var/lib/kubelet, /var/lib/etcd and {paths.state_dir}, or there are two of it",
             code="node-renamed",
         )
     node_state.node, node_state.cluster = config.node.name, config.cluster.cluster_name

@@ -174,6 +174,11 @@ def test_a_dead_node_s_volumes_and_copies_of_its_disk(make_node: MakeNode, kb_py
     w2.scp(w1.root / "root/disk.tar", "/root/disk.tar")
     w2.scp(kb_pyz, "/root/kb.pyz")
     w2.run("tar -C / -xf /root/disk.tar")
+    w2.write("/etc/machine-id", w1.read("/etc/machine-id"))
+    refused = w2.run(make_join_command(cp1), check=False, timeout=300)
+    print(refused.output, flush=True)
+    assert code_of(refused) == "node-renamed" and "a copy of w1's" in refused.stderr
+    w2.run("tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id")
     refused = w2.run(make_join_command(cp1), check=False, timeout=300)
     print(refused.output, flush=True)
     assert code_of(refused) == "state-foreign"

@@ -49,6 +49,7 @@ class Watch:
     def made(self, verb: str, words: Sequence[Any]) -> None:
         """After a change."""
         what = re.sub("[0-9a-f]{32,}", "ID", f"{verb} {describe(verb, words)}")
+        what = re.sub(r"(/pods/\S+)-[bcdfghjklmnpqrstvwxz2-9]{5}$", r"\1-ID", what)  # a controller makes it anew
         what = re.sub(r"records/\d+", "records/N", what)  # each run that changes something has a generation
         what = re.sub(r"\d{8}T\d{6}(Z(\.\d+)?)?|\d{4}(-\d\d){5}", "TIME", what)
         running = self.running
