@@ -60,6 +60,7 @@ FOLDERS = tuple(
         "/usr/libexec/kubernetes/kubelet-plugins/volume",
         "/usr/libexec/kubernetes/kubelet-plugins/volume/exec",
         "/var/lib/cni",
+        "/var/lib/cni/networks",
         "/var/lib/cni/results",
         "/var/log/containers",
         "/var/log/pods",

@@ -132,7 +132,7 @@ def kill_after_each_change_in_turn(
             run_watched(node, argv)
             return killed
         found = _run(node, {"argv": list(argv), "known": killed, "phase": phases}, ends=ends)
-        if found[-1][0] != "killed":
+        if not found or found[-1][0] != "killed":  # it came to its end, or had nothing left to do
             return killed
         killed.append(found[-2])
         print(f"kill {number}: {': '.join(found[-2])} ({time.monotonic() - began:.0f} s)", flush=True)
