@@ -24,7 +24,7 @@ from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 from kubeup.yaml_files import YAMLError, load_yaml
 
-_RECENT = "-90s"
+RECENT_S = 90.0
 """A kubelet repeats what is still wrong; an older message may no longer be true."""
 
 
@@ -89,10 +89,10 @@ def read_kubelet_log(host: Host, *, lines: int = 200, since: str = "", invocatio
     return answer.stdout.splitlines() if answer.ok else []
 
 
-def read_present_log(host: Host, *, lines: int = 200) -> list[str]:
-    """What the running kubelet logged in the last 90 seconds: an earlier problem may be fixed by now."""
+def read_present_log(host: Host, *, lines: int = 200, since_s: float = RECENT_S) -> list[str]:
+    """What the running kubelet logged in the last `since_s` seconds: an earlier problem may be fixed by now."""
     unit = read_kubelet_unit(host)
-    return read_kubelet_log(host, lines=lines, since=_RECENT, invocation=unit.invocation if unit else "")
+    return read_kubelet_log(host, lines=lines, since=f"-{since_s:g}s", invocation=unit.invocation if unit else "")
 
 
 def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:

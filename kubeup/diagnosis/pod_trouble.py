@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Optional
 
 from kubeup.diagnosis.checks.machine import FLEXVOLUME_REMEDY
-from kubeup.diagnosis.kubelet_trouble import read_present_log
+from kubeup.diagnosis.kubelet_trouble import RECENT_S, read_present_log
 from kubeup.diagnosis.log_lines import shorten
 from kubeup.diagnosis.signs import (
     CONFIG_OF,
     CONTAINER_SIGNS,
+    MANIFESTS,
     SANDBOX_SIGNS,
     THEN,
     BrokenLink,
@@ -96,7 +97,7 @@ def _unescape(text: str) -> str:
 
 def find_pod_trouble(host: Host, cri_socket: str, *, component: str) -> Optional[BrokenLink]:
     """Why no container of `component` was started, from the kubelet's log."""
-    troubles = parse_pod_troubles(read_present_log(host, lines=400))
+    troubles = parse_pod_troubles(read_present_log(host, lines=400, since_s=_find_age_s(host, component)))
     own = [
         trouble
         for trouble in troubles
@@ -112,6 +113,14 @@ def find_pod_trouble(host: Host, cri_socket: str, *, component: str) -> Optional
         "start": _describe_start,
     }
     return explain[newest.kind](host, cri_socket, component=component, text=newest.text)
+
+
+def _find_age_s(host: Host, component: str) -> float:
+    """For how many seconds of the kubelet's log a static pod is responsible: what it said before the manifest was written is about the pod of
+    the former one."""
+    manifest = host.stat(MANIFESTS / f"{component}.yaml")
+    age_s = host.now().timestamp() - manifest.mtime if manifest else RECENT_S
+    return min(age_s, RECENT_S) if age_s >= 0 else RECENT_S
 
 
 def _describe_volume(host: Host, cri_socket: str, *, component: str, text: str) -> BrokenLink:

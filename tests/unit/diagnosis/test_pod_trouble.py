@@ -146,6 +146,26 @@ def test_what_an_earlier_kubelet_met_is_not_taken_for_the_present() -> None:
     assert find(host, "etcd", etcd="refused") == find(make_host(), "etcd", etcd="refused")
 
 
+def test_what_the_pod_of_the_former_manifest_met_is_not_taken_for_this_one_s() -> None:
+    """A manifest that is put back is judged by what the kubelet says after that: before, the disk was full."""
+    host, log = make_host(), sandbox_line("write /var/lib/containerd/meta.db: no space left on device")
+    asked = list[str]()
+
+    def journalctl(argv: tuple[str, ...]) -> CommandResult:
+        asked.append(argv[argv.index("--since") + 1])
+        return CommandResult(argv, 0, log if float(asked[-1].strip("-s")) > 9 else "")
+
+    host.answers["journalctl"] = journalctl
+    host.files["/etc/kubernetes/manifests/etcd.yaml"] = b"kind: Pod\n"
+    host.mtimes["/etc/kubernetes/manifests/etcd.yaml"] = host.clock.timestamp() - 10
+    assert "data is full" in str(find(host, "etcd", etcd="refused"))
+    host.mtimes["/etc/kubernetes/manifests/etcd.yaml"] = host.clock.timestamp() - 8.5
+    assert "data is full" not in str(find(host, "etcd", etcd="refused"))
+    assert "-8.5s" in asked and "-10s" in asked
+    host.mtimes["/etc/kubernetes/manifests/etcd.yaml"] = host.clock.timestamp() + 3600  # a clock that was set back
+    assert "data is full" in str(find(host, "etcd", etcd="refused"))
+
+
 def test_a_pod_s_trouble_is_not_taken_for_another_s() -> None:
     host = make_host(kubelet_log=sandbox_line("no space left on device", pod="coredns-7d4-x"))
     assert find(host, "etcd") is None
