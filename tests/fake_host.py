@@ -93,7 +93,7 @@ class FakeHost:
     def stat(self, path: Path) -> Optional[FileStat]:
         if str(path) in self.files:
             mode, mtime = self.modes.get(str(path), 0o644), self.mtimes.get(str(path), 0.0)
-            return FileStat(mode, 0, 0, len(self.files[str(path)]), False, False, mtime)
+            return FileStat(mode, 0, 0, len(self.files[str(path)]), False, False, mtime, ctime=mtime)
         return FileStat(self.modes.get(str(path), 0o755), 0, 0, 0, True, False, 0.0) if self.is_dir(path) else None
 
     def read_bytes(self, path: Path) -> bytes:

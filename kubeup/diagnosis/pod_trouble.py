@@ -116,10 +116,10 @@ def find_pod_trouble(host: Host, cri_socket: str, *, component: str) -> Optional
 
 
 def _find_age_s(host: Host, component: str) -> float:
-    """For how many seconds of the kubelet's log a static pod is responsible: what it said before the manifest was written is about the pod of
-    the former one."""
+    """For how many seconds of the kubelet's log a static pod is responsible: what it said before the manifest was put there is about the pod of
+    the former one. A rename changes ctime alone."""
     manifest = host.stat(MANIFESTS / f"{component}.yaml")
-    age_s = host.now().timestamp() - manifest.mtime if manifest else RECENT_S
+    age_s = host.now().timestamp() - manifest.ctime if manifest else RECENT_S
     return min(age_s, RECENT_S) if age_s >= 0 else RECENT_S
 
 
