@@ -433,7 +433,7 @@ class _WithoutTexts(ast.NodeTransformer):
 WITHOUT_BYTECODE = tuple(
     f"kubeup/{folder}/{name}"
     for folder, names in {
-        "airgap": ("bundle_write", "mirror_content", "mirror_needs", "mirror_sync"),
+        "airgap": ("bundle_sources", "bundle_write", "mirror_"),
         "backup": ("",),
         "cli": ("completion",),
         "commands": (
@@ -475,6 +475,7 @@ WITHOUT_BYTECODE = tuple(
         "network": ("flannel_traces", "service_rules"),
         "node": (
             "content_trials",
+            "etcd_file",
             "control_groups",
             "expired_certs",
             "file_trials",
@@ -498,6 +499,7 @@ WITHOUT_BYTECODE = tuple(
             "reconfigure_",
             "recovered_",
             "renewed_",
+            "restart_pods",
             "restore",
             "rotat",
             "static_pods_swap",
