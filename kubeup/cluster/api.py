@@ -254,6 +254,9 @@ class Api:
         (timeouts.kubernetesAPICall)."""
         self.timeout_s = timeout_s
         """How many seconds the answer to one GET may take."""
+        self.is_fleeting = False
+        """Whether each request has a connection of its own. One that is kept leads to the same API server for as long as that lives, and
+        behind a load balancer that may be one that has lost its etcd and answers from its cache."""
         self.changes: list[str] = []
         """The objects changed through this client: "ConfigMap kube-system/kubeadm-config"."""
         self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
@@ -439,6 +442,8 @@ class Api:
 
     def _headers(self, content_type: str = "") -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": "kb"}
+        if self.is_fleeting:
+            headers["Connection"] = "close"
         if content_type:
             headers["Content-Type"] = content_type
         if self.identity.token:

@@ -408,6 +408,7 @@ def keep_round(host: Host, read_api: Callable[[], Api], *, settings: Settings, m
     trouble, api, listed = "", None, tuple[str, ...]()
     try:
         api = read_api()
+        api.is_fleeting = bool(marks.seen)  # the connection that is kept may lead to the server that is drained
         listed = parse_api_servers(api.get(f"{API_SERVERS}?resourceVersion=0"))
         marks.read(api)
     except KbError as error:

@@ -252,6 +252,8 @@ class BalancedHost(FakeHost):
     signals: list[str] = field(default_factory=list)
     marked: tuple[str, ...] = ()
     serial: str = "1"
+    keeps: list[bool] = field(default_factory=list)
+    """Whether it kept the connection of a request."""
     told: list[Optional[str]] = field(default_factory=list)
     """What the keeper said on its Node."""
 
@@ -270,6 +272,7 @@ class BalancedHost(FakeHost):
             return HttpResponse(200, self.loaded.encode())
         if self.listed is None:
             raise Unreachable(url, "refused", text="no")
+        self.keeps.append((headers or {}).get("Connection") != "close")
         if "/configmaps?" in url:
             items = [{"metadata": {"name": "m"}, "data": {server: f"{server}={self.serial}"}} for server in self.marked]
             found = {"kind": "List", "metadata": {"resourceVersion": "7"}, "items": items}
@@ -395,6 +398,21 @@ def test_a_marked_server_is_drained_and_the_node_says_so_once_haproxy_has_read_i
     host.listed, host.marked = endpoint_slice("10.0.0.11", "10.0.0.12"), ()
     keep(host, memory)
     assert drained(host) == () and len(host.signals) == 2 and host.told[-1] is None
+
+
+def test_while_a_server_is_marked_no_connection_is_kept() -> None:
+    """It may lead to that server, which may have lost its etcd and list itself from its cache until it ends."""
+    host, memory = balanced(*THREE[:2], listed=endpoint_slice("10.0.0.11", "10.0.0.12")), Memory()
+    keep(host, memory)
+    host.marked = (THREE[0],)
+    keep(host, memory)
+    assert host.keeps == [True] * 4
+    keep(host, memory)
+    host.marked = ()
+    keep(host, memory)
+    assert host.keeps[4:] == [False] * 4
+    keep(host, memory)
+    assert host.keeps[8:] == [True] * 2
 
 
 def test_haproxy_that_does_not_read_its_file_is_no_answer() -> None:
