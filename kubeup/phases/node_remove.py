@@ -337,7 +337,7 @@ def _forget_marks(ctx: NodeRemoveRun) -> None:
     watch(ctx.host, look, timeout_s=FORGOTTEN_S, is_over=say, poll_s=1.0)
     if names:
         ctx.report.note(
-            f"the load balancers of {', '.join(names)} did not say that they have forgotten {', '.join(marks)}; by now they have"
+            f"the load balancers of {', '.join(names)} did not say that they have forgotten {', '.join(marks)}; their own checks leave it out"
         )
     for server in marks:
         drain.forget(ctx.api, server)
