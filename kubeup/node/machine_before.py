@@ -98,9 +98,11 @@ def parse(compensations: list[dict[str, str]]) -> Optional[dict[str, Any]]:
 
 
 def read_setting(host: Host, key: str) -> Optional[str]:
-    """The value of a kernel setting; None if this kernel has none of that name."""
+    """The value of a kernel setting; None if this kernel has none of that name, or shows none to a container."""
     path = Path("/proc/sys") / key.replace(".", "/")
-    return " ".join(host.read_text(path).split()) if host.exists(path) else None
+    with contextlib.suppress(HostError):
+        return " ".join(host.read_text(path).split())
+    return None
 
 
 # ---- kernel settings

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
 from kubeup.node import machine_before
 from tests.fake_host import FakeHost
@@ -37,6 +38,18 @@ def test_what_is_found_is_kept_as_text_and_read_again() -> None:
     assert "/var/lib/cni" in found["absent"] and "/var/log/pods" not in found["absent"]  # type: ignore[operator]
     assert machine_before.parse([]) is None
     assert machine_before.parse([{"kind": machine_before.KIND, "found": "{"}]) is None
+
+
+def test_a_setting_that_cannot_be_read_does_not_stop_an_init() -> None:
+    """As in a container that may not see some of /proc."""
+
+    class Shy(FakeHost):
+        def read_text(self, path: Path) -> str:
+            raise HostError(f"cannot read {path}", cause="Permission denied", remedy="look", code="file-unreadable")
+
+    host = Shy()
+    set_kernel(host, kernel__panic="0")
+    assert recall(host)["settings"] == {}
 
 
 def test_a_setting_that_still_has_the_kubelets_value_goes_back() -> None:
