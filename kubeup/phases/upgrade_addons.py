@@ -8,6 +8,7 @@ and does not look whether they come up.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup.addresses import host_of
 from kubeup.engine.cluster_items import Manifest, Object, PodConfig
 from kubeup.engine.plan import Item, Plan, Proof, Waiting
-from kubeup.errors import ClusterError
+from kubeup.errors import ClusterError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.waiting import watch
 from kubeup.phases.addons import read_running_dns
@@ -289,14 +290,19 @@ def plan_rollouts(run: UpgradeRun) -> Plan:
     """That the pods of both run on every node in the version that was started; nothing while other control planes are left."""
     if find_lagging(run):
         return Plan()
+    return Plan(*(_rollout(place, label) for place, label in _list_rollouts(run)))
+
+
+def _list_rollouts(run: UpgradeRun) -> list[tuple[str, str]]:
+    """(API path, label of the pods) of those of both that the cluster has."""
     found = []
     dns = read_running_dns(run)
     if dns.tag and not run.config.cluster.dns.disabled:
-        found.append(_rollout(api.path_of("Deployment", dns.deployment, namespace=SYSTEM), addons.DNS_LABEL))
+        found.append((api.path_of("Deployment", dns.deployment, namespace=SYSTEM), addons.DNS_LABEL))
     proxy = api.path_of("DaemonSet", "kube-proxy", namespace=SYSTEM)
     if not run.config.cluster.proxy.disabled and run.api.get(proxy) is not None:
-        found.append(_rollout(proxy, _PROXY_LABEL))
-    return Plan(*found)
+        found.append((proxy, _PROXY_LABEL))
+    return found
 
 
 def await_proxies(run: UpgradeRun) -> None:
@@ -329,7 +335,8 @@ def _wait_for_rollout(run: UpgradeRun, *, place: str, label: str) -> None:
             remedy=f"see why: kubectl -n kube-system describe pods -l {label}",
             code="addon-not-rolled-out",
         )
-        error.remedy = _say_pulls(run, place, label=label) or error.remedy
+        with contextlib.suppress(KbError):
+            error.remedy = _say_pulls(run) or error.remedy
         raise error
 
 
@@ -338,16 +345,17 @@ def count_in(missing: str) -> str:
     return missing.partition(" (")[0]
 
 
-def _say_pulls(run: UpgradeRun, place: str, *, label: str) -> str:
-    """What to do where the nodes of the missing pods cannot get their image; "" if that is not what is missing."""
-    owner = run.api.get(place)
-    pods = list(_list_late(run, owner, label=label)) if owner is not None else []
-    nodes = [str((pod.get("spec") or {}).get("nodeName")) for pod in pods if _state_of(pod).startswith(_NO_IMAGE)]
-    if not nodes:
-        return ""
-    images = {one["name"]: one.get("image") for one in pods[0]["spec"]["containers"]}
-    image = images.get(place.rpartition("/")[2]) or next(iter(images.values()))
-    return f"on {', '.join(sorted(nodes))}: crictl pull {image}, and see to what it says; then: {run.command}"
+def _say_pulls(run: UpgradeRun) -> str:
+    """What to do where nodes cannot get the images of these pods; "" if that is not what is missing."""
+    wanted: dict[str, set[str]] = {}
+    for place, label in _list_rollouts(run):
+        owner = run.api.get(place) or {"spec": {"template": {"spec": {}}}}
+        for pod in _list_late(run, owner, label=label):
+            images = [image for name, image in _images_of(pod["spec"]).items() if name in place]
+            if images and _state_of(pod).startswith(_NO_IMAGE):
+                wanted.setdefault(str(pod["spec"].get("nodeName")), set()).update(images)
+    lines = [f"on {node}: {'; '.join(f'crictl pull {one}' for one in sorted(wanted[node]))}" for node in sorted(wanted)]
+    return f"{'; '.join(lines)}; see to what that says; then: {run.command}" if lines else ""
 
 
 def _watch_rollout(run: UpgradeRun, place: str, *, label: str, timeout_s: float, stalled_s: float) -> str:

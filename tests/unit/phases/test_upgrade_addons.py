@@ -375,7 +375,7 @@ def test_it_waits_for_the_rollout_and_says_what_does_not_come_up(tmp_path: Path)
     assert (
         "1 of 3 pods run (kube-proxy-x on w1: ImagePullBackOff: not found; node w2 is not Ready)" in caught.value.cause
     )
-    assert caught.value.remedy == f"on w1: crictl pull {image}, and see to what it says; then: {run.command}"
+    assert caught.value.remedy == f"on w1: crictl pull {image}; see to what that says; then: {run.command}"
     state["waiting"] = {"reason": "CrashLoopBackOff"}
     with pytest.raises(ClusterError) as caught:
         do(upgrade_addons.plan_kube_proxy, run)
