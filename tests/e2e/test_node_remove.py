@@ -183,7 +183,7 @@ def test_a_dead_node_s_volumes_and_copies_of_its_disk(make_node: MakeNode, kb_py
     print(refused.output, flush=True)
     assert code_of(refused) == "state-foreign"
     # and one that has its name alone
-    w2.run("rm -rf /etc/kubernetes /var/lib/kb /var/lib/kubelet")
+    w2.run("rm -rf /etc/kubernetes /var/lib/kb /var/lib/kubelet/*")
     refused = w2.run(f"{make_join_command(cp1)} --node-name w1", check=False, timeout=300)
     print(refused.output, flush=True)
     assert code_of(refused) == "node-name-taken"
