@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kubeup.commands import mirror_upkeep
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import renewed_certs, upgrade_rollback
@@ -127,6 +128,12 @@ def test_finish_removes_what_is_kept_and_asks_in_the_middle(stage: Stage) -> Non
     assert kb(host, "upgrade", "finish", "--yes").status == 0
     assert not host.exists(Path("/var/lib/kb/upgrade"))
     assert "nothing is kept" in kb(host, "upgrade", "finish").err
+
+
+def test_finish_names_what_the_mirror_could_do_without(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    spare = "remove what no node needs: kb mirror remove v1.34 (790 MiB)"
+    monkeypatch.setattr(mirror_upkeep, "say_spare", lambda launch: spare)
+    assert kb(upgraded(), "upgrade", "finish").out == f"in the mirror of this node: {spare}\n"
 
 
 def test_the_next_command_removes_what_was_kept_for_long_enough(stage: Stage) -> None:
