@@ -176,7 +176,7 @@ def _require_answer(host: Host, mirror: Mirror) -> Mirror:
 
 def _tls_remedy(cause: str) -> str:
     if "expired" in cause or "not yet valid" in cause:
-        return "compare this node's clock (date); on the first control plane kb init renews the mirror's certificate"
+        return "compare this node's clock (date); where the mirror runs: kb certs renew kb-mirror"
     return "pin the CA that signed it: --mirror-ca-hash sha256:...; kb init printed it"
 
 
@@ -184,7 +184,7 @@ def _unreachable(url: str, error: Unreachable) -> HostError:
     return HostError(
         f"the mirror {url} does not answer",
         cause=error.cause,
-        remedy="on the first control plane: systemctl status kb-mirror; and check that no firewall is in between",
+        remedy="on the control plane that serves it: systemctl status kb-mirror; and check that no firewall is in between",
         code="mirror-unreachable",
     )
 

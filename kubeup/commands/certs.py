@@ -511,7 +511,7 @@ def _renew_mirror_s(launch: Launch, *, is_due: bool = False) -> Outcome:
         raise HostError(
             "this node has no mirror",
             cause=f"there is no {ctx.paths.systemd / serve_mirror.MIRROR_UNIT}",
-            remedy="run it on the control plane that was made with kb init --bundle",
+            remedy="run it on the control plane that serves it (kb init --bundle, kb mirror move)",
             code="no-mirror-here",
         )
     done = Outcome(renewed=[MIRROR], restarted=[serve_mirror.MIRROR_UNIT])

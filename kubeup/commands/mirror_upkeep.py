@@ -35,7 +35,7 @@ def _require_mirror(local: LocalHost) -> Path:
     raise HostError(
         "this node has no mirror",
         cause=f"there is no {local_bundle.MIRROR_FOLDER}",
-        remedy="run it on the control plane that was made with kb init --bundle",
+        remedy="run it on the control plane that serves it (kb init --bundle, kb mirror move)",
         code="no-mirror-here",
     )
 

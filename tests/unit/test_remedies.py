@@ -34,7 +34,6 @@ NOT_TO_BE_RUN_AGAIN = {
     "kb join needs to know where the cluster is": "what the error is about",
     "make it one: kb init, or kb join": "a machine without a node, of which nobody has said what it shall be",
     "run kb init first, or give --kubeconfig the file of a cluster admin": "a machine without a cluster",
-    "kb init renews the mirror's certificate": "on another node, which is its first control plane",
     "the line that kb init printed": "on another node",
     "kb init printed it": "on another node",
     "of kb init and kb join, and is missing or damaged": "says who writes a file",

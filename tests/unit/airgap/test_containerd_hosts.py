@@ -114,7 +114,7 @@ def test_an_expired_certificate_is_named(cluster_ca: str) -> None:
     host.why = "certificate has expired"
     with pytest.raises(HostError) as caught:
         containerd_hosts.find_mirror(host, URL, cluster_ca=Anchors.given(cluster_ca))
-    assert "expired" in caught.value.cause and "kb init renews" in caught.value.remedy
+    assert "expired" in caught.value.cause and "kb certs renew kb-mirror" in caught.value.remedy
 
 
 def test_nobody_and_somebody_else_there() -> None:
