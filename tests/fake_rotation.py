@@ -16,6 +16,7 @@ from typing import Any, Optional
 from cryptography.hazmat.primitives import serialization
 
 from kubeup.cluster import account_tokens
+from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
 from kubeup.node import certificates, private_keys
 from kubeup.secret import Secret
@@ -39,10 +40,22 @@ FLAGS = {
         f"--requestheader-client-ca-file={PKI}/front-proxy-ca.crt",
         f"--proxy-client-cert-file={PKI}/front-proxy-client.crt",
         f"--proxy-client-key-file={PKI}/front-proxy-client.key",
+        f"--etcd-cafile={PKI}/etcd/ca.crt",
+        f"--etcd-certfile={PKI}/apiserver-etcd-client.crt",
+    ),
+    "etcd": (
+        f"--trusted-ca-file={PKI}/etcd/ca.crt",
+        f"--peer-trusted-ca-file={PKI}/etcd/ca.crt",
+        f"--cert-file={PKI}/etcd/server.crt",
+        f"--peer-cert-file={PKI}/etcd/peer.crt",
     ),
     "kube-controller-manager": (f"--service-account-private-key-file={PKI}/sa.key",),
 }
 STORED = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v1.35.6\nencryptionAlgorithm: ECDSA-P256\n"
+LEAVES = {
+    "front-proxy-ca": ("front-proxy-client",),
+    "etcd/ca": ("etcd/server", "etcd/peer", "etcd/healthcheck-client", "apiserver-etcd-client"),
+}
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 SHARED = ("sa.key", "sa.pub", "front-proxy-ca.crt", "front-proxy-ca.key")
 
@@ -53,6 +66,10 @@ class Rotating(Departure):
 
     read: dict[str, dict[str, str]] = field(default_factory=dict)
     manager_key: str = ""
+    etcd_read: dict[int, str] = field(default_factory=dict)
+    """Number of a member -> etcd/ca.crt as it has read it."""
+    etcd_shows: dict[int, str] = field(default_factory=dict)
+    """Number of another member -> its certificate."""
 
     # ---- what the test sees and does
 
@@ -71,6 +88,8 @@ class Rotating(Departure):
         one = self.record
         for name in names:
             self.read[f"{address_of(name)}:6443"] = {file: self.text(file) for file in SHARED}
+            self.etcd_read[int(name[2:])] = self.text("etcd/ca.crt")
+            self.etcd_shows[int(name[2:])] = self.text("etcd/server.crt")
             meta = self.cluster.objects[f"{NODES}/{name}"]["metadata"]
             mark = f"{one['what']} {one['stage']} {one['following'][:16]}"
             meta["annotations"] = {**meta.get("annotations", {}), "kb.io/rotation": mark}
@@ -92,6 +111,8 @@ class Rotating(Departure):
             return
         if pod.name == "kube-apiserver":
             self.read[SERVER] = {file: self.text(file) for file in SHARED}
+        if pod.name == "etcd":
+            self.etcd_read[1] = self.text("etcd/ca.crt")
         if pod.name == "kube-controller-manager":
             self.manager_key = self.text("sa.key")
 
@@ -114,6 +135,8 @@ class Rotating(Departure):
 
     def http_ask(self, url: str, body: bytes, *, headers: Any = None, tls: Any = None, **more: Any) -> HttpResponse:
         address, _, path = url.partition("://")[2].partition("/")
+        if path.startswith("v3/"):
+            self._check_etcd_client(url, tls)
         if path.endswith("/pods?dryRun=All"):
             return _json(201, {"kind": "Pod", "metadata": {"name": "trial"}})
         if not path.endswith(("/token", "selfsubjectreviews")):
@@ -125,6 +148,50 @@ class Rotating(Departure):
             token = account_tokens.sign_again(Secret(f"e30.{CLAIMS}.x"), key)
             return _json(201, {"status": {"token": token.reveal()}})
         return self._review(address, headers or {}, tls)
+
+    def _check_etcd_client(self, url: str, tls: Any) -> None:
+        """A member takes no client whose authority it has not read, and a client no member that it does not know."""
+        number, _ = self._at(url)
+        leaf = certificates.parse_certs(tls.cert_pem)[0]
+        if not any(certificates.is_issued_by(leaf, ca) for ca in certificates.parse_certs(self.etcd_read[number])):
+            raise Unreachable(url, "tls", text="tlsv1 alert unknown ca")
+        shown = certificates.parse_certs(self._shown_by(number))[0]
+        if not any(certificates.is_issued_by(shown, ca) for ca in certificates.parse_certs(tls.ca.pem)):
+            raise Unreachable(url, "tls", text="unable to get local issuer certificate")
+
+    def _shown_by(self, number: int) -> str:
+        return self.text("etcd/server.crt") if number == 1 else self.etcd_shows[number]
+
+    def run(self, argv: Argv, **more: Any) -> CommandResult:
+        words = tuple(str(word) for word in argv)
+        if words[0] == "sync":
+            return CommandResult(words, 0)
+        if words[0] != "cp":
+            return super().run(argv, **more)
+        source, target = words[-2], f"{words[-1].rstrip('/')}/{words[-2].rpartition('/')[2]}"
+        copies = {
+            target + name[len(source) :]: data for name, data in self.files.items() if name.startswith(f"{source}/")
+        }
+        self.files.update(copies)
+        self.changes.append(f"run {' '.join(words)}")
+        self._changed(self.changes[-1])
+        return CommandResult(words, 0)
+
+    def move_file(self, source: Path, path: Path) -> None:
+        if str(source) in self.files:
+            super().move_file(source, path)
+            return
+        moved = {name: data for name, data in self.files.items() if name.startswith(f"{source}/")}
+        self.files = {name: data for name, data in self.files.items() if name not in moved}
+        self.files.update({f"{path}{name[len(str(source)) :]}": data for name, data in moved.items()})
+        self.dirs.discard(str(source))
+        self.changes.append(f"move {source} {path}")
+        self._changed(self.changes[-1])
+
+    def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
+        if port == 2379:
+            return self._shown_by(int(address.rpartition(".")[2]) - 10)
+        return super().served_cert(address, port, timeout_s=timeout_s)
 
     def _review(self, address: str, headers: Any, tls: Any) -> HttpResponse:
         bearer = str(headers.get("Authorization", "")).partition(" ")[2]
@@ -170,8 +237,8 @@ def make_rotating(control_planes: int = 1) -> Rotating:
         host.files[f"{PKI}/{name}.key"] = private_keys.key_to_pem(key).reveal().encode()
         if name == "sa":
             host.files[f"{PKI}/sa.pub"] = private_keys.public_key_to_pem(key).encode()
-        elif name == "front-proxy-ca":
-            _add_front_proxy(host, key)
+        elif name in LEAVES:
+            _add_authority(host, key, name)
     for component, flags in FLAGS.items():
         path = f"{MANIFESTS}/{component}.yaml"
         found = load_yaml(host.files[path].decode())
@@ -182,10 +249,13 @@ def make_rotating(control_planes: int = 1) -> Rotating:
         assert running.container is not None
         running.container.argv = found["spec"]["containers"][0]["command"]
     host.read[SERVER], host.manager_key = {file: host.text(file) for file in SHARED}, host.text("sa.key")
+    host.files["/var/lib/etcd/member/wal/0.wal"] = b"log"
     host.sleep(1.0)
     host.cluster.objects["/api/v1/namespaces/kube-system/configmaps/kubeadm-config"]["data"]["ClusterConfiguration"] = (
         STORED
     )
+    for number in range(1, control_planes + 1):
+        host.etcd_read[number], host.etcd_shows[number] = host.text("etcd/ca.crt"), host.text("etcd/server.crt")
     for name in host.others:
         host.read[name] = {file: host.text(file) for file in SHARED}
     host.cluster.objects[CONFIG] = {
@@ -199,17 +269,17 @@ def make_rotating(control_planes: int = 1) -> Rotating:
     return host
 
 
-def _add_front_proxy(host: Rotating, key: private_keys.Key) -> None:
+def _add_authority(host: Rotating, key: private_keys.Key, name: str) -> None:
     validity = certificates.plan_validity(host.now(), 86400 * 365)
-    cert = certificates.issue_ca_cert("front-proxy-ca", key, validity=validity)
-    host.files[f"{PKI}/front-proxy-ca.crt"] = certificates.cert_to_pem(cert).encode()
-    own = private_keys.generate_key("ECDSA-P256")
+    cert = certificates.issue_ca_cert(name.replace("/", "-"), key, validity=validity)
+    host.files[f"{PKI}/{name}.crt"] = certificates.cert_to_pem(cert).encode()
     ca = certificates.Ca(cert, key, Path("/ca.crt"))
-    leaf = certificates.issue_leaf_cert(
-        certificates.Subject("front-proxy-client", is_client=True), own, ca=ca, validity=validity
-    )
-    host.files[f"{PKI}/front-proxy-client.crt"] = certificates.cert_to_pem(leaf).encode()
-    host.files[f"{PKI}/front-proxy-client.key"] = private_keys.key_to_pem(own).reveal().encode()
+    for leaf in LEAVES[name]:
+        own = private_keys.generate_key("ECDSA-P256")
+        subject = certificates.Subject(leaf.rpartition("/")[2], is_client=True, is_server=leaf.startswith("etcd/"))
+        issued = certificates.issue_leaf_cert(subject, own, ca=ca, validity=validity)
+        host.files[f"{PKI}/{leaf}.crt"] = certificates.cert_to_pem(issued).encode()
+        host.files[f"{PKI}/{leaf}.key"] = private_keys.key_to_pem(own).reveal().encode()
 
 
 def _json(status: int, value: object) -> HttpResponse:

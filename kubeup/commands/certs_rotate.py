@@ -16,7 +16,7 @@ with lazily:
     from kubeup.config import load_join, problems
     from kubeup.doctor import node_files
     from kubeup.engine import state
-    from kubeup.phases import rotate_front_proxy, rotate_sa, rotation, static_pods_swap
+    from kubeup.phases import rotate_etcd, rotate_front_proxy, rotate_sa, rotation, static_pods_swap
     from kubeup.swap import store
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 NOT_YET = {
     "cluster": "clients that read ca.crt once, kubelets and every copied kubeconfig would have to follow it, node by node",
-    "etcd": "etcd and the API servers read etcd/ca.crt only when they start, member by member",
 }
 """Authorities that kb does not rotate, and why that is a matter of its own."""
 
@@ -40,7 +39,7 @@ def rotate_sa_key(call: Invocation) -> int:
 
 def rotate_ca(call: Invocation) -> int:
     """The same for an authority. Raises UsageError (usage), ClusterError (rotation-not-offered)."""
-    kinds = {kind.word: kind for kind in (rotate_front_proxy.FRONT_PROXY,)}
+    kinds = {kind.word: kind for kind in (rotate_etcd.ETCD_AUTHORITY, rotate_front_proxy.FRONT_PROXY)}
     word = call.words[0] if len(call.words) == 1 else ""
     if call.flags.get("list") and not call.words:
         return launcher.list_phases(call)

@@ -12,27 +12,26 @@ from collections.abc import Sequence
 
 from kubeup.cluster import request_header
 from kubeup.cluster.api import Api
-from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
-from kubeup.machine.waiting import wait_for, watch
+from kubeup.machine.waiting import watch
 from kubeup.node.rotated_pairs import DROP
 from kubeup.phases import rotation as stages
 from kubeup.phases.rotation import RotationRun, Work
 from kubeup.trouble import Trouble
 
 with lazily:
-    from kubeup import yaml_files
     from kubeup.node import certificates, renewal, rotated_pairs
     from kubeup.swap import proof
 
 SERVER = "kube-apiserver"
 LEAF = "front-proxy-client"
-FLAGS = {
-    "requestheader-client-ca-file": "front-proxy-ca.crt",
-    "proxy-client-cert-file": f"{LEAF}.crt",
-    "proxy-client-key-file": f"{LEAF}.key",
-}
+FLAGS = (
+    (SERVER, "requestheader-client-ca-file", "front-proxy-ca.crt"),
+    (SERVER, "proxy-client-cert-file", f"{LEAF}.crt"),
+    (SERVER, "proxy-client-key-file", f"{LEAF}.key"),
+)
 READ_S = 90.0
 """How long an API server may take to read its files again: a second as a rule, and it looks once a minute besides."""
 PUBLISHED_S = 90.0
@@ -48,19 +47,8 @@ class FrontProxy(stages.Kind):
     unused_when = "when the aggregated APIs work"
 
     def check(self, ctx: RotationRun) -> None:
-        """Raises HostError (front-proxy-elsewhere)."""
-        path = ctx.paths.manifest(SERVER)
-        pod = yaml_files.load_mapping(ctx.host.read_text(path), str(path))
-        flags = yaml_files.flags_of(next(iter(yaml_files.commands_of_pod(pod)), []))
-        for flag, name in FLAGS.items():
-            wanted = str(ctx.paths.pki / name)
-            if flags.get(flag) != wanted:
-                raise HostError(
-                    f"the API server does not use {wanted}",
-                    cause=f"--{flag} in {path} is {flags.get(flag, 'not there')}",
-                    remedy=f"have it say --{flag}={wanted}, on every control plane: kb reconfigure; what lies elsewhere is replaced there",
-                    code="front-proxy-elsewhere",
-                )
+        """Raises HostError (rotated-files-elsewhere)."""
+        stages.check_flags(ctx, FLAGS)
 
     def take_up(self, ctx: RotationRun, work: Work) -> None:
         """Raises ClusterError (rotation-not-proven), HostError."""
@@ -70,23 +58,9 @@ class FrontProxy(stages.Kind):
         if leaf is None or not certificates.is_issued_by(leaf, signer.cert):
             renewal.renew(ctx.host, ctx.paths, row=row, cluster=ctx.config.cluster)
 
-        def fail(missing: str, elapsed: float) -> KbError:
-            return ClusterError(
-                "this node's API server has not read the files of this stage",
-                cause=f"{missing}, {elapsed:.0f} s after they were written",
-                remedy=f"restart it: kb reconfigure static-pods {ctx.paths.manifest(SERVER)}; then: {self.command} --continue",
-                code="rotation-not-proven",
-            )
-
-        wait_for(
-            ctx.host,
-            functools.partial(_find_lack, ctx, proof.own_api(ctx), work=work),
-            goal="its authorities",
-            timeout_s=READ_S,
-            tell=ctx.report.waiting,
-            failure=fail,
-            poll_s=0.5,
-        )
+        what = "this node's API server has not read the files of this stage"
+        look = functools.partial(_find_lack, ctx, proof.own_api(ctx), work=work)
+        stages.wait_for_stage(ctx, look, what=what, timeout_s=READ_S, component=SERVER)
 
     def prove(self, ctx: RotationRun, work: Work) -> Sequence[Trouble]:
         found = []

@@ -14,10 +14,10 @@ from kubeup import moments
 from kubeup.cluster import account_tokens, rotation
 from kubeup.cluster.account_tokens import Holder
 from kubeup.cluster.api import Api
-from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
-from kubeup.machine.waiting import say_round, wait_for, watch
+from kubeup.machine.waiting import say_round, watch
 from kubeup.node.rotated_pairs import DROP, TRUST, USE
 from kubeup.phases import rotation as stages
 from kubeup.phases import static_pods_swap
@@ -25,7 +25,6 @@ from kubeup.phases.rotation import RotationRun, Work
 from kubeup.trouble import Trouble
 
 with lazily:
-    from kubeup import yaml_files
     from kubeup.cluster import objects
     from kubeup.swap import proof
 
@@ -48,17 +47,8 @@ class ServiceAccounts(stages.Kind):
     unused_when = "once no pod holds a token of the former key, in about an hour"
 
     def check(self, ctx: RotationRun) -> None:
-        """Raises HostError (service-account-key-elsewhere)."""
-        for component, flag, name in FLAGS:
-            wanted, found = str(ctx.paths.pki / name), _read_flag(ctx, component, flag=flag)
-            if found != [wanted]:
-                raise HostError(
-                    f"{component} does not use {wanted} alone",
-                    cause=f"--{flag} in {ctx.paths.manifest(component)} is {', '.join(found) or 'not there'}",
-                    remedy=f"have it say --{flag}={wanted}, on every control plane: kb reconfigure; "
-                    "what somebody else signs tokens with is replaced there",
-                    code="service-account-key-elsewhere",
-                )
+        """Raises HostError (rotated-files-elsewhere)."""
+        stages.check_flags(ctx, FLAGS)
 
     def take_up(self, ctx: RotationRun, work: Work) -> None:
         """Raises ClusterError (rotation-not-proven), and what a restart raises."""
@@ -66,26 +56,12 @@ class ServiceAccounts(stages.Kind):
         names = [SERVER] if work.is_changed or _find_lack(own, work) else []
         names += [MANAGER] if work.stage == USE else []
         if names:
-            ctx.report.note(f"restarting {' and '.join(names)}, which read their keys only when they start")
+            ctx.report.note(f"restarting {' and '.join(names)}: keys are read at the start alone")
             static_pods_swap.restart(ctx, names)
 
-        def fail(missing: str, elapsed: float) -> KbError:
-            return ClusterError(
-                "this node's API server does not have the keys of this stage",
-                cause=f"{missing}, {elapsed:.0f} s after its restart",
-                remedy=f"look at its log: crictl logs of {SERVER}; then: {self.command} --continue",
-                code="rotation-not-proven",
-            )
-
-        wait_for(
-            ctx.host,
-            functools.partial(_find_lack, own, work),
-            goal="its keys",
-            timeout_s=READ_S,
-            tell=ctx.report.waiting,
-            failure=fail,
-            poll_s=0.5,
-        )
+        what = "this node's API server does not have the keys of this stage"
+        look = functools.partial(_find_lack, own, work)
+        stages.wait_for_stage(ctx, look, what=what, timeout_s=READ_S, component=SERVER)
 
     def prove(self, ctx: RotationRun, work: Work) -> Sequence[Trouble]:
         found = []
@@ -115,8 +91,8 @@ class ServiceAccounts(stages.Kind):
                 f'--type json -p \'[{{"op":"remove","path":"/data/token"}}]\'; or cut them off: {self.command} --finish --force'
             )
         raise ClusterError(
-            f"{len(lines)} may still hold a token of the former key",
-            cause=f"{lines[0]}; once the former key is dropped, who has no other token is refused",
+            f"{len(lines)} pods, Secrets or clients may still use the former key",
+            cause=f"{lines[0]}; whoever has no other token is refused once the former key is dropped",
             remedy=remedy,
             code="rotation-still-used",
             details=lines[1:MOST_NAMED],
@@ -124,14 +100,6 @@ class ServiceAccounts(stages.Kind):
 
     def end(self, ctx: RotationRun, work: Work) -> None:
         ctx.report.note("tokens of the former key are refused by every API server")
-
-
-def _read_flag(ctx: RotationRun, component: str, *, flag: str) -> list[str]:
-    """The values of a flag that may be given several times."""
-    path = ctx.paths.manifest(component)
-    pod = yaml_files.load_mapping(ctx.host.read_text(path), str(path)) if ctx.host.exists(path) else {}
-    words = next(iter(yaml_files.commands_of_pod(pod)), [])
-    return [word.partition("=")[2] for word in words if word.startswith(f"--{flag}=")]
 
 
 # ---- what an API server accepts

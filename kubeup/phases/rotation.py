@@ -9,7 +9,7 @@ kubeadm has no counterpart: its documentation describes the cluster's authority,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 from kubeup.cluster import rotation
@@ -20,6 +20,7 @@ from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazily
+from kubeup.machine.waiting import wait_for
 from kubeup.node.rotated_pairs import DROP, TRUST, USE, Pair
 from kubeup.phases import static_pods_swap
 from kubeup.phases.static_pods_swap import SwapRun
@@ -27,6 +28,7 @@ from kubeup.secret import Secret
 from kubeup.trouble import Trouble, advise
 
 with lazily:
+    from kubeup import yaml_files
     from kubeup.cluster import health, objects
     from kubeup.node import pki, rotated_pairs
 
@@ -102,13 +104,13 @@ class RotationRun(SwapRun):
 
 def check_rotation(ctx: RotationRun) -> Outputs:
     """Say what comes, and refuse what would not end well. Raises HostError, ClusterError, UsageError (not-confirmed)."""
+    ctx.kind.check(ctx)
     static_pods_swap.refuse_tried_elsewhere(ctx)
     one = rotation.read(ctx.api)
     _refuse_words(ctx, one)
     if one is None and ctx.continues:
         return None
     _seal_key(ctx)
-    ctx.kind.check(ctx)
     if one is None:
         rotated_pairs.read_pair(ctx.host, _place(ctx))
         _refuse_unwell(ctx)
@@ -320,6 +322,38 @@ def _advance(run: RotationRun, one: Rotation, *, stage: str) -> None:
     except ApiRefused as error:
         if error.http_status != 409:  # another control plane has done so
             raise
+
+
+def check_flags(run: RotationRun, flags: Sequence[tuple[str, str, str]]) -> None:
+    """That the static pods read the files that are rotated, and no others. flags: (component, flag, file below certificatesDir). Raises
+    HostError (rotated-files-elsewhere)."""
+    for component, flag, name in flags:
+        path, wanted = run.paths.manifest(component), str(run.paths.pki / name)
+        pod = yaml_files.load_mapping(run.host.read_text(path), str(path)) if run.host.exists(path) else {}
+        words = next(iter(yaml_files.commands_of_pod(pod)), [])
+        found = [word.partition("=")[2] for word in words if word.startswith(f"--{flag}=")]
+        if found != [wanted]:
+            raise HostError(
+                f"{component} does not use {wanted} alone",
+                cause=f"--{flag} in {path} is {' and '.join(found) or 'not there'}",
+                remedy=f"have it say --{flag}={wanted}, on every control plane: kb reconfigure; what lies elsewhere is replaced there",
+                code="rotated-files-elsewhere",
+            )
+
+
+def wait_for_stage(run: RotationRun, look: Callable[[], str], *, what: str, timeout_s: float, component: str) -> None:
+    """Until a component of this node is as the stage wants it. look: what is missing, in words; what: the error's first line. Raises
+    ClusterError (rotation-not-proven)."""
+
+    def fail(missing: str, elapsed: float) -> KbError:
+        return ClusterError(
+            what,
+            cause=f"{missing}, {elapsed:.0f} s after it could have been so",
+            remedy=f"look at its log: crictl logs of {component}; then: {run.kind.command} --continue",
+            code="rotation-not-proven",
+        )
+
+    wait_for(run.host, look, goal="this stage", timeout_s=timeout_s, tell=run.report.waiting, failure=fail, poll_s=0.5)
 
 
 def list_servers(run: Run) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import json
 from typing import Any
 
@@ -230,7 +231,7 @@ def test_keys_elsewhere_are_refused() -> None:
     path = "/etc/kubernetes/manifests/kube-apiserver.yaml"
     host.files[path] = host.files[path].replace(b"pki/sa.pub", b"pki/other.pub")
     ended = kb(host, *SA)
-    assert "code:   service-account-key-elsewhere\n" in ended.err and "other.pub" in ended.err and host.sent == []
+    assert "code:   rotated-files-elsewhere\n" in ended.err and "other.pub" in ended.err and host.sent == []
 
 
 def test_a_dry_run_changes_nothing() -> None:
@@ -368,6 +369,104 @@ def test_the_front_proxy_killed_at_every_change() -> None:
             number
         )
         assert certificates.is_issued_by(certs_of(host, "front-proxy-client.crt")[0], certs_of(host)[0]), number
+
+
+# ---- etcd's authority
+
+ETCD = ("rotate-ca", "etcd", "--yes")
+OF_ETCD = ("etcd/server", "etcd/peer", "etcd/healthcheck-client", "apiserver-etcd-client")
+
+
+def signers_of(host: Rotating, authorities: list[Any]) -> set[int]:
+    """Which of the authorities have signed the certificates of etcd and its clients."""
+    leaves = [certs_of(host, f"{name}.crt")[0] for name in OF_ETCD]
+    return {n for n, ca in enumerate(authorities) for leaf in leaves if certificates.is_issued_by(leaf, ca)}
+
+
+def test_etcd_s_authority_is_rotated_member_by_member() -> None:
+    host = make_rotating(3)
+    former = certs_of(host, "etcd/ca.crt")[0]
+    ok(host, *ETCD)
+    assert certs_of(host, "etcd/ca.crt")[0] == former and len(certificates.parse_certs(host.etcd_read[1])) == 2
+    assert signers_of(host, [former]) == {0} and "start etcd" in host.events
+    host.follow("cp2")
+    assert "on control plane cp3: " in ok(host, *ETCD, "--continue").out
+    host.follow("cp3")
+    host.events.clear()
+    ok(host, *ETCD, "--continue")
+    new = certs_of(host, "etcd/ca.crt")[0]
+    assert certs_of(host, "etcd/ca.crt") == [new, former] and signers_of(host, [former, new]) == {1}
+    assert host.events == [], "certificates are read at the next handshake"
+    host.follow(*NEXT)
+    ok(host, *ETCD, "--continue")
+    ok(host, *ETCD, "--finish")
+    assert list(certificates.parse_certs(host.etcd_read[1])) == [new] and "start etcd" in host.events
+    host.follow(*NEXT)
+    ok(host, *ETCD, "--continue")
+    assert is_over(host) and not host.violations
+
+
+def test_etcd_goes_back() -> None:
+    host = make_rotating()
+    former = certs_of(host, "etcd/ca.crt")[0]
+    ok(host, *ETCD)
+    assert signers_of(host, [former]) == set()
+    ok(host, *ETCD, "--undo")
+    assert signers_of(host, [former]) == {0} and len(certificates.parse_certs(host.etcd_read[1])) == 2
+    ok(host, *ETCD, "--finish")
+    assert list(certificates.parse_certs(host.etcd_read[1])) == [former] == certs_of(host, "etcd/ca.crt")
+
+
+def test_a_member_that_has_only_said_so_keeps_the_next_stage_off() -> None:
+    host = make_rotating(3)
+    ok(host, *ETCD)
+    before = host.etcd_read[2]
+    host.follow(*NEXT)
+    host.etcd_read[2] = before
+    ended = kb(host, *ETCD, "--continue")
+    assert "code:   rotation-not-proven\n" in ended.err and "cp2" in ended.err and host.record["stage"] == "trust"
+
+
+def test_etcd_that_is_missing_a_member_is_refused() -> None:
+    host = make_rotating(3)
+    host.of_etcd[2].is_up = False
+    ended = kb(host, *ETCD)
+    assert "code:   etcd-stop-unsafe\n" in ended.err and host.sent == [] and host.changes == []
+
+
+def test_an_external_etcd_is_refused() -> None:
+    host = make_rotating()
+    del host.files["/etc/kubernetes/manifests/etcd.yaml"]
+    ended = kb(host, *ETCD)
+    assert "code:   no-local-etcd\n" in ended.err and host.sent == []
+
+
+def test_an_authority_of_etcd_that_has_ended_is_refused_by_name() -> None:
+    host = make_rotating()
+    host.clock += datetime.timedelta(days=400)
+    ended = kb(host, *ETCD)
+    assert (
+        "code:   ca-expired\n" in ended.err
+        and "kb certs recover" in ended.err
+        and host.sent == []
+        and host.changes == []
+    )
+
+
+def test_etcd_s_authority_killed_at_every_change() -> None:
+    way = (ETCD, (*ETCD, "--finish"))
+    for number in moments_of(*way):
+        host = run_until_killed(number, *way)
+        if RECORD in host.cluster.objects or signers_of(host, certs_of(host, "etcd/ca.crt")[:1]) == {0}:
+            ok(host, *ETCD)
+        if RECORD in host.cluster.objects and not is_over(host):
+            ok(host, *ETCD, "--finish")
+        authorities = certs_of(host, "etcd/ca.crt")
+        assert RECORD not in host.cluster.objects and len(authorities) == 1 and signers_of(host, authorities) == {0}, (
+            number
+        )
+        assert list(certificates.parse_certs(host.etcd_read[1])) == authorities, number
+        assert not host.violations, (number, host.violations)
 
 
 def _add_pod(host: Rotating, name: str, *, owner: str = "") -> None:
