@@ -15,6 +15,7 @@ from kubeup.network import service_rules
 CHAINS = frozenset(("FLANNEL-FWD", "FLANNEL-POSTRTG"))
 _TABLES = frozenset(("flannel-ipv4", "flannel-ipv6"))
 LINKS = ("cni0", "flannel.1", "flannel-v6.1")
+_ALL_LINKS = Path("/sys/class/net")
 PLACES = tuple(
     Path(name)
     for name in (
@@ -28,7 +29,8 @@ PLACES = tuple(
 
 
 def list_links(host: Host) -> list[str]:
-    return [name for name in LINKS if host.query(["ip", "link", "show", "dev", name]).ok]
+    known = host.list_dir(_ALL_LINKS)
+    return [name for name in LINKS if name in known]
 
 
 def find(host: Host, *, places: Collection[str], links: Collection[str]) -> list[str]:

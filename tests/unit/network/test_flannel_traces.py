@@ -29,8 +29,6 @@ def make_host() -> FakeHost:
             "iptables-nft -w 10 -t nat -S": NAT,
             "iptables-nft-restore": restore,
             "nft list tables": "table ip flannel-ipv4\ntable ip mine\n",
-            "ip link show dev cni0": "5: cni0",
-            "ip link show dev flannel.1": "4: flannel.1",
         },
         accepts={"nft delete table ip flannel-ipv4", "ip link delete cni0", "ip link delete flannel.1"},
     )
@@ -38,6 +36,7 @@ def make_host() -> FakeHost:
         "/etc/cni/net.d/10-flannel.conflist": b"",
         "/run/flannel/subnet.env": b"",
         "/opt/cni/bin/flannel": b"",
+        **{f"/sys/class/net/{name}/ifindex": b"4" for name in ("eth0", "cni0", "flannel.1")},
     }
     return host
 
