@@ -233,6 +233,8 @@ def test_a_cluster_of_kubeadm_s(make_node: MakeNode, kb_pyz: Path, k8s_version: 
     text = lab_config(k8s_version, address=cp1.address, endpoint=ENDPOINT, init={"certificateKey": KEY})
     cp1.write("/root/init.yaml", text)
     cp1.run(f"kubeadm init --config init.yaml {IGNORE}", timeout=600)
+    connect_nodes([cp1])
+    cp1.wait_node_ready()
     for node in nodes:
         node.scp(kb_pyz, "/root/kb.pyz")
     assert code_of(rotate(cp1, SA, check=False)) == "not-confirmed"
