@@ -19,7 +19,8 @@ _LOOKS = {
     "mounts": r"awk '{print $5}' /proc/self/mountinfo | sort",
     "links": r"ip -d -o link show | sed -E 's/^[0-9]+: ([^:@]+).*link\/(\S+).*/\1 \2/' | sort",
     "addresses": "ip -o address show scope global | awk '{print $2, $4}' | sort",
-    "routes": r"(ip route show table all; ip -6 route show table all) | sed -E 's/ expires [0-9]+sec//; s/ pref medium//' | sort",
+    # a link gets its own IPv6 address some seconds after it came up
+    "routes": r"(ip route show table all; ip -6 route show table all) | grep -v -e fe80:: -e ff00:: | sed -E 's/ expires [0-9]+sec//; s/ pref medium//' | sort",
     "policies": "ip rule; ip -6 rule",
     "namespaces": "ls -A /run/netns 2>/dev/null; true",
     "tables": "nft list tables",
