@@ -1,6 +1,6 @@
 """What kube-proxy and the kubelet leave in the kernel when they have ended: chains, sets, tables, virtual servers, a link.
 
-All of it is known by exact names, those of Kubernetes 1.31 to 1.36 (pkg/proxy/*, pkg/kubelet/kubelet_network_linux.go). Other programs
+All of it is known by exact names, those of Kubernetes 1.33 to 1.36 (pkg/proxy/*, pkg/kubelet/kubelet_network_linux.go). Other programs
 have similar names (kube-router: KUBE-ROUTER-*, KUBE-POD-FW-*, KUBE-NWPLCY-*): a prefix proves nothing. Rules of others are neither
 moved nor rewritten: one transaction a table names only what goes. kubeadm leaves all of this, and `kube-proxy --cleanup` is no
 substitute (docs/adr/0026-reset-takes-rules.md).
