@@ -61,8 +61,10 @@ def _examine(call: Invocation) -> tuple[node_files.Patient, list[facts.Finding]]
         _require_control_plane(patient)
     notes = table.examine(patient, table.OF_THE_CLUSTER if of_cluster else None)
     if "textfile" in call.flags:
-        text = metrics.render(notes, ended_at=local.now().timestamp(), took_s=local.monotonic() - started)
-        local.write_output(str(Path(call.flags["textfile"]) / metrics.FILE), [text.encode()])
+        prefix = metrics.CLUSTER if of_cluster else metrics.NODE
+        took_s = local.monotonic() - started
+        text = metrics.render(notes, prefix=prefix, ended_at=local.now().timestamp(), took_s=took_s)
+        local.write_output(str(Path(call.flags["textfile"]) / metrics.name_file(prefix)), [text.encode()])
     return patient, notes
 
 

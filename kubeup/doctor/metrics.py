@@ -10,27 +10,33 @@ from collections.abc import Iterable
 
 from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, WARNING, Finding
 
-FILE = "kb_doctor.prom"
+NODE, CLUSTER = "kb_doctor", "kb_doctor_cluster"
+"""What the names of the metrics begin with: of this node's own findings, and of those of --cluster."""
 _LEVELS = (ERROR, WARNING, FOLLOWS)
 
 
-def render(notes: Iterable[Finding], *, ended_at: float, took_s: float) -> str:
-    """The file's text. ended_at: seconds since 1970. A check that found nothing has no row, so that alerts end by themselves."""
+def name_file(prefix: str) -> str:
+    return f"{prefix}.prom"
+
+
+def render(notes: Iterable[Finding], *, prefix: str, ended_at: float, took_s: float) -> str:
+    """The file's text. prefix: NODE or CLUSTER; ended_at: seconds since 1970. A check that found nothing has no row, so that alerts end by
+    themselves."""
     levels = Counter(note.level for note in notes)
     rows = Counter((note.name, note.level) for note in notes if note.level in _LEVELS)
     return "".join(
         [
-            *_head("kb_doctor_findings", "Findings of kb doctor on this node, by level."),
-            *(f'kb_doctor_findings{{level="{level}"}} {levels[level]}\n' for level in _LEVELS),
-            *_head("kb_doctor_finding", "Findings of kb doctor on this node, by check and level."),
+            *_head(f"{prefix}_findings", "Findings of kb doctor, by level."),
+            *(f'{prefix}_findings{{level="{level}"}} {levels[level]}\n' for level in _LEVELS),
+            *_head(f"{prefix}_finding", "Findings of kb doctor, by check and level."),
             *(
-                f'kb_doctor_finding{{check="{_escape(name)}",level="{level}"}} {count}\n'
+                f'{prefix}_finding{{check="{_escape(name)}",level="{level}"}} {count}\n'
                 for (name, level), count in sorted(rows.items())
             ),
-            *_head("kb_doctor_duration_seconds", "How long kb doctor took."),
-            f"kb_doctor_duration_seconds {took_s:.3f}\n",
-            *_head("kb_doctor_timestamp_seconds", "When kb doctor ended, in seconds since 1970."),
-            f"kb_doctor_timestamp_seconds {ended_at:.0f}\n",
+            *_head(f"{prefix}_duration_seconds", "How long kb doctor took."),
+            f"{prefix}_duration_seconds {took_s:.3f}\n",
+            *_head(f"{prefix}_timestamp_seconds", "When kb doctor ended, in seconds since 1970."),
+            f"{prefix}_timestamp_seconds {ended_at:.0f}\n",
         ]
     )
 

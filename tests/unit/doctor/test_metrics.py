@@ -14,13 +14,13 @@ def test_findings_are_counted_by_check_and_level() -> None:
         Finding("node", "error", "two", "x"),
         Finding('odd"\\\nname', "warning", "three", "x"),
     ]
-    assert metrics.render(notes, ended_at=1767225600.4, took_s=3.25).splitlines() == [
-        "# HELP kb_doctor_findings Findings of kb doctor on this node, by level.",
+    assert metrics.render(notes, prefix=metrics.NODE, ended_at=1767225600.4, took_s=3.25).splitlines() == [
+        "# HELP kb_doctor_findings Findings of kb doctor, by level.",
         "# TYPE kb_doctor_findings gauge",
         'kb_doctor_findings{level="error"} 2',
         'kb_doctor_findings{level="warning"} 1',
         'kb_doctor_findings{level="follows"} 1',
-        "# HELP kb_doctor_finding Findings of kb doctor on this node, by check and level.",
+        "# HELP kb_doctor_finding Findings of kb doctor, by check and level.",
         "# TYPE kb_doctor_finding gauge",
         'kb_doctor_finding{check="dns",level="follows"} 1',
         'kb_doctor_finding{check="node",level="error"} 2',
@@ -32,3 +32,10 @@ def test_findings_are_counted_by_check_and_level() -> None:
         "# TYPE kb_doctor_timestamp_seconds gauge",
         "kb_doctor_timestamp_seconds 1767225600",
     ]
+
+
+def test_those_of_the_cluster_have_names_of_their_own() -> None:
+    """Both files may lie in one folder."""
+    text = metrics.render([], prefix=metrics.CLUSTER, ended_at=0, took_s=1)
+    assert 'kb_doctor_cluster_findings{level="error"} 0' in text and "kb_doctor_findings" not in text
+    assert metrics.name_file(metrics.CLUSTER) != metrics.name_file(metrics.NODE) == "kb_doctor.prom"
