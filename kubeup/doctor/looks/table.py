@@ -22,6 +22,7 @@ from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look
 from kubeup.doctor.looks.machine_events import look_at_events
 from kubeup.doctor.looks.machine_limits import look_at_limits
 from kubeup.doctor.looks.registered_node import look_at_node
+from kubeup.doctor.looks.rotating import look_at_rotation
 from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
 from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import look_at_disk, look_at_etcd
@@ -51,6 +52,7 @@ LOOKS: tuple[Look, ...] = (
     Look("swap", "no swap of static pods was cut off", look_at_swap),
     Look("try", "no change is being tried that goes back by itself", look_at_try),
     Look("reboot", "no reboot of this node is left unfinished", look_at_reboot),
+    Look("rotation", "no rotation of a key that control planes share is under way", look_at_rotation),
     Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
     Look(
         "pod-network", "the pod network is set up here, and no pod is attached to a previous one", look_at_pod_network
