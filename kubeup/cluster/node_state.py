@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 from kubeup.shapes import fit_what_does
 from kubeup.trouble import Trouble
@@ -55,5 +55,9 @@ def _judge_taints(name: str, keys: set[str]) -> list[Trouble]:
     return troubles
 
 
-def is_cordoned(node: Mapping[str, Any]) -> bool:
-    return bool(fit_what_does(node, _SHAPE)["spec"]["unschedulable"])
+def find_cordon(node: Mapping[str, Any]) -> Optional[Trouble]:
+    found = fit_what_does(node, _SHAPE)
+    if not found["spec"]["unschedulable"]:
+        return None
+    name = found["metadata"]["name"]
+    return Trouble(f"node {name} is cordoned", "no new pod is scheduled on it", f"kb node uncordon {name}")

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
+from kubeup.cluster import api as kubeapi
 from kubeup.cluster import membership
 from kubeup.config import choose
 from kubeup.config.types import (
@@ -97,6 +98,11 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
     return Patient(host, paths, own, release, kubeconfig_file or default, is_member)
 
 
+def open_api(patient: Patient) -> kubeapi.Api:
+    """A client with this node's identity, which asks once. Raises what read_identity does."""
+    return kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+
+
 def _read_join(host: Host, paths: Paths) -> Optional[Join]:
     """What a worker's kubelet knows of its cluster; None on a control plane."""
     if host.exists(paths.manifest("kube-apiserver")):
@@ -151,9 +157,13 @@ def _find_version(host: Host, paths: Paths) -> str:
     """The version of the API server's image, else of the kubelet, else the newest that kb knows."""
     found = read_server_version(host, paths)
     if found is None:
-        told = host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "")
-        found = releases.parse_version(told.strip())
+        found = releases.parse_version(read_installed_kubelet(host))
     return found.text if found and found.minor in releases.RELEASES else releases.NEWEST_PROVEN
+
+
+def read_installed_kubelet(host: Host) -> str:
+    """`v1.35.6`, the version of the kubelet's program; "" if there is none."""
+    return host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "").strip()
 
 
 def read_server_version(host: Host, paths: Paths) -> Optional[releases.Version]:

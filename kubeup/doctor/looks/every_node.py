@@ -5,26 +5,21 @@ from __future__ import annotations
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import node_state, objects, probes, stuck_pods
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
-from kubeup.doctor.node_files import Patient
+from kubeup.doctor.node_files import Patient, open_api
 
 
 def look_at_every_node(patient: Patient) -> Findings:
     """What keeps pods away from nodes that are Ready. Those that are not are the cluster look's."""
-    for node in _open_api(patient).list(kubeapi.path_of("Node")):
-        name = str(node["metadata"]["name"])
+    for node in open_api(patient).list(kubeapi.path_of("Node")):
         if probes.node_condition(node)[0] == "True":
             for trouble in node_state.find_troubles(node):
                 yield Finding("nodes", ERROR, str(trouble), trouble.remedy)
-        if node_state.is_cordoned(node):
-            text = f"node {name} is cordoned: no new pod is scheduled on it"
-            yield Finding("nodes", WARNING, text, f"kb node uncordon {name}")
+        cordon = node_state.find_cordon(node)
+        if cordon:
+            yield Finding("nodes", WARNING, str(cordon), cordon.remedy)
 
 
 def look_at_system_pods(patient: Patient) -> Findings:
     """The pods of kube-system: DNS, kube-proxy, and what else the cluster was given."""
-    for trouble in stuck_pods.find_stuck(_open_api(patient), objects.SYSTEM):
+    for trouble in stuck_pods.find_stuck(open_api(patient), objects.SYSTEM):
         yield Finding("pods", ERROR, str(trouble), trouble.remedy)
-
-
-def _open_api(patient: Patient) -> kubeapi.Api:
-    return kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)

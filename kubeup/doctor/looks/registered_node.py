@@ -11,7 +11,13 @@ from kubeup.config import choose
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
-from kubeup.doctor.node_files import Patient, read_called_name, read_cert_node_name, read_kubelet_flags
+from kubeup.doctor.node_files import (
+    Patient,
+    read_called_name,
+    read_cert_node_name,
+    read_installed_kubelet,
+    read_kubelet_flags,
+)
 from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.shapes import Shape, fit_what_does
@@ -55,9 +61,9 @@ def look_at_node(patient: Patient) -> Findings:
     else:
         for trouble in node_state.find_troubles(node):
             yield Finding("node", ERROR, str(trouble), trouble.remedy)
-    if node_state.is_cordoned(node):
-        text = f"node {name} is cordoned: no new pod is scheduled on it"
-        yield Finding("node", WARNING, text, f"kb node uncordon {name}")
+    cordon = node_state.find_cordon(node)
+    if cordon:
+        yield Finding("node", WARNING, str(cordon), cordon.remedy)
     yield from _judge_identity(patient, name, node=node)
     yield from _judge_serving_requests(name, requests)
 
@@ -93,7 +99,7 @@ _STATUS: Shape = {
 
 
 def _judge_version(patient: Patient, name: str, *, running: str) -> Findings:
-    told = patient.host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "").strip()
+    told = read_installed_kubelet(patient.host)
     if told and running and told != running:
         text = f"the kubelet of node {name} runs as {running}, and the program on this machine is {told}"
         yield Finding("node", WARNING, text, signs.say_restart(patient.host, "kubelet"))

@@ -7,7 +7,7 @@ import contextlib
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import rotation
 from kubeup.diagnosis.checks.facts import WARNING, Finding, Findings
-from kubeup.doctor.node_files import Patient
+from kubeup.doctor.node_files import Patient, open_api
 from kubeup.machine.http import Unreachable
 from kubeup.node.rotated_pairs import USE
 from kubeup.phases.rotation import COMMANDS
@@ -17,7 +17,7 @@ def look_at_rotation(patient: Patient) -> Findings:
     """Nothing on a worker, whose identity may not read it, and nothing while the API is away, which another look reports."""
     if not patient.is_control_plane or not patient.host.exists(patient.kubeconfig):
         return
-    api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+    api = open_api(patient)
     with contextlib.suppress(Unreachable, kubeapi.ApiRefused):
         one = rotation.read(api)
         if one is None:

@@ -6,12 +6,11 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from kubeup.cluster import api as kubeapi
 from kubeup.cluster import probes
 from kubeup.diagnosis import chain
 from kubeup.diagnosis.checks import facts, table
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
-from kubeup.doctor.node_files import Patient, read_flags
+from kubeup.doctor.node_files import Patient, open_api, read_flags
 from kubeup.errors import KbError
 from kubeup.shapes import fit_what_does
 from kubeup.yaml_files import load_mapping
@@ -76,7 +75,7 @@ def look_at_static_pods(patient: Patient) -> Findings:
     if not patient.is_control_plane:
         return
     try:
-        api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+        api = open_api(patient)
         pods = probes.read_static_pods(api, patient.config.node.name)
         failing = [pod.component for pod in pods if pod.running_since and not pod.is_ready]
         told = {name: probes.read_probe_failure(api, f"{name}-{patient.config.node.name}") for name in failing}

@@ -9,7 +9,7 @@ from kubeup.cluster import api as kubeapi
 from kubeup.cluster import probes
 from kubeup.diagnosis import container_trouble
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
-from kubeup.doctor.node_files import Patient
+from kubeup.doctor.node_files import Patient, open_api
 from kubeup.errors import KbError
 from kubeup.json_text import as_table
 from kubeup.machine.host import Host
@@ -70,8 +70,7 @@ def _look_at_marks(patient: Patient) -> Findings:
         return
     marks = dict[str, str]()
     with contextlib.suppress(Unreachable, kubeapi.ApiRefused):  # the check of this node reports why
-        identity = kubeapi.read_identity(patient.host, patient.kubeconfig)
-        marks = drain.read_marks(kubeapi.Api(patient.host, identity, retry_s=0))
+        marks = drain.read_marks(open_api(patient))
     for server, serial in sorted(marks.items()):
         age_s = drain.age_of(serial, now=patient.host.now())
         if age_s < drain_marks.LAPSE_S:
@@ -163,7 +162,7 @@ def _read_ways(patient: Patient, dns_address: str, *, name: str) -> pod_view.Way
     """The Services, and their endpoints as far as this node's identity may read them."""
     api_address, pods, server = "", [], ""
     with contextlib.suppress(KbError):
-        api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+        api = open_api(patient)
         server = api.server
         service = api.get(kubeapi.path_of("Service", "kubernetes", namespace="default")) or {}
         api_address = str((service.get("spec") or {}).get("clusterIP") or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import health, reach
 from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
-from kubeup.doctor.node_files import Patient
+from kubeup.doctor.node_files import Patient, open_api
 from kubeup.machine.http import Unreachable
 
 _LEVELS = {
@@ -21,8 +21,7 @@ _LEVELS = {
 
 def look_at_whole_cluster(patient: Patient) -> Findings:
     """The same for all nodes, this one as any other, whose problems weigh as much as they do for the cluster. Raises what the API does."""
-    api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
-    for part in _read_parts(api):
+    for part in _read_parts(open_api(patient)):
         if part.unproven:
             yield Finding("cluster", OK, f"not proven: {part.unproven}", remedy="")
         elif part.trouble:
@@ -40,7 +39,7 @@ def look_at_cluster(patient: Patient) -> Findings:
     host = patient.host
     if not patient.is_control_plane or not host.exists(patient.kubeconfig):
         return
-    api = kubeapi.Api(host, kubeapi.read_identity(host, patient.kubeconfig), retry_s=0)
+    api = open_api(patient)
     try:
         parts = _read_parts(api)
     except Unreachable:
