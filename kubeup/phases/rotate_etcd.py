@@ -10,11 +10,12 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 from kubeup.cluster import etcd
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazily
-from kubeup.node.rotated_pairs import DROP, USE, Pair
+from kubeup.node.rotated_pairs import USE, Pair
 from kubeup.phases import rotation as stages
 from kubeup.phases import static_pods_swap
 from kubeup.phases.rotation import RotationRun, Work
@@ -102,16 +103,11 @@ def _find_lack(client: etcd.Etcd, work: Work) -> str:
     plain = client.read_status(client.endpoints[0])
     if plain.away:
         return plain.away
-    for pair, name in ((work.following, "the new"), (work.former, "the former")):
-        if certificates.is_expired(pair.cert, client.host.now()):
-            continue
-        refusal = _try_pair(client, pair)
-        is_wanted = pair is work.following or work.stage != DROP
-        if is_wanted and refusal:
-            return f"it does not accept {name} authority: {refusal}"
-        if not is_wanted and not refusal:
-            return f"it still accepts {name} authority"
-    return _find_other_signer(client, work)
+
+    def find_refusal(pair: Pair) -> Optional[str]:
+        return None if certificates.is_expired(pair.cert, client.host.now()) else _try_pair(client, pair)
+
+    return stages.find_pair_lack(work, find_refusal, form="{} authority") or _find_other_signer(client, work)
 
 
 def _try_pair(client: etcd.Etcd, pair: Pair) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Optional
 
 from kubeup.cluster import request_header
 from kubeup.cluster.api import Api
@@ -16,7 +17,7 @@ from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import watch
-from kubeup.node.rotated_pairs import DROP
+from kubeup.node.rotated_pairs import DROP, Pair
 from kubeup.phases import rotation as stages
 from kubeup.phases.rotation import RotationRun, Work
 from kubeup.trouble import Trouble
@@ -114,19 +115,15 @@ def _wait_until_published(ctx: RotationRun, work: Work) -> str:
 def _find_lack(ctx: RotationRun, api: Api, *, work: Work) -> str:
     """What of the stage this API server does not have yet, in words; "" if it has all."""
     place = rotated_pairs.place_of(ctx.paths, FRONT_PROXY.authority)
+
+    def find_refusal(pair: Pair) -> Optional[str]:
+        is_expired = certificates.is_expired(pair.cert, ctx.host.now())
+        return None if is_expired else request_header.find_refusal(api, pair, place=place)
+
     try:
-        for pair, name in ((work.following, "the new"), (work.former, "the former")):
-            if certificates.is_expired(pair.cert, ctx.host.now()):
-                continue
-            refusal = request_header.find_refusal(api, pair, place=place)
-            is_wanted = pair is work.following or work.stage != DROP
-            if is_wanted and refusal:
-                return f"it does not accept {name} authority: {refusal}"
-            if not is_wanted and not refusal:
-                return f"it still accepts {name} authority"
+        return stages.find_pair_lack(work, find_refusal, form="{} authority")
     except Unreachable as error:
         return error.cause
-    return ""
 
 
 FRONT_PROXY = FrontProxy()

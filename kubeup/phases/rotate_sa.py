@@ -18,7 +18,7 @@ from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import say_round, watch
-from kubeup.node.rotated_pairs import DROP, TRUST, USE
+from kubeup.node.rotated_pairs import TRUST, USE, Pair
 from kubeup.phases import rotation as stages
 from kubeup.phases import static_pods_swap
 from kubeup.phases.rotation import RotationRun, Work
@@ -113,18 +113,15 @@ def _find_lack(api: Api, work: Work) -> str:
         signer = work.former if work.stage == TRUST else work.following
         if account_tokens.kid_of_token(token) != account_tokens.kid_of_key(signer.key):
             return "it signs tokens with another key"
-        for pair, name in ((work.following, "the new"), (work.former, "the former")):
-            refusal = account_tokens.find_refusal(api, account_tokens.sign_again(token, pair.key))
-            is_wanted = pair is work.following or work.stage != DROP
-            if is_wanted and refusal:
-                return f"it does not accept tokens of {name} key: {refusal}"
-            if not is_wanted and not refusal:
-                return f"it still accepts tokens of {name} key"
+
+        def find_refusal(pair: Pair) -> str:
+            return account_tokens.find_refusal(api, account_tokens.sign_again(token, pair.key))
+
+        return stages.find_pair_lack(work, find_refusal, form="tokens of {} key")
     except Unreachable as error:
         return error.cause
     except ClusterError as error:
         return f"{error}"
-    return ""
 
 
 # ---- who still needs the former key

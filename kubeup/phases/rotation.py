@@ -324,6 +324,20 @@ def _advance(run: RotationRun, one: Rotation, *, stage: str) -> None:
             raise
 
 
+def find_pair_lack(work: Work, find_refusal: Callable[[Pair], Optional[str]], *, form: str) -> str:
+    """What of the stage a server does not have yet, in words; "" if it has all: it accepts both pairs, and in the last stage the following
+    one alone. find_refusal: why it refuses a pair, "" if it accepts it, None if that cannot be tried; form: what is tried, with {} for the
+    pair's name."""
+    for pair, name in ((work.following, "the new"), (work.former, "the former")):
+        refusal = find_refusal(pair)
+        is_wanted = pair is work.following or work.stage != DROP
+        if is_wanted and refusal:
+            return f"it does not accept {form.format(name)}: {refusal}"
+        if not is_wanted and refusal == "":
+            return f"it still accepts {form.format(name)}"
+    return ""
+
+
 def check_flags(run: RotationRun, flags: Sequence[tuple[str, str, str]]) -> None:
     """That the static pods read the files that are rotated, and no others. flags: (component, flag, file below certificatesDir). Raises
     HostError (rotated-files-elsewhere)."""
