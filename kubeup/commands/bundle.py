@@ -176,14 +176,7 @@ def diff(call: Invocation) -> int:
 
 
 def _open(call: Invocation, local: LocalHost) -> oci_layout.Layout:
-    if len(call.words) != 1:
-        raise UsageError(
-            f"kb {call.command.name} {' '.join(call.words)}".strip(),
-            cause="it takes one file or folder",
-            remedy=f"kb {call.command.name} FILE",
-            code="usage",
-        )
-    return oci_layout.open_layout(local, Path(call.words[0]).absolute())
+    return oci_layout.open_layout(local, launcher.require_one_file(call, takes="one file or folder"))
 
 
 def _load_config(call: Invocation, local: LocalHost) -> NodeConfig:

@@ -397,6 +397,18 @@ def of_a_swap(call: Invocation) -> dict[str, Any]:
     }
 
 
+def require_one_file(call: Invocation, *, takes: str) -> Path:
+    """The file that the command's only word names. takes: `one bundle`. Raises UsageError (usage)."""
+    if len(call.words) != 1:
+        raise UsageError(
+            f"kb {call.command.name} {' '.join(call.words)}".strip(),
+            cause=f"it takes {takes}",
+            remedy=f"kb {call.command.name} FILE",
+            code="usage",
+        )
+    return Path(call.words[0]).absolute()
+
+
 def agree(call: Invocation, question: str) -> None:
     """Go on only with the user's word: --yes, or an answer at the terminal. Raises UsageError (not-confirmed)."""
     if call.flags.get("yes") or call.flags.get("dry-run"):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def serve(call: Invocation) -> int:
     """Serve until a signal ends it."""
     local = launcher.open_host(call)
-    path = _one_word(call)
+    path = launcher.require_one_file(call, takes="one bundle, or a folder of bundles")
     address, port = mirror_server.parse_listen(str(call.flags.get("listen", ":5000")))
     tls, ca_pem = None, ""
     if call.flags.get("tls"):
@@ -57,7 +57,8 @@ def sync(call: Invocation) -> int:
             code="usage",
         )
     ca = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else None
-    path, url, count = _one_word(call), f"{base.partition('://')[0]}://{server}", 0
+    path = launcher.require_one_file(call, takes="one bundle, or a folder of bundles")
+    url, count = f"{base.partition('://')[0]}://{server}", 0
     with contextlib.ExitStack() as stack:
         if path.is_relative_to(local_bundle.MIRROR_FOLDER):  # gc may not write it anew meanwhile
             stack.enter_context(local_bundle.hold_folder(local, f"kb {call.command.name}"))
@@ -73,17 +74,6 @@ def sync(call: Invocation) -> int:
             count += 1
     call.report.line(f"{count} images are in {base}")
     return 0
-
-
-def _one_word(call: Invocation) -> Path:
-    if len(call.words) != 1:
-        raise UsageError(
-            f"kb {call.command.name} {' '.join(call.words)}".strip(),
-            cause="it takes one bundle, or a folder of bundles",
-            remedy=f"kb {call.command.name} FILE",
-            code="usage",
-        )
-    return Path(call.words[0]).absolute()
 
 
 def _both(call: Invocation, flag: str) -> str:

@@ -45,14 +45,7 @@ def _require_mirror(local: LocalHost) -> Path:
 
 def add(call: Invocation) -> int:
     """Add a bundle to this node's mirror: check it first, then copy it; it is served a second later."""
-    if len(call.words) != 1:
-        raise UsageError(
-            f"kb {call.command.name} {' '.join(call.words)}".strip(),
-            cause="it takes one bundle",
-            remedy=f"kb {call.command.name} FILE",
-            code="usage",
-        )
-    launch, path = Launch(call), Path(call.words[0]).absolute()
+    path, launch = launcher.require_one_file(call, takes="one bundle"), Launch(call)
     launch.require_root()
     local = launch.local
     _require_mirror(local)

@@ -86,8 +86,8 @@ def list_bundles(host: Host, mirror: Mirror) -> tuple[Bundle, ...]:
 
 def find_missing(host: Host, former: Mirror, new: Mirror) -> list[str]:  # noqa: PLR0917
     """The images that one mirror serves and another one does not. Raises Unreachable."""
-    theirs, ours = (_list_images(host, one) for one in (former, new))
-    return [name for name in theirs if name not in set(ours)]
+    ours = frozenset(_list_images(host, new))
+    return [name for name in _list_images(host, former) if name not in ours]
 
 
 def _list_images(host: Host, mirror: Mirror) -> list[str]:
