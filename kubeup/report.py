@@ -15,6 +15,17 @@ from typing import Optional, TextIO
 _BOLD, _DIM, _RED, _YELLOW, _GREEN, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[33m", "\033[32m", "\033[0m"
 
 
+def escape_controls(text: str) -> str:
+    """A text as a terminal may have it: what other programs, machines and users of the cluster wrote is shown in messages, and could
+    move the cursor, hide a line or answer for the user. Line breaks and tabs stay, any other character that cannot be seen is written
+    as in Python: `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 class Report:
     """Progress lines. verbosity: 0 phases and notes, 1 (-v) also every change, 2 also commands and requests."""
 
@@ -37,12 +48,12 @@ class Report:
     def note(self, text: str) -> None:
         """Report a decision or a finding that the user should know, in one sentence."""
         self.notes.append(text)
-        self._line(f"  {self.spell(text)}")
+        self._line(f"  {escape_controls(self.spell(text))}")
 
     def warn(self, text: str) -> None:
         """Report something that works but deserves attention; never something that will fail."""
         self.warnings.append(text)
-        self._line(f"  {self._paint(_YELLOW, 'warning:')} {self.spell(text)}")
+        self._line(f"  {self._paint(_YELLOW, 'warning:')} {escape_controls(self.spell(text))}")
 
     def warn_once(self, text: str) -> None:
         """Report a warning once, even if several phases find it."""
@@ -52,13 +63,14 @@ class Report:
     def detail(self, text: str, level: int = 1) -> None:
         """Print a line with -v (level 1) or -v 2."""
         if self.verbosity >= level:
-            self._line(f"    {self._paint(_DIM, text)}")
+            self._line(f"    {self._paint(_DIM, escape_controls(text))}")
 
     def waiting(self, text: str) -> None:
         """Show what kb is waiting for ("apiserver: 12 s of 240 s; etcd up"). May be called any number of times: on a
         terminal it updates one live line; elsewhere a changed text is printed once, with -v."""
         if self.quiet:
             return
+        text = escape_controls(text)
         if self.is_terminal:
             width = os.get_terminal_size(self.stream.fileno()).columns if self._has_fileno() else 80
             self._write(f"\r\033[K    {self._paint(_DIM, text[: max(20, width - 6)])}")
@@ -73,11 +85,12 @@ class Report:
         """`[ 3/22] certs/apiserver  Issue the API server's serving certificate  0.1s`"""
         width = len(str(total))
         colour = _RED if outcome == "failed" else _DIM if outcome in ("unchanged", "skipped") else _GREEN
-        self._line(f"[{index:>{width}}/{total}] {self._paint(_BOLD, name)}  {does}  {self._paint(colour, outcome)}")
+        shown = escape_controls(does)
+        self._line(f"[{index:>{width}}/{total}] {self._paint(_BOLD, name)}  {shown}  {self._paint(colour, outcome)}")
 
     def line(self, text: str) -> None:
         """Print a plain progress line."""
-        self._line(text)
+        self._line(escape_controls(text))
 
     def _line(self, text: str) -> None:
         if self.quiet:

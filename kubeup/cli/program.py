@@ -16,7 +16,7 @@ from kubeup.engine.step import Phase
 from kubeup.errors import KbError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host, encode_text
-from kubeup.report import Report
+from kubeup.report import Report, escape_controls
 
 if TYPE_CHECKING:
     from kubeup.engine.runner import RunResult
@@ -109,8 +109,9 @@ class Invocation:
 
     def print(self, text: str) -> None:
         """Print a result to stdout."""
+        shown = escape_controls(text)
         with to_output():
-            self.out.write(text if text.endswith("\n") else text + "\n")
+            self.out.write(shown if shown.endswith("\n") else shown + "\n")
 
     def tell(self, text: str) -> None:
         """Print a result in kb's own words; commands are spelled the way they are called here."""

@@ -43,9 +43,9 @@ def doctor(call: Invocation) -> int:
     call.print(node_files.describe_patient(patient))
     width = max(len(note.name) for note in notes)
     for note in notes:
-        call.print(f"{note.level:<7}  {note.name:<{width}}  {note.text}")
+        call.print(f"{note.level:<7}  {note.name:<{width}}  {_on_one_line(note.text)}")
         if note.remedy:
-            call.tell(f"{'':<7}  {'':<{width}}  remedy: {note.remedy}")
+            call.tell(f"{'':<7}  {'':<{width}}  remedy: {_on_one_line(note.remedy)}")
     warnings = sum(note.level == "warning" for note in notes)
     call.print(f"{len(errors)} errors, {warnings} warnings; nothing was changed")
     return UNFIT if errors else 0
@@ -96,12 +96,17 @@ def _watch(call: Invocation) -> int:
         now = {_key_of(note): note for note in notes}
         for key, note in now.items():
             if note.level != (before[key].level if key in before else "ok"):
-                call.print(f"{local.now():%H:%M:%S}  {note.level:<7}  {note.name}  {note.text}")
+                call.print(f"{local.now():%H:%M:%S}  {note.level:<7}  {note.name}  {_on_one_line(note.text)}")
         for key in before.keys() - now.keys():
             if before[key].level != "ok":
-                call.print(f"{local.now():%H:%M:%S}  ended    {before[key].name}  {before[key].text}")
+                call.print(f"{local.now():%H:%M:%S}  ended    {before[key].name}  {_on_one_line(before[key].text)}")
         before = now
         local.sleep(WATCH_S)
+
+
+def _on_one_line(text: str) -> str:
+    """What others wrote (a condition's message, a webhook's refusal) may have line breaks, and would look like findings of its own."""
+    return " ".join(text.split())
 
 
 def _key_of(note: facts.Finding) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from kubeup.engine.run import Results, Run
 from kubeup.engine.step import Phase
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
-from kubeup.report import Report
+from kubeup.report import Report, escape_controls
 from kubeup.yaml_files import format_duration
 
 with lazily:
@@ -63,11 +63,11 @@ class KubeadmReport(Report):
     def note(self, text: str) -> None:
         self.notes.append(text)
         if self.verbosity:
-            self._line(self.spell(text))
+            self._line(escape_controls(self.spell(text)))
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-        spelled = self.spell(text)
+        spelled = escape_controls(self.spell(text))
         self._line(f"\t{spelled}" if text.startswith("[WARNING ") else f"warning: {spelled}")
 
     def phase(self, index: int, total: int, *, name: str, does: str, outcome: str) -> None:

@@ -49,3 +49,14 @@ def test_a_result_that_nobody_reads_leaves_the_status_as_it_is(monkeypatch: pyte
     monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
     monkeypatch.setattr(entry, "drop_output", lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), writer))
     assert entry.main([Command("find", "Find", say_and_fail)], ["find"]) == 3
+
+
+def test_a_result_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Results hold what others wrote: a pod's condition, a line of a log, a name."""
+
+    def say(call: Invocation) -> int:
+        call.print("warning  the kernel says: \x1b[2J\rok")
+        return 0
+
+    assert entry.main([Command("say", "Say", say)], ["say"]) == 0
+    assert capsys.readouterr().out == "warning  the kernel says: \\x1b[2J\\rok\n"

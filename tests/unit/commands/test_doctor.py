@@ -109,3 +109,15 @@ def test_a_worker_does_not_know_the_cluster(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UsageError) as refused:
         doctor.doctor(Call(cluster=True))  # type: ignore[arg-type]
     assert refused.value.code == "cluster-from-control-plane"
+
+
+def test_a_finding_is_one_line(rounds: list[list[Finding]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who writes a condition's message writes findings."""
+    call = Call()
+    monkeypatch.setattr(launcher, "open_host", lambda call: Host(rounds=1))
+    rounds += [[Finding("cluster", "warning", "a webhook refused:\nok       etcd  well", "see\n it")]]
+    doctor.doctor(call)  # type: ignore[arg-type]
+    assert call.lines[1:3] == [
+        "warning  cluster  a webhook refused: ok etcd well",
+        "                  remedy: see it",
+    ]
