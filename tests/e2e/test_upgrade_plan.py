@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from .lab.config import lab_config
+from .lab.control_planes import code_of
 from .lab.lab import Lab
 from .lab.node import Node
 from .lab.settings import find_release
@@ -165,3 +166,10 @@ def test_a_plan_that_is_kept(pair: tuple[Node, Node], minor: str) -> None:
     assert cp1.run("stat -c %a /root/plan.json").stdout.strip() == "600"
     kept = json.loads(cp1.read("/root/plan.json"))
     assert kept["seen"] == look(cp1, wanted)["seen"]
+
+    # it is good until something moves, and changes nothing then
+    cp1.run(f"cp {SCHEDULER} /root/scheduler.yaml && sed -i 's/- kube-scheduler$/&\\n    - --v=3/' {SCHEDULER}")
+    refused = cp1.run("python3 kb.pyz upgrade apply /root/plan.json --yes", check=False, timeout=300)
+    assert code_of(refused) == "plan-outdated" and "kube-scheduler" in refused.output, refused.output
+    assert cp1.read(SCHEDULER).count("--v=3") == 1 and not cp1.exists("/var/lib/kb/upgrade/upgrade.json")
+    cp1.run(f"cp /root/scheduler.yaml {SCHEDULER}")
