@@ -7,7 +7,7 @@ an older kb, that is so if it changed at a time at which kb did not work. What a
 from __future__ import annotations
 
 import os.path
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from kubeup.drift.drifted import Drift, Ground, show_moment
@@ -16,13 +16,16 @@ from kubeup.engine.plan import digest_of, show_value
 from kubeup.engine.records import PROGRAMS, describe_program
 from kubeup.errors import HostError, KbError, shown
 from kubeup.lazy_modules import lazily
+from kubeup.machine import record_file
+from kubeup.machine.host import Host
+from kubeup.paths import Paths
 from kubeup.yaml_files import YAMLError, commands_of_pod, load_yaml
 
 with lazily:
     from kubeup.airgap import distro_packages
     from kubeup.doctor.looks import drift as kubelet_drift
     from kubeup.node import runtime
-    from kubeup.phases import kernel
+    from kubeup.phases import kernel, node_reboot
     from kubeup.swap import store
 
 _NAMES = ("kubelet", "kubectl", "containerd", "runc", "crictl")
@@ -110,13 +113,46 @@ def _look_at_holds(ground: Ground) -> Iterator[Drift]:
 
 
 def look_at_running(ground: Ground) -> Iterator[Drift]:
-    """Whether the static pods run with the arguments in their manifests, and the kubelet with its files."""
+    """Whether the static pods run with the arguments in their manifests, and units with their files."""
     running = _read_commands(ground)
     for name in store.COMPONENTS:
         if ground.run.host.exists(ground.run.paths.manifest(name)):
             yield from _compare_command(ground, name, running=running.get(name, []))
     for finding in kubelet_drift.look_at_kubelet_drift(ground.patient):
         yield Drift("running/kubelet", "unit kubelet", finding.text, remedy=finding.remedy, is_fixable=True)
+    for unit in read_due(ground.run.host, ground.run.paths):
+        text = "its files were put back, and it was not restarted since"
+        yield Drift(f"running/{unit.removesuffix('.service')}", f"unit {unit}", text, is_fixable=True)
+
+
+# ---- units whose files were put back
+
+
+def due_path(paths: Paths) -> Path:
+    return paths.state_dir / "drift" / "restart-due.json"
+
+
+def read_due(host: Host, paths: Paths) -> tuple[str, ...]:
+    """The units whose files were put back by a run that did not come to their restart. A boot has started them anew."""
+    path = due_path(paths)
+    try:
+        found = record_file.read(host, path, shape={"boot": str, "units": [str]}) if host.exists(path) else {}
+    except ValueError:
+        return ()
+    return tuple(found["units"]) if found.get("boot") == node_reboot.read_boot_id(host) else ()
+
+
+def note_due(host: Host, paths: Paths, *, units: Collection[str]) -> None:
+    """These are to be restarted from now on; none: nothing is left to be."""
+    if units:
+        record_file.write(
+            host, due_path(paths), values={"boot": node_reboot.read_boot_id(host), "units": sorted(units)}
+        )
+    elif host.exists(due_path(paths)):
+        host.remove(due_path(paths))
+
+
+# ---- static pods
 
 
 def _compare_command(ground: Ground, name: str, *, running: list[list[str]]) -> Iterator[Drift]:

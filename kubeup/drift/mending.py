@@ -7,13 +7,14 @@ back as they were found if it does not start with them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kubeup.cluster.api import Api
-from kubeup.drift import cluster_objects, identities, recorded_files
+from kubeup.drift import cluster_objects, identities, machine, recorded_files
 from kubeup.drift.drifted import Drift, Ground
 from kubeup.engine import cluster_items
 from kubeup.engine.items import Sysctl
@@ -30,6 +31,7 @@ with lazily:
     from kubeup.swap import store
 
 _KUBELET = ("kubelet/", "unit/kubelet", "drop-in/kubelet/")
+_UNITS = (*_KUBELET, "unit/")
 RUNNING = "running/"
 SWAP = "reconfigure-static-pods"
 """The name under which a swap of manifests is in the node's state."""
@@ -52,8 +54,9 @@ def find_left(ground: Ground, name: str, *, found: Sequence[Drift]) -> tuple[Dri
     """What an earlier run left to be done of this name that had put the files back, and then failed or was killed: to restart what reads
     them, or to check the cluster. () if nothing is. found: what has drifted."""
     pods = tuple(one for one in find_unproven(ground) if one.name == name)
-    if pods or name.startswith(_KUBELET):
-        return pods or tuple(one for one in found if one.name == f"{RUNNING}kubelet")
+    if pods or name.startswith(_UNITS):
+        unit = name.partition("/")[2] if name.startswith("unit/") else "kubelet"
+        return pods or tuple(one for one in found if one.name == f"{RUNNING}{unit}")
     row, node = renewal.ROWS.get(name.partition("/")[2]), ground.run.config.node
     rows = [row] if row is not None and identities.find_item(ground, name) is not None else []
     unread = unread_certs.find_unread(ground.run.host, ground.run.paths, socket=node.cri_socket, rows=rows)
@@ -114,13 +117,31 @@ def _write_files(ground: Ground, run: Run, *, names: Sequence[str]) -> Iterator[
     texts = {name: path for name in names if (path := recorded_files.find_path(ground, name)) is not None}
     of_kubelet = {name: path for name, path in texts.items() if name.startswith(_KUBELET)}
     for name, path in texts.items():
-        if name not in of_kubelet:
-            _put(ground, run, path=path)
-            if path.parent == run.paths.systemd:
+        if name in of_kubelet:
+            continue
+        if path.parent == run.paths.systemd:
+            with _restart_due(run, path.name):
+                _put(ground, run, path=path)
                 services.start_own_unit(run.host, path.name)
-            yield f"{path} is as recorded again"
+        else:
+            _put(ground, run, path=path)
+        yield f"{path} is as recorded again"
     if of_kubelet:
-        yield from _write_kubelet(ground, run, paths=list(of_kubelet.values()))
+        with _restart_due(run, "kubelet"):
+            told = list(_write_kubelet(ground, run, paths=list(of_kubelet.values())))
+        yield from told
+
+
+@contextlib.contextmanager
+def _restart_due(run: Run, unit: str) -> Iterator[None]:
+    """Whoever looks after a kill within this context is told that the unit is still to be restarted: its files are as recorded by then."""
+    machine.note_due(run.host, run.paths, units={*machine.read_due(run.host, run.paths), unit})
+    yield
+    _end_due(run, unit)
+
+
+def _end_due(run: Run, *units: str) -> None:
+    machine.note_due(run.host, run.paths, units={*machine.read_due(run.host, run.paths)} - {*units})
 
 
 def _write_kubelet(ground: Ground, run: Run, *, paths: Sequence[Path]) -> Iterator[str]:
@@ -138,6 +159,7 @@ def _write_kubelet(ground: Ground, run: Run, *, paths: Sequence[Path]) -> Iterat
             else:
                 run.host.write_file(path, text, keeps=True)
         kubelet_start.restart_kubelet(run)
+        _end_due(run, "kubelet")
         raise ClusterError(
             "the kubelet does not work with its files as they are recorded",
             cause=f"{error}; its files are as they were found, and it was started with them",
@@ -184,9 +206,15 @@ def keep_found(host: Host, paths: Paths, *, path: Path) -> None:
 
 def _restart(run: Run, names: Sequence[str]) -> Iterator[str]:
     components = [name[len(RUNNING) :] for name in names if name.startswith(RUNNING)]
+    due = [unit for unit in machine.read_due(run.host, run.paths) if unit.removesuffix(".service") in components]
     if "kubelet" in components:
         _start_kubelet(run, run.host.now())
         yield "the kubelet was restarted"
+    for unit in due:
+        if unit != "kubelet":
+            services.start_own_unit(run.host, unit)
+            yield f"{unit} was restarted"
+    _end_due(run, *due)
     pods = [name for name in components if name in store.COMPONENTS]
     if run.host.mode == "dry-run":
         pass

@@ -14,10 +14,11 @@ import pytest
 
 from kubeup.cluster import health, objects
 from kubeup.commands import drift
-from kubeup.drift import mending
+from kubeup.drift import machine, mending
 from kubeup.drift.drifted import Drift
 from kubeup.engine.records import load_records, record_programs
 from kubeup.engine.state import PhaseState, load_state
+from kubeup.machine import services
 from kubeup.network import load_balancer
 from kubeup.node import renewal, unread_certs
 from kubeup.paths import Paths
@@ -440,6 +441,40 @@ def test_what_was_written_and_not_read_yet_is_restarted(site: Site, monkeypatch:
     (left,) = mending.find_left(ground, name, found=())
     assert left.name == "running/kube-scheduler" and left.is_fixable
     assert mending.find_left(ground, "file/scheduler.conf", found=()) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"), [("unit/kb-routes", "kb-routes"), ("drop-in/kubelet/10-kubeadm.conf", "kubelet")]
+)
+@pytest.mark.parametrize("word", ["", "--all"])
+def test_a_unit_whose_file_was_put_back_is_restarted_by_whoever_comes_after_a_kill(
+    site: Site, monkeypatch: pytest.MonkeyPatch, name: str, unit: str, word: str
+) -> None:
+    """The file is as recorded by then."""
+    first = site.machine("cp1")
+    _tamper(site, name)
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services, "start_own_unit", die)
+        patch.setattr(mending, "_start_kubelet", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_kb(first, "drift", "--fix", name)
+    assert names_on(first) == [f"running/{unit}"]
+    ended = run_kb(first, "drift", "--fix", word or name)
+    assert ended.status == 0 and f"{unit}" in ended.out and "nothing is left of it" in ended.out, ended.out + ended.err
+    assert names_on(first) == [] and machine.read_due(first, PATHS) == ()
+
+
+def test_a_boot_has_restarted_what_was_due(site: Site) -> None:
+    first = site.machine("cp1")
+    first.put("/proc/sys/kernel/random/boot_id", "one\n")
+    machine.note_due(first, PATHS, units=["kb-routes.service"])
+    assert machine.read_due(first, PATHS) == ("kb-routes.service",)
+    first.put("/proc/sys/kernel/random/boot_id", "two\n")
+    assert machine.read_due(first, PATHS) == ()
 
 
 def test_kube_proxy_is_restarted_by_whoever_comes_after_a_fix_that_was_killed(
