@@ -9,6 +9,8 @@ from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
+    from kubeup.doctor import node_files
+    from kubeup.doctor.looks import rotating
     from kubeup.engine import state
     from kubeup.swap import try_record
 
@@ -26,6 +28,9 @@ def status(call: Invocation) -> int:
     if tried is not None:
         told = f"goes back by itself at {tried.ends}" + (f"; that failed last time: {tried.why}" if tried.why else "")
         call.print(f"a change of {', '.join(tried.names)} is being tried: it {told}")
+    if node_state.host.is_live:
+        for one in rotating.look_at_rotation(node_files.read_patient(node_state.host, Paths())):
+            call.print(f"{one.text}: {one.remedy}")
     if not node_state.phases:
         call.print("kb has not worked on this node yet (no /var/lib/kb/state.json)")
         return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup.addresses import host_of
+from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.config import token_text
 from kubeup.errors import ClusterError, HostError, UsageError
@@ -23,7 +24,7 @@ with lazily:
     from kubeup.config import choose, documents, load_init, load_join, problems, schema, validate
     from kubeup.doctor import node_files
     from kubeup.node import ca_pins, kubeconfig
-    from kubeup.phases import join_command
+    from kubeup.phases import join_command, runtime_registries
     from kubeup.phases import upload_certs as upload_certs_phase
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def create(call: Invocation) -> int:
             call.report.line(f"would request: {step.what}")
     prints_join = bool(call.flags.get("print-join-command"))
     for token in wanted:
-        command = _join_command(call, api, path=path, token=token, key=key) if prints_join else ""
+        command = _join_command(launch, api, path=path, token=token, key=key) if prints_join else ""
         _print_created(call, token, command=command, now=now)
     return 0
 
@@ -102,7 +103,7 @@ def make_join_line(launch: Launch, *, is_control_plane: bool) -> str:
     create_token(api, token, now=launch.local.now())
     if key:
         upload_certs(call, launch.target, api=api, key=key)
-    return _join_command(call, api, path=path, token=token, key=key)
+    return _join_command(launch, api, path=path, token=token, key=key)
 
 
 def _make_certificate_key(local: Host) -> Secret:
@@ -184,15 +185,28 @@ def create_token(api: Api, token: BootstrapToken, *, now: datetime.datetime) -> 
         ) from error
 
 
-def _join_command(call: Invocation, api: Api, *, path: Path, token: BootstrapToken, key: Secret) -> str:
+def _join_command(launch: Launch, api: Api, *, path: Path, token: BootstrapToken, key: Secret) -> str:
     """The join command on one line."""
+    call = launch.call
     admin = kubeconfig.read_kubeconfig(api.host.read_text(path), host=api.host, path=path)
     pins = list(ca_pins.ca_cert_hashes(admin.ca_pem))
     server = _reachable_server(api) or admin.server.partition("://")[2]
     program = join_command.KB if call.program.does_more else "kubeadm"
     command = join_command.render_join_command(server, token.token.reveal(), pins=pins, program=program)
-    command = command.replace("\\\n", "").replace("\t", "")
+    command = command.replace("\\\n", "").replace("\t", "") + _say_mirror(launch)
     return f"{command}--control-plane --certificate-key {key.reveal()}" if key else command
+
+
+def _say_mirror(launch: Launch) -> str:
+    """The mirror that this node asks, as flags: a machine that joins may reach no other registry. "" where there is none, where root alone may
+    read that, and for kubeadm, which knows no mirror."""
+    host = launch.local
+    if not launch.call.program.does_more or not host.is_root_user() or not host.exists(Paths().kubelet_config):
+        return ""
+    patient = node_files.read_patient(host, Paths())
+    looks = launcher.make_run(host, patient.config, paths=patient.paths, report=launch.call.report)
+    words = runtime_registries.say_mirror(looks)
+    return f"{words} {'--air-gapped ' if runtime_registries.is_closed(looks) else ''}" if words else ""
 
 
 def _reachable_server(api: Api) -> str:

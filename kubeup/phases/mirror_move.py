@@ -195,7 +195,7 @@ def list_remaining(ctx: MirrorMoveRun) -> list[str]:
     left = [f"on {', '.join(others)}: kb mirror use {url}"] if others else []
     if ctx.former:
         left.append(f"then where {ctx.former} runs: kb mirror stop")
-    line = serve_mirror.say_bare_join(ctx, "(what kb token create --print-join-command prints)")
+    line = f"{serve_mirror.say_fetch(ctx)}(what kb token create --print-join-command prints here)"
     left.append(f"further nodes join with: {line}")
     return left
 

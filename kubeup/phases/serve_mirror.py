@@ -144,11 +144,14 @@ def say_bare_join(ctx: Run, words: str) -> str:
     """The line with which a machine joins that has nothing: all of it comes from this node's mirror. words: of its join command."""
     url = mirror_url(ctx.config)
     pin = ca_pins.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
-    line = f"{words} --mirror {url} --mirror-ca-hash {pin}{' --air-gapped' if ctx.config.kb.air_gapped else ''}"
-    digest = kb_digest(ctx)
-    if digest:
-        line = f'curl -fsSk -o kb.pyz {url}/files/kb.pyz && echo "{digest}  kb.pyz" | sha256sum -c - && {line}'
-    return line
+    closed = " --air-gapped" if ctx.config.kb.air_gapped else ""
+    return f"{say_fetch(ctx)}{words} --mirror {url} --mirror-ca-hash {pin}{closed}"
+
+
+def say_fetch(ctx: Run) -> str:
+    """What gets kb itself from this node's mirror, before the words of a join command on the same line; "" if the mirror has no kb."""
+    url, digest = mirror_url(ctx.config), kb_digest(ctx)
+    return f'curl -fsSk -o kb.pyz {url}/files/kb.pyz && echo "{digest}  kb.pyz" | sha256sum -c - && ' if digest else ""
 
 
 def own_files(paths: Paths) -> tuple[Path, ...]:

@@ -22,13 +22,17 @@ FRONT = ("rotate-ca", "front-proxy", "--yes")
 NEXT = ("cp2", "cp3")
 
 
-def kb(host: Rotating, *words: str) -> Ended:
+def run(host: Rotating, *words: str) -> Ended:
     def make() -> LocalHost:
         return host  # type: ignore[return-value]
 
-    ended = call(["certs", *words], make, limit_s=120)
+    ended = call(words, make, limit_s=120)
     assert not ended.bug, ended.bug
     return ended
+
+
+def kb(host: Rotating, *words: str) -> Ended:
+    return run(host, "certs", *words)
 
 
 def ok(host: Rotating, *words: str) -> Ended:
@@ -68,6 +72,19 @@ def test_one_control_plane_comes_to_the_last_stage_and_then_ends_it() -> None:
     ended = ok(host, *SA, "--continue")
     assert "none is begun" in ended.err and len(host.changes) == changes, "once more than needed begins nothing"
     assert not host.violations and not host.leases
+
+
+def test_status_tells_of_a_rotation_that_waits() -> None:
+    host = make_rotating(3)
+
+    def told() -> str:
+        ended = run(host, "status")
+        assert ended.status == 0, ended.err
+        return ended.out
+
+    assert "rotation" not in told()
+    ok(host, *SA)
+    assert "which cp2, cp3 have not acknowledged: on cp2 and on cp3: kb certs rotate-sa --continue" in told()
 
 
 def test_three_control_planes_go_stage_by_stage() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import kb
+from kubeup.airgap import containerd_hosts
 from kubeup.cli import parser, program
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import tokens
@@ -18,9 +19,13 @@ from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.errors import ClusterError, UsageError
 from kubeup.machine.http import Tls
+from kubeup.machine.local_host import LocalHost
+from kubeup.node import ca_pins
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster
+from tests.fake_departure import Departure, make_departure
 from tests.fake_host import FakeHost
+from tests.fuzz.node import call
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 TOKEN = "abcdef.0123456789abcdef"
@@ -101,6 +106,35 @@ def test_an_id_that_is_taken(tmp_path: Path) -> None:
     with pytest.raises(ClusterError) as caught:
         commands_token.create_token(api, token, now=NOW)
     assert (caught.value.what, caught.value.code) == ('a token with id "abcdef" already exists', "token-exists")
+
+
+def test_the_join_command_names_the_mirror_that_this_node_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_departure()
+    monkeypatch.setattr(ca_pins, "ca_cert_hashes", lambda _: ("sha256:aa",))
+
+    def make() -> LocalHost:
+        return host  # type: ignore[return-value]
+
+    def told(*words: str) -> str:
+        ended = call(["token", "create", "--print-join-command", *words], make, limit_s=60)
+        assert ended.status == 0 and not ended.bug, ended.err
+        return ended.out.partition("sha256:aa ")[2].strip()
+
+    assert told() == ""
+    point_to(host, "registry.k8s.io", is_only=False)
+    assert told() == "--mirror https://10.0.0.13:5000"
+    point_to(host, containerd_hosts.DEFAULT, is_only=True)
+    assert told() == "--mirror https://10.0.0.13:5000 --air-gapped"
+    assert told("--certificate-key", "ab" * 32) == (
+        f"--mirror https://10.0.0.13:5000 --air-gapped --control-plane --certificate-key {'ab' * 32}"
+    )
+    host.root_user = False  # who may not read what the node has is not refused a token
+    assert told() == ""
+
+
+def point_to(host: Departure, registry: str, *, is_only: bool) -> None:
+    text = containerd_hosts.render_hosts(registry, containerd_hosts.Mirror("https://10.0.0.13:5000"), is_only=is_only)
+    host.files[f"/etc/containerd/certs.d/{registry}/hosts.toml"] = text.encode()
 
 
 # ---- list
