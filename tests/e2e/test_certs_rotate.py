@@ -49,7 +49,7 @@ def call(method, path, body=None):
     return str(answer.status)
 token = read()
 call("POST", path.rpartition("/")[0], {"metadata": {"name": "by-token"}})
-log, number = open("/root/token.log", "w", 1), 0
+log, number = open("/root/by_token.log", "w", 1), 0
 while True:
     began, number = time.time(), number + 1
     for method, body in (("GET", None), ("PATCH", {"data": {"number": str(number)}})):
@@ -105,12 +105,12 @@ def watched(node: Node, *, unit: str = "token") -> Iterator[None]:
     """Two clients work through the node's load balancer meanwhile: no call fails, after one more try, and the gaps are short."""
     own = Client(node, "new")
     own.start()
-    node.write("/root/token.py", TOKEN_CLIENT)
-    node.run(f"systemd-run --quiet --collect --unit {unit} python3 /root/token.py")
-    wait_until(lambda: node.exists("/root/token.log"), what="the client with a token", timeout_s=60)
+    node.write("/root/by_token.py", TOKEN_CLIENT)
+    node.run(f"systemd-run --quiet --collect --unit {unit} python3 /root/by_token.py")
+    wait_until(lambda: node.exists("/root/by_token.log"), what="the client with a token", timeout_s=60)
     yield
     node.run(f"systemctl stop {unit}")
-    rows = [json.loads(line) for line in node.read("/root/token.log").splitlines() if line.endswith("]")]
+    rows = [json.loads(line) for line in node.read("/root/by_token.log").splitlines() if line.endswith("]")]
     failed = [row for row in rows if row[3] != "200"]
     calls = own.stop()
     print(f"with a certificate: {calls}; with a pod's token: {len(rows)} calls, {len(failed)} failed", flush=True)
@@ -137,7 +137,7 @@ def killed(node: Node, words: str, change: str) -> None:
     """The command ends by SIGKILL right after this change."""
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     wish = {"argv": shlex.split(f"kb.pyz {words}"), "phase": "", "change": change, "nth": 1}
-    done = node.run(["python3", "change_killer.py", json.dumps(wish)], check=False, timeout=600)
+    done = node.run(["python3", "-I", "change_killer.py", json.dumps(wish)], check=False, timeout=600)
     seen = node.read(change_killer.CHANGES_LOG)
     assert '["killed"' in seen, (change, seen, done.output)
 

@@ -68,7 +68,7 @@ def killed(node: Node, name: str, change: str) -> None:
     argv = shlex.split(f"kb.pyz node remove {name} --yes")
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     wish = {"argv": argv, "phase": "", "change": change, "nth": 1}
-    done = node.run(["python3", "change_killer.py", json.dumps(wish)], check=False, timeout=600)
+    done = node.run(["python3", "-I", "change_killer.py", json.dumps(wish)], check=False, timeout=600)
     assert '["killed"' in node.read(change_killer.CHANGES_LOG), (
         change,
         node.read(change_killer.CHANGES_LOG),
@@ -84,7 +84,7 @@ def remove_killed_at_every_change(node: Node, name: str) -> list[str]:
     began = time.monotonic()
     while len(known) < 60:
         wish = {"argv": shlex.split(f"kb.pyz node remove {name} --yes"), "known": known}
-        done = node.run(["python3", "change_killer.py", json.dumps(wish)], check=False, timeout=600)
+        done = node.run(["python3", "-I", "change_killer.py", json.dumps(wish)], check=False, timeout=600)
         rows = [json.loads(line) for line in node.read(change_killer.CHANGES_LOG).splitlines()]
         if not rows or rows[-1][0] != "killed":
             assert done.code == 0, done.output

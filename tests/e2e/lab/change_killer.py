@@ -2,11 +2,12 @@
 it by SIGKILL right after the one that is asked for: the nth of these words in that phase, or the first one that is not among those that
 were known before.
 
-    python3 change_killer.py '{"argv": ["kb.pyz", "join", ...], "phase": "join/etcd-join", "change": "save the state", "nth": 2}'
-    python3 change_killer.py '{"argv": ["kb.pyz", "join", ...], "known": [["join/etcd-join", "save the state"], ...]}'
+    python3 -I change_killer.py '{"argv": ["kb.pyz", "join", ...], "phase": "join/etcd-join", "change": "save the state", "nth": 2}'
+    python3 -I change_killer.py '{"argv": ["kb.pyz", "join", ...], "known": [["join/etcd-join", "save the state"], ...]}'
 
-kb has no hook for this: the methods by which its LocalHost changes things are wrapped when its module has been imported. Which
-phase is at work is read from the state that kb saves. CHANGES_LOG gets a line for each change, ["join/etcd-join", "write_file
+-I, since a test's own file beside it may have the name of a module of the standard library (token.py: it ran instead). kb has no hook
+for this: the methods by which its LocalHost changes things are wrapped when its module has been imported. Which phase is at work is
+read from the state that kb saves. CHANGES_LOG gets a line for each change, ["join/etcd-join", "write_file
 /etc/..."], and at its end how it ended. Only the standard library, for this is copied to the node.
 """
 

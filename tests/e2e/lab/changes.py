@@ -39,7 +39,7 @@ def run_watched(node: Node, argv: Sequence[str], moment: Moment = NEVER) -> list
 
 def _run(node: Node, wish: Mapping[str, Any], *, ends: str = "ended with 0") -> list[tuple[str, str]]:
     node.write("/root/wish.json", json.dumps(wish))
-    line = 'python3 change_killer.py "$(cat wish.json)"'
+    line = 'python3 -I change_killer.py "$(cat wish.json)"'
     ended = node.run(f"{line}; echo ended with $?", timeout=900)
     found = [tuple(json.loads(line)) for line in node.read(change_killer.CHANGES_LOG).splitlines()]
     if not found or found[-1][0] != "killed":
