@@ -12,6 +12,7 @@ import io
 import os
 import socket
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional, Union
@@ -39,6 +40,9 @@ with lazily:
 
 BODY_S = 30.0
 """How many seconds the body of an answer may take after its head."""
+KEPT_S = 60.0
+"""For how many seconds a connection is used again. Behind a load balancer it leads to the same server for as long as both live, and an API
+server that has lost its etcd goes on answering from its cache: a keeper that asks every ten seconds would never hear of the others."""
 
 
 class _TimedReader(io.RawIOBase):
@@ -92,9 +96,9 @@ class Connections:
         require_safe(url, tls, headers=headers)
         parts = urllib.parse.urlsplit(url)
         key = (parts.scheme, parts.netloc, tls)
-        pool: dict[object, http_client.HTTPConnection] = self._local.__dict__.setdefault("pool", {})
+        pool: dict[object, tuple[http_client.HTTPConnection, float]] = self._local.__dict__.setdefault("pool", {})
         for attempt in (1, 2):
-            connection = pool.pop(key, None)
+            connection, ends = _take(pool.pop(key, None))
             is_reused = connection is not None
             deadline = Deadline(timeout_s)
             try:
@@ -114,7 +118,7 @@ class Connections:
                     continue
                 raise Unreachable(url, reason_of(error), text=str(error) or type(error).__name__) from error
             if not answer.will_close:
-                pool[key] = connection
+                pool[key] = connection, ends
             else:
                 connection.close()
             found = {name.lower(): value for name, value in answer.getheaders()}
@@ -161,6 +165,17 @@ class Connections:
         if tls not in self._contexts:
             self._contexts[tls] = _tls_context(tls)
         return self._contexts[tls]
+
+
+def _take(
+    kept: Optional[tuple[http_client.HTTPConnection, float]],
+) -> tuple[Optional[http_client.HTTPConnection], float]:
+    """The connection that was kept, unless its time is over; and until when it, or the one to be made, is used."""
+    now = time.monotonic()
+    if kept is not None and now >= kept[1]:
+        kept[0].close()
+        kept = None
+    return kept if kept is not None else (None, now + KEPT_S)
 
 
 class _NamedConnection(http_client.HTTPConnection):

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -55,6 +56,17 @@ class TestHttp:
         for _ in range(3):
             live.http_get(f"http://127.0.0.1:{server.server_port}/")
         assert len(server.seen) == 1  # type: ignore[attr-defined]
+
+    def test_a_connection_is_not_kept_for_ever(
+        self, server: http.server.ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Behind a load balancer it leads to the same server for as long as both live."""
+        live, now = LocalHost(), [1000.0]
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        for waits, seen in ((0, 1), (30, 1), (31, 2), (59, 2), (2, 3)):
+            now[0] += waits
+            live.http_get(f"http://127.0.0.1:{server.server_port}/")
+            assert len(server.seen) == seen, "its age counts, not when it was used last"  # type: ignore[attr-defined]
 
     def test_an_unproven_connection_reads_no_authorities(self) -> None:
         """It verifies nothing, and reading the system's takes 20 ms of CPU time in each join."""
