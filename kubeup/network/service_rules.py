@@ -42,6 +42,9 @@ SETS = frozenset(
     )
 )  # fmt: skip
 NFT_TABLE = "kube-proxy"
+MAPPINGS_TABLE = "cni_hostport"
+"""The table of the same plugin where it finds no iptables, or was told so: the same holds for it. Source: containernetworking/plugins,
+plugins/meta/portmap/portmap_nftables.go"""
 DUMMY = "kube-ipvs0"
 """The link that holds the addresses of Services in the mode ipvs."""
 _TABLES = ("mangle", "nat", "filter")
@@ -150,6 +153,17 @@ def find_nft_tables(host: Host, names: Collection[str] = (NFT_TABLE,)) -> list[t
     return [(line[1], line[2]) for line in words if line[:1] == ["table"] and len(line) == 3 and line[2] in names]
 
 
+def find_own_tables(host: Host) -> list[tuple[str, str]]:
+    """Those that go: kube-proxy's, and portmap's while it maps nothing."""
+    found = find_nft_tables(host, (NFT_TABLE, MAPPINGS_TABLE))
+    return [table for table in found if table[1] == NFT_TABLE or _is_without_mappings(host, table)]
+
+
+def _is_without_mappings(host: Host, table: tuple[str, str]) -> bool:
+    shown = host.query(["nft", "list", "table", *table])
+    return shown.ok and " dnat to " not in shown.stdout
+
+
 def find_sets(host: Host) -> list[str]:
     found = host.query(["ipset", "list", "-name"])
     return [name for name in found.stdout.split() if name in SETS] if found.ok else []
@@ -186,7 +200,7 @@ def find_all(host: Host) -> list[str]:
     """What is there, in words."""
     return [
         *(rules.describe() for rules in read_rules(host) if rules.chains or rules.jumps),
-        *(f"nft's table {family} {name}" for family, name in find_nft_tables(host)),
+        *(f"nft's table {family} {name}" for family, name in find_own_tables(host)),
         *([f"the link {DUMMY} and its virtual servers"] if has_dummy(host) else []),
         *(f"the set {name}" for name in find_sets(host)),
     ]
@@ -198,7 +212,7 @@ def find_all(host: Host) -> list[str]:
 def remove_all(host: Host) -> list[str]:
     """Remove all of it; return what stays, in words. Raises HostError (rules-not-removed)."""
     left = [text for rules in read_rules(host) for text in remove_rules(host, rules)]
-    for table in find_nft_tables(host):
+    for table in find_own_tables(host):
         remove_nft_table(host, table)
     left += _remove_ipvs(host)
     for name in find_sets(host):

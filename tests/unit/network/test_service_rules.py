@@ -144,6 +144,22 @@ def test_its_own_table_of_nftables_goes_whole() -> None:
     assert host.changes == ["run nft delete table ip kube-proxy", "run nft delete table ip6 kube-proxy"]
 
 
+def test_the_table_of_port_mappings_goes_only_while_it_maps_nothing() -> None:
+    chains = "\tchain hostports {\n%s\t}\n\tchain prerouting {\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\t}\n"
+    mapped = '\t\ttcp dport 8080 dnat to 10.244.0.7:80 comment "f00"\n'
+    host = FakeHost(
+        answers={
+            "nft list tables": "table ip cni_hostport\ntable ip6 cni_hostport\n",
+            "nft list table ip cni_hostport": "table ip cni_hostport {\n" + chains % "" + "}\n",
+            "nft list table ip6 cni_hostport": "table ip6 cni_hostport {\n" + chains % mapped + "}\n",
+        },
+        accepts={"nft delete table ip cni_hostport"},
+    )
+    assert service_rules.find_all(host) == ["nft's table ip cni_hostport"]
+    assert service_rules.remove_all(host) == []
+    assert host.changes == ["run nft delete table ip cni_hostport"]
+
+
 def test_of_ipvs_goes_what_its_link_and_its_sets_name() -> None:
     """A virtual server of keepalived's on the same machine stays. No machine here has IPVS: not run anywhere."""
     addresses = '[{"ifname": "kube-ipvs0", "addr_info": [{"local": "10.96.0.1", "prefixlen": 32, "scope": "global"}]}]'
