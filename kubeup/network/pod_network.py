@@ -35,6 +35,9 @@ CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 KNOWN_CNI_DIRS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 UNIT = "kb-routes.service"
 RENAMED_CNI_FILE = f"{CNI_FILE}.cilium_bak"
+ENDING_CNI_FILE = "-kb-ending.conflist"
+"""Sorts before the files of all networks. It is there only while reset ends pods that the first of them does not let end."""
+_LOOPBACK = json.dumps({"cniVersion": "0.4.0", "name": "kb-ending", "plugins": [{"type": "loopback"}]}) + "\n"
 """Cilium renames kb's file to this when it is installed (its option cni.exclusive), and nobody removes it."""
 _POD_LISTS = ("containers", "initContainers", "ephemeralContainers")
 _ORDER = {"Namespace": 0, "CustomResourceDefinition": 1}
@@ -141,6 +144,13 @@ def find_foreign_cni_config(host: Host, paths: Paths) -> str:
     """The CNI file that the runtime would use before kb's; "" if there is none."""
     first = find_first_cni_config(host, paths)
     return first if first and first < CNI_FILE else ""
+
+
+def read_ending_config(host: Host, paths: Paths) -> str:
+    """A CNI configuration by which pods of this node can end, whichever network they are in: kb's own, or of loopback alone. The interface of
+    a pod goes with its namespace; what else another network keeps of it is that network's."""
+    files = (paths.cni_conf / CNI_FILE, paths.cni_conf / RENAMED_CNI_FILE)
+    return next((host.read_text(path) for path in files if host.exists(path)), _LOOPBACK)
 
 
 def is_kept(host: Host, paths: Paths) -> bool:

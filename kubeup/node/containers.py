@@ -199,7 +199,7 @@ REMOVAL_TIMEOUT_S = 60
 REMOVAL_PAUSE_S = 1.0
 
 
-def remove_pods(host: Host, socket: str) -> list[str]:
+def remove_pods(host: Host, socket: str, *, timeout_s: float = REMOVAL_TIMEOUT_S) -> list[str]:
     """Stop and remove every pod of this node; return what failed, in words. Without crictl, ctr is used, which only knows containers;
     these include the sandboxes.
 
@@ -209,7 +209,7 @@ def remove_pods(host: Host, socket: str) -> list[str]:
     if not host.exists(socket_path(socket)) and not (host.which("containerd") or host.which("crio")):
         return []
     remove = _remove_through_crictl if host.which("crictl") else _remove_through_ctr
-    deadline = host.monotonic() + REMOVAL_TIMEOUT_S
+    deadline = host.monotonic() + timeout_s
     while True:
         is_left, failures = remove(host, socket)
         if not is_left:

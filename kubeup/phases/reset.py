@@ -79,7 +79,7 @@ def remove_etcd_member(ctx: BareRun) -> Outputs:
                 code="etcd-would-stop",
             ) from error
         ctx.report.warn(
-            f"this node's etcd member stays in the list: {error}. On another control plane: kb etcd members"
+            f"this node's etcd member may still be in the list: {error}. On another control plane: kb etcd members"
         )
     return None
 
@@ -87,21 +87,33 @@ def remove_etcd_member(ctx: BareRun) -> Outputs:
 def is_last_control_plane(ctx: BareRun, node: str) -> bool:
     """Whether the cluster ends with this node: it runs the only voting member of etcd, or with an external etcd the only API server.
 
-    If etcd does not answer, what it was started with decides; an API that does not answer leaves no doubt worth a warning.
+    If etcd does not answer, what it was started with decides, unless the API knows another control plane: the members that joined the
+    first one's are not in its manifest, and its etcd ends when it was taken out of their list. An API that does not answer leaves no doubt worth a
+    warning.
     """
     made, manifest = state.load_state(ctx.host, ctx.paths).created_paths(), ctx.paths.manifest("etcd")
     if str(ctx.paths.manifest("kube-apiserver")) not in made:
         return False
     with contextlib.suppress(KbError):
         if not ctx.host.exists(manifest):
-            client = api.Api(ctx.host, api.read_identity(ctx.host, ctx.paths.admin_conf), retry_s=0)
-            found = client.list(api.path_of("Node"), label=_LABEL)
-            return [row["metadata"].get("name") for row in found] == [node]
+            return _list_control_planes(ctx) == [node]
         urls = _client_urls(ctx, manifest)
         with contextlib.suppress(KbError):
             members = etcd.Etcd(ctx.host, urls, tls=etcd.read_client_tls(ctx.host, ctx.paths)).list_members()
             return len([member for member in members if not member.is_learner]) < 2
-        return len(urls) < 2
+        return len(urls) < 2 and not _knows_others(ctx, node)
+    return False
+
+
+def _list_control_planes(ctx: BareRun) -> list[str]:
+    """Raises HostError, ApiRefused, Unreachable."""
+    client = api.Api(ctx.host, api.read_identity(ctx.host, ctx.paths.admin_conf), retry_s=0)
+    return [str(row["metadata"].get("name")) for row in client.list(api.path_of("Node"), label=_LABEL)]
+
+
+def _knows_others(ctx: BareRun, node: str) -> bool:
+    with contextlib.suppress(KbError):
+        return any(name != node for name in _list_control_planes(ctx))
     return False
 
 

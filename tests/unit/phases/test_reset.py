@@ -14,6 +14,7 @@ from kubeup.engine.run import ResetRun
 from kubeup.engine.state import PhaseState, State, load_state
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse
 from kubeup.node import machine_before
 from kubeup.paths import Paths
 from kubeup.phases import kernel, kubelet_start, node_leftovers, reset
@@ -96,7 +97,7 @@ def test_a_member_that_etcd_does_not_let_go(needed: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(reset, "_others_need_it", lambda ctx, manifest: needed)
     if not needed:
         reset.remove_etcd_member(ctx)
-        assert "stays in the list" in ctx.report.warnings[0]
+        assert "may still be in the list" in ctx.report.warnings[0]
         return
     with pytest.raises(ClusterError) as caught:
         reset.remove_etcd_member(ctx)
@@ -138,7 +139,7 @@ def test_a_damaged_manifest_of_etcd_does_not_keep_the_node(text: str) -> None:
     assert isinstance(ctx.host, FakeHost)
     ctx.host.files[MANIFEST] = text.encode()
     reset.remove_etcd_member(ctx)
-    assert MANIFEST in ctx.report.warnings[0] and "stays in the list" in ctx.report.warnings[0]
+    assert MANIFEST in ctx.report.warnings[0] and "may still be in the list" in ctx.report.warnings[0]
     assert reset.find_etcd_data(ctx, reset.read_etcd_pod(ctx)) == Path("/var/lib/etcd")
 
 
@@ -232,6 +233,40 @@ def test_without_a_record_settings_stay_and_reset_says_so() -> None:
     assert kernel.plan_former_settings(adopted).notes == ()
 
 
+# ---- another network's pods
+
+
+def test_pods_that_another_networks_programs_do_not_let_go_end_without_them() -> None:
+    """Those programs may be gone, or wait for a daemon that ended as a pod of this node."""
+    ctx = make_context(made_kubelet())
+    host = ctx.host
+    assert isinstance(host, FakeHost)
+    ending, pods = "/etc/cni/net.d/-kb-ending.conflist", ["a1"]
+    host.files["/etc/cni/net.d/10-flannel.conflist"] = b"{}"
+    host.files["/etc/cni/net.d/99-kb-bridge.conflist"] = b"kb's"
+
+    def crictl(argv: tuple[str, ...]) -> CommandResult:
+        if "pods" in argv:
+            return CommandResult(argv, 0, "\n".join(pods))
+        if host.files.get(ending) != b"kb's":
+            return CommandResult(argv, 1, stderr='failed to find plugin "flannel" in path [/opt/cni/bin]')
+        if "rmp" in argv:
+            pods.clear()
+        return CommandResult(argv, 0)
+
+    host.answers["crictl"] = crictl
+    do(kubelet_start.plan_no_pods, ctx)
+    assert pods == [] and ending not in host.files, "it goes again"
+    assert host.files["/etc/cni/net.d/10-flannel.conflist"] == b"{}"
+    del host.files["/etc/cni/net.d/10-flannel.conflist"]
+    pods.append("a2")
+    with pytest.raises(HostError) as caught:
+        do(kubelet_start.plan_no_pods, ctx)
+    assert caught.value.code == "pods-not-removed" and ending not in host.files, (
+        "with kb's own network it is no other's fault"
+    )
+
+
 # ---- the last control plane
 
 
@@ -260,3 +295,32 @@ def test_the_last_control_plane_is_known_even_if_etcd_is_silent(
     assert not reset.is_last_control_plane(ctx, "cp1"), "kb made no API server here"
     State(host, Paths(), node="cp1", phases={"init/a": PhaseState("done", created=[api_server, MANIFEST])}).save()
     assert reset.is_last_control_plane(ctx, "cp1") is is_last
+
+
+def test_a_control_plane_that_was_taken_out_of_the_cluster_is_not_its_last_one() -> None:
+    """Its etcd has ended, and its manifest names the first member alone, which is itself."""
+    host = EtcdHost(members={})
+    command = ["etcd", "--advertise-client-urls=https://10.0.0.11:2379", "--initial-cluster=cp1=https://10.0.0.11:2380"]
+    host.files[MANIFEST] = json.dumps({"spec": {"containers": [{"command": command}]}}).encode()
+    for name in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key"):
+        host.files[f"/etc/kubernetes/pki/etcd/{name}"] = b"x"
+    ctx = replace(make_context({}), host=host)
+    made = ["/etc/kubernetes/manifests/kube-apiserver.yaml", MANIFEST]
+    State(host, Paths(), node="cp1", phases={"init/a": PhaseState("done", created=made)}).save()
+    assert reset.is_last_control_plane(ctx, "cp1")
+    host.files["/etc/kubernetes/admin.conf"] = ADMIN_CONF
+    for names, is_last in ((("cp2", "cp3"), False), (("cp1",), True), ((), True)):
+        items = [{"metadata": {"name": name}} for name in names]
+        url = "https://kb-api.cluster.local:7443/api/v1/nodes?labelSelector=node-role.kubernetes.io%2Fcontrol-plane"
+        host.urls[url] = HttpResponse(200, json.dumps({"items": items}).encode())
+        assert reset.is_last_control_plane(ctx, "cp1") is is_last
+
+
+ADMIN_CONF = b"""
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://kb-api.cluster.local:7443"}}]
+users: [{name: u, user: {token: t}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
