@@ -248,7 +248,8 @@ def test_nodes_leave_and_come_again(make_node: MakeNode, kb_pyz: Path, k8s_versi
     check_members(cp2, ["cp2", "cp3"])
     wait_servers(w1, [cp2.address, cp3.address], timeout_s=120)
     cp1.start()
-    cp1.run(f"{KB} reset --force", timeout=300)
+    said = cp1.run(f"{KB} reset --force", timeout=300)
+    assert "last control plane" not in said.output, said.output
     cp1.run(make_join_command(cp2, control_plane=True), timeout=600)
     cp2.wait_node_ready("cp1")
     check_members(cp2, ["cp1", "cp2", "cp3"])
@@ -281,7 +282,8 @@ def test_nodes_leave_and_come_again(make_node: MakeNode, kb_pyz: Path, k8s_versi
     assert cp1.get("leases -n kube-system")["items"] and "kb-static-pods" not in cp1.kubectl(
         "get leases -n kube-system -o name"
     )
-    cp2.run(f"{KB} reset --force", timeout=300)
+    said = cp2.run(f"{KB} reset --force", timeout=300)
+    assert "last control plane" not in said.output, said.output
     cp2.run(make_join_command(cp1, control_plane=True), timeout=600)
     cp1.wait_node_ready("cp2")
     check_members(cp1, ["cp1", "cp2", "cp3"])

@@ -63,7 +63,12 @@ for program in iptables ip6tables; do
 done
 """
 _FLANNEL = """
-mkdir -p /run/flannel /var/lib/cni/networks/cbr0 /var/lib/cni/flannel
+mkdir -p /run/flannel /var/lib/cni/networks/cbr0 /var/lib/cni/flannel /etc/cni/net.d
+cat >/etc/cni/net.d/10-flannel.conflist <<'E'
+{"name": "cbr0", "cniVersion": "0.3.1", "plugins": [
+  {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
+  {"type": "portmap", "capabilities": {"portMappings": true}}]}
+E
 echo FLANNEL_MTU=1450 >/run/flannel/subnet.env
 echo 10.244.0.9 >/var/lib/cni/networks/cbr0/last_reserved_ip.0
 ip link add cni0 type bridge
@@ -94,5 +99,6 @@ def copy_service_rules_to_legacy(node: Node) -> None:
 
 
 def leave_flannel(node: Node) -> None:
-    """What flannel leaves when its pods have ended, as its releases make it: the lab need not have flannel."""
+    """What flannel leaves when its pods have ended, as its releases make it: the lab need not have flannel. Without its plugin no pod leaves
+    its network, in which the runtime believes all of them."""
     node.run(f"set -e\n{_FLANNEL}", timeout=60)
