@@ -21,10 +21,11 @@ MAX_LINE = 16384
 """The number of characters of a line that are examined; a longer line is cut, with a note."""
 
 
-def redact(text: str, known: Collection[str] = ()) -> str:
+def redact(text: str, known: Collection[str] = (), *, has_flags: bool = False) -> str:
     """The text without possible secrets. known: identifiers of this machine that look like secrets but are not
-    (container IDs)."""
-    reader, shown, at = _Reader(frozenset(known)), [], 0
+    (container IDs). has_flags: whether pairs of `name` and `value` in it are flags of Kubernetes' components (extraArgs), and not variables
+    of somebody's containers: such a value is judged like any word."""
+    reader, shown, at = _Reader(frozenset(known), has_flags=has_flags), [], 0
     text = _KEY_TAIL.sub(f"{MARK}\n", text)
     for block in _PEM.finditer(text):
         shown += [reader.redact(text[at : block.start()]), _show_block(block)]
@@ -211,8 +212,8 @@ _OWNER_REACH = 2
 class _Reader:
     """Reads a text line by line: the meaning of a line can depend on the previous ones."""
 
-    def __init__(self, known: frozenset[str]) -> None:
-        self.known = known
+    def __init__(self, known: frozenset[str], *, has_flags: bool = False) -> None:
+        self.known, self.has_flags = known, has_flags
         self.below: Optional[int] = None
         """The indentation of a private name whose value is on the following lines."""
         self.is_value_due = False
@@ -286,7 +287,7 @@ class _Reader:
         while found := _NAME.search(line, at):
             shown.append(line[at : found.end()])
             at = found.end()
-            if not _has_private_value(line, found, around=around):
+            if not self._has_private_value(line, found, around=around):
                 continue
             end = _end_of_value(line, found)
             value = line[at:end].strip()
@@ -300,25 +301,25 @@ class _Reader:
             at = end
         return "".join([*shown, line[at:]])
 
+    def _has_private_value(self, line: str, found: re.Match[str], *, around: list[str]) -> bool:
+        name = found["name"] or found["flag"]
+        if found["sign"] == ">" and line[found.start() - 1 : found.start()] != "<":
+            return False  # not an XML element
+        if name.lower() == "value":
+            owner = _OWNER.search(line) or next(filter(None, map(_OWNER.search, around)), None)
+            if owner is None or is_private_name(owner[1]):
+                return True
+            is_flag = _FLAG.fullmatch(owner[1])
+            is_setting = is_flag and (self.has_flags or _SETTING.fullmatch(line, found.end()))
+            return not (is_setting or _PUBLIC_VARIABLES.fullmatch(owner[1]))
+        return is_private_name(name)
+
     def _expect_value(self, line: str, found: re.Match[str]) -> None:
         if found["flag"] or found["name"].startswith("--"):
             self.is_value_due = True
             return
         bare = line.lstrip()
         self.below = len(line) - len(bare) + (1 if bare.startswith("- ") else 0)
-
-
-def _has_private_value(line: str, found: re.Match[str], *, around: list[str]) -> bool:
-    name = found["name"] or found["flag"]
-    if found["sign"] == ">" and line[found.start() - 1 : found.start()] != "<":
-        return False  # not an XML element
-    if name.lower() == "value":
-        owner = _OWNER.search(line) or next(filter(None, map(_OWNER.search, around)), None)
-        if owner is None or is_private_name(owner[1]):
-            return True
-        is_setting = _FLAG.fullmatch(owner[1]) and _SETTING.fullmatch(line, found.end())
-        return not (is_setting or _PUBLIC_VARIABLES.fullmatch(owner[1]))
-    return is_private_name(name)
 
 
 def _end_of_value(line: str, found: re.Match[str]) -> int:

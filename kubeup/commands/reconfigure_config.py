@@ -70,7 +70,8 @@ def _reconfigure(call: Invocation) -> int:
         if is_continued:
             ctx.found.unwell = frozenset()  # what was in trouble before the swap nobody knows any more
         shown = [] if launch.is_dry and call.output == "text" else list(_render_differences(ctx))
-        shown = [{**one, "diff": redact.redact(one["diff"])} for one in (*_render_documents(ctx, ground), *shown)]
+        differences = (*_render_documents(ctx, ground), *shown)
+        shown = [{**one, "diff": redact.redact(one["diff"], has_flags=True)} for one in differences]
         if call.output == "text":
             for one in shown:
                 call.print(one["diff"])

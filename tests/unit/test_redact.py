@@ -315,3 +315,25 @@ def test_a_long_line_is_cut_and_says_so() -> None:
 def test_json_stays_json() -> None:
     plain = json.dumps({"name": "x", "password": "plantedpw", "list": ["a", "k3J9sLq7Zt4WvXy2"], "n": 5}, indent=1)
     assert json.loads(redact(plain)) == {"name": "x", "password": MARK, "list": ["a", MARK], "n": 5}
+
+
+FLAGS = """extraArgs:
+- name: authorization-mode
+  value: Node,RBAC
+- name: event-ttl
+  value: 2h0m0s
+- name: audit-log-path
+  value: /var/log/kubernetes/audit.log
+- name: oidc-client-secret
+  value: plantedpw
+- name: audit-webhook-batch
+  value: k3J9sLq7Zt4WvXy2
+"""
+
+
+def test_the_flags_of_components_are_shown_where_it_is_known_that_they_are_flags() -> None:
+    """A change of one has to be seen. The variables of a container have names and values too."""
+    shown = redact(FLAGS, has_flags=True)
+    assert "value: Node,RBAC\n" in shown and "value: 2h0m0s\n" in shown and "/var/log/kubernetes/audit.log" in shown
+    assert "plantedpw" not in shown and "k3J9sLq7Zt4WvXy2" not in shown
+    assert redact(FLAGS).count(f"value: {MARK}\n") == 5
