@@ -184,7 +184,7 @@ _SHAPES: Mapping[str, Shape] = {
     "validatingwebhookconfigurations": {"webhooks": [_WEBHOOK]},
     "mutatingwebhookconfigurations": {"webhooks": [_WEBHOOK]},
     "leases": {"spec!": {"holderIdentity": str, "leaseDurationSeconds": int, "renewTime": str, "acquireTime": str}},
-    "clusterrolebindings": {"roleRef": {"kind": str, "name": str}},
+    "clusterrolebindings": {"roleRef": {"kind": str, "name": str}, "subjects": [{"name": str}]},
     "rolebindings": {"roleRef": {"kind": str, "name": str}},
     "": {"resources": [{"kind!": str, "name!": str, "namespaced!": bool}]},
 }

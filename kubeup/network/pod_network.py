@@ -8,8 +8,9 @@ kb's CNI file sorts last. So a network that is installed later wins by its file 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -35,10 +36,10 @@ CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 KNOWN_CNI_DIRS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 UNIT = "kb-routes.service"
 RENAMED_CNI_FILE = f"{CNI_FILE}.cilium_bak"
+"""Cilium renames kb's file to this when it is installed (its option cni.exclusive), and nobody removes it."""
 ENDING_CNI_FILE = "-kb-ending.conflist"
 """Sorts before the files of all networks. It is there only while reset ends pods that the first of them does not let end."""
 _LOOPBACK = json.dumps({"cniVersion": "0.4.0", "name": "kb-ending", "plugins": [{"type": "loopback"}]}) + "\n"
-"""Cilium renames kb's file to this when it is installed (its option cni.exclusive), and nobody removes it."""
 _POD_LISTS = ("containers", "initContainers", "ephemeralContainers")
 _ORDER = {"Namespace": 0, "CustomResourceDefinition": 1}
 
@@ -146,11 +147,17 @@ def find_foreign_cni_config(host: Host, paths: Paths) -> str:
     return first if first and first < CNI_FILE else ""
 
 
-def read_ending_config(host: Host, paths: Paths) -> str:
-    """A CNI configuration by which pods of this node can end, whichever network they are in: kb's own, or of loopback alone. The interface of
-    a pod goes with its namespace; what else another network keeps of it is that network's."""
+@contextlib.contextmanager
+def end_by_own(host: Host, paths: Paths) -> Iterator[None]:
+    """Have the runtime end pods by kb's own network meanwhile, or by loopback alone, whichever network they are in. The interface of a pod goes
+    with its namespace; what else another network keeps of it is that network's."""
     files = (paths.cni_conf / CNI_FILE, paths.cni_conf / RENAMED_CNI_FILE)
-    return next((host.read_text(path) for path in files if host.exists(path)), _LOOPBACK)
+    text = next((host.read_text(path) for path in files if host.exists(path)), _LOOPBACK)
+    host.write_file(paths.cni_conf / ENDING_CNI_FILE, text)
+    try:
+        yield
+    finally:
+        host.remove(paths.cni_conf / ENDING_CNI_FILE)
 
 
 def is_kept(host: Host, paths: Paths) -> bool:
@@ -210,7 +217,7 @@ def remove_node_network(host: Host, paths: Paths, *, socket: str = "") -> bool:
         if host.query(["ip", "link", "show", "dev", BRIDGE]).ok:
             host.run(["ip", "link", "delete", BRIDGE])
             changed = True
-    cni_files = (paths.cni_conf / CNI_FILE, paths.cni_conf / RENAMED_CNI_FILE)
+    cni_files = [paths.cni_conf / name for name in (CNI_FILE, RENAMED_CNI_FILE, ENDING_CNI_FILE)]
     for path in (paths.systemd / UNIT, settings_path(paths), *cni_files, *list_leases(host)):
         changed = host.remove(path) or changed
     if had_unit:

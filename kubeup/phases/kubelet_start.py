@@ -443,18 +443,13 @@ def _remove_pods(ctx: ResetRun, host: Host) -> None:
     """The runtime has pods leave their network by the programs of the first CNI file. Those of another network may be gone, or wait for pods of
     their own that have ended: no pod would ever end."""
     foreign = pod_network.find_foreign_cni_config(host, ctx.paths)
-    ending = ctx.paths.cni_conf / pod_network.ENDING_CNI_FILE
-    try:
-        limit = {"timeout_s": FOREIGN_END_S} if foreign else {}
-        failures = containers.remove_pods(host, ctx.cri_socket, **limit)
-        if failures and foreign:
-            ctx.report.note(
-                f"pods do not leave the network of {ctx.paths.cni_conf / foreign}, and end without it: {failures[0]}"
-            )
-            host.write_file(ending, pod_network.read_ending_config(host, ctx.paths))
+    limit = {"timeout_s": FOREIGN_END_S} if foreign else {}
+    failures = containers.remove_pods(host, ctx.cri_socket, **limit)
+    if failures and foreign:
+        told = f"pods do not leave the network of {ctx.paths.cni_conf / foreign}, and end without it: {failures[0]}"
+        ctx.report.note(told)
+        with pod_network.end_by_own(host, ctx.paths):
             failures = containers.remove_pods(host, ctx.cri_socket)
-    finally:
-        host.remove(ending)
     if failures:
         raise HostError(
             f"{len(failures)} pods could not be removed",

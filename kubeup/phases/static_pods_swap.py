@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from kubeup.addresses import join_host_port
-from kubeup.cluster.api import Api
+from kubeup.cluster.api import Api, path_of
 from kubeup.engine.items import File
 from kubeup.engine.plan import compare_documents
 from kubeup.engine.run import Outputs, Run
@@ -198,7 +198,7 @@ def _try_pods(ctx: SwapRun, swap: store.Swap) -> None:
             trials = [_without_pull(trial) for trial in trials]
         troubles += [trial.trouble for trial in trials if trial.trouble is not None]
         troubles += [*_find_closed_probes(wanted, former), *_find_unheard(swap, name)]
-        troubles += _find_small_quota(ctx, wanted, former=former)
+        troubles += [*_find_small_quota(ctx, wanted, former=former), *_find_lost_nodes(ctx, wanted, former=former)]
         passed = [trial.name for trial in trials if trial.trouble is None and not trial.not_tried]
         ctx.report.note(f"{name}: tried without starting it: {', '.join(passed) or 'nothing'}")
         for trial in trials:
@@ -251,6 +251,24 @@ def _find_small_quota(ctx: SwapRun, wanted: Mapping[str, Any], *, former: Mappin
             "etcd would take no write any more",
             f"its data have {data.size >> 20} MiB, and with --quota-backend-bytes={given} it may have {quota >> 20} MiB",
             "allow it more; or make its data smaller first: kb etcd compact; kb etcd defrag",
+        )
+
+
+def _find_lost_nodes(ctx: SwapRun, wanted: Mapping[str, Any], *, former: Mapping[str, Any]) -> Iterator[Trouble]:
+    """An API server that lets no kubelet work: RBAC alone has no word for them, unless somebody gave them a role. ABAC, a webhook and a file
+    of authorization may have one; that is seen once it runs (swap/proof.py)."""
+    given, was = (_flags_of_pod(pod).get("authorization-mode", "") for pod in (wanted, former))
+    if "Node" not in was.split(",") or not given or not set(given.split(",")) <= {"RBAC", "AlwaysDeny"}:
+        return
+    try:
+        bindings = ctx.api.list(path_of("ClusterRoleBinding"))
+    except KbError:
+        return
+    if not any(subject.get("name") == "system:nodes" for one in bindings for subject in one.get("subjects") or ()):
+        yield Trouble(
+            "every node of the cluster would be lost",
+            f"with --authorization-mode={given} the API server refuses what kubelets ask: Node is not in it, and no role is bound to system:nodes",
+            f"keep Node in it: --authorization-mode=Node,{given}",
         )
 
 

@@ -112,8 +112,16 @@ def check_flags(node: Node, first: Before) -> None:
     assert code_of(crash) == "static-pod-not-working" and "none-of-this-name" in crash.output
     now.check(same_containers=False)
 
-    # one with which it works, and no node does
+    # one with which it works, and no node does: refused at once, and where that cannot be known before, taken back
+    now = Before(node)
+    began = time.monotonic()
     lost = reconfigure(node, "apiserver --set authorization-mode=RBAC", check=False)
+    print(f"refused after {time.monotonic() - began:.1f} s", flush=True)
+    assert code_of(lost) == "static-pod-refused" and "no role is bound to system:nodes" in lost.output
+    now.check()
+    node.kubectl("create clusterrolebinding some-nodes --clusterrole=view --group=system:nodes")
+    lost = reconfigure(node, "apiserver --set authorization-mode=RBAC", check=False)
+    node.kubectl("delete clusterrolebinding some-nodes")
     assert code_of(lost) == "static-pod-not-working" and "it refuses what this node's kubelet asks" in lost.output
     now.check(same_containers=False)
 

@@ -20,6 +20,7 @@ from kubeup.engine.state import load_state
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse
 from kubeup.phases import static_pods_swap
 from kubeup.phases.static_pods_swap import SwapRun, check_cluster, check_swap
 from kubeup.swap import store
@@ -29,6 +30,7 @@ from tests.fake_control_plane import (
     DATA,
     FORMER,
     MANIFESTS,
+    SERVER,
     WANTED,
     ControlPlane,
     Gone,
@@ -155,6 +157,39 @@ def test_an_etcd_that_its_own_api_server_would_not_find(stage: Stage) -> None:
     assert error.cause.startswith("it would listen on 10.0.0.11:2379, and the API server asks 127.0.0.1:2379")
     checked(host, {"etcd": manifest("etcd", "--listen-client-urls=https://0.0.0.0:2379")})
     checked(host, {"etcd": manifest("etcd", "--listen-client-urls=https://10.0.0.11:2379,https://127.0.0.1:2379")})
+
+
+BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "subject", "is_told"),
+    [
+        ("Node,RBAC", "RBAC", "", True),
+        ("Node,RBAC", "AlwaysDeny,RBAC", "", True),
+        ("Node,RBAC", "RBAC", "system:nodes", False),
+        ("Node,RBAC", "RBAC,Node", "", False),
+        ("Node,RBAC", "RBAC,Webhook", "", False),
+        ("RBAC", "RBAC,AlwaysDeny", "", False),
+    ],
+)
+def test_an_api_server_that_lets_no_kubelet_work(
+    stage: Stage, before: str, after: str, subject: str, is_told: bool
+) -> None:
+    host = make_control_plane()
+    flag, name = "--authorization-mode=", "kube-apiserver"
+    host.files[f"{MANIFESTS}/{name}.yaml"] = manifest(name, flag + before).encode()
+    host.sleep(60)
+    host.changes.clear()
+    listed = json.dumps({"items": [{"metadata": {"name": "nodes"}, "subjects": [{"name": subject}]}]})
+    host.urls[f"https://{SERVER}{BINDINGS}"] = HttpResponse(200, listed.encode())
+    texts = {name: manifest(name, flag + after)}
+    if not is_told:
+        checked(host, texts)
+        return
+    error = refused(host, texts)
+    assert error.code == "static-pod-refused" and "no role is bound to system:nodes" in error.cause
+    assert f"--authorization-mode=Node,{after}" in error.remedy
 
 
 @pytest.mark.parametrize(
