@@ -209,6 +209,11 @@ def end(api: Api, nodes: Mapping[str, str]) -> None:
     ApiRefused, Unreachable."""
     api.delete(_SECRET)
     api.delete(_PATH)
+    forget_marks(api, nodes)
+
+
+def forget_marks(api: Api, nodes: Mapping[str, str]) -> None:
+    """Remove the annotations, which a run that was cut off at its very end has left. Raises ApiRefused, Unreachable."""
     for name in (name for name, mark in nodes.items() if mark):
         try:
             _annotate(api, name, text=None)

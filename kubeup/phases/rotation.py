@@ -194,6 +194,7 @@ def begin(ctx: RotationRun) -> Outputs:
     """Make the following pair, or turn the rotation round. Raises ClusterError, HostError."""
     one = rotation.read(ctx.api)
     if one is None and ctx.continues:
+        rotation.forget_marks(ctx.api, rotation.read_marks(ctx.api))
         ctx.report.note(f"no rotation of {ctx.kind.title} is under way, and none is begun")
     elif one is None:
         present = rotated_pairs.read_pair(ctx.host, _place(ctx))
