@@ -15,7 +15,8 @@ from kubeup.network import service_rules
 CHAINS = frozenset(("FLANNEL-FWD", "FLANNEL-POSTRTG"))
 _TABLES = frozenset(("flannel-ipv4", "flannel-ipv6"))
 LINKS = ("cni0", "flannel.1", "flannel-v6.1")
-_ALL_LINKS = Path("/sys/class/net")
+_ALL_LINKS = Path("/proc/net/dev")
+"""A line each. /sys/class/net may be mounted for another network namespace, as in a container of systemd-nspawn."""
 PLACES = tuple(
     Path(name)
     for name in (
@@ -29,7 +30,8 @@ PLACES = tuple(
 
 
 def list_links(host: Host) -> list[str]:
-    known = host.list_dir(_ALL_LINKS)
+    rows = host.read_text(_ALL_LINKS).splitlines() if host.exists(_ALL_LINKS) else []
+    known = {row.partition(":")[0].strip() for row in rows}
     return [name for name in LINKS if name in known]
 
 

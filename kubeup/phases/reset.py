@@ -23,10 +23,13 @@ from kubeup.machine import services
 with lazily:
     from kubeup.cluster import api, etcd
     from kubeup.engine import state, undo
+    from kubeup.network import load_balancer
     from kubeup.node import etcd_data, runtime
 
 
 _LABEL = "node-role.kubernetes.io/control-plane"
+OTHER_S = 3.0
+"""How long another control plane may take to say who there is."""
 
 
 def read_etcd_pod(ctx: BareRun) -> Optional[dict[str, Any]]:
@@ -96,7 +99,7 @@ def is_last_control_plane(ctx: BareRun, node: str) -> bool:
         return False
     with contextlib.suppress(KbError):
         if not ctx.host.exists(manifest):
-            return _list_control_planes(ctx) == [node]
+            return _list_control_planes(_admin_api(ctx)) == [node]
         urls = _client_urls(ctx, manifest)
         with contextlib.suppress(KbError):
             members = etcd.Etcd(ctx.host, urls, tls=etcd.read_client_tls(ctx.host, ctx.paths)).list_members()
@@ -105,15 +108,26 @@ def is_last_control_plane(ctx: BareRun, node: str) -> bool:
     return False
 
 
-def _list_control_planes(ctx: BareRun) -> list[str]:
-    """Raises HostError, ApiRefused, Unreachable."""
-    client = api.Api(ctx.host, api.read_identity(ctx.host, ctx.paths.admin_conf), retry_s=0)
+def _list_control_planes(client: api.Api) -> list[str]:
+    """Raises ApiRefused, Unreachable."""
     return [str(row["metadata"].get("name")) for row in client.list(api.path_of("Node"), label=_LABEL)]
 
 
+def _admin_api(ctx: BareRun) -> api.Api:
+    """Raises HostError."""
+    return api.Api(ctx.host, api.read_identity(ctx.host, ctx.paths.admin_conf), retry_s=0)
+
+
 def _knows_others(ctx: BareRun, node: str) -> bool:
+    """Whether an API server knows another control plane. Those of this node's load balancer are asked without it: after a boot it may not run
+    yet."""
     with contextlib.suppress(KbError):
-        return any(name != node for name in _list_control_planes(ctx))
+        client = _admin_api(ctx)
+        others = [f"https://{server}" for server in load_balancer.read_servers(ctx.host, ctx.paths)]
+        for one in (client, *(client.with_server(server, timeout_s=OTHER_S) for server in others)):
+            with contextlib.suppress(KbError):
+                if any(name != node for name in _list_control_planes(one)):
+                    return True
     return False
 
 

@@ -36,7 +36,7 @@ def make_host() -> FakeHost:
         "/etc/cni/net.d/10-flannel.conflist": b"",
         "/run/flannel/subnet.env": b"",
         "/opt/cni/bin/flannel": b"",
-        **{f"/sys/class/net/{name}/ifindex": b"4" for name in ("eth0", "cni0", "flannel.1")},
+        "/proc/net/dev": b"Inter-|   Receive\n face |bytes\n  eth0: 1 2\n  cni0: 0 0\nflannel.1:0 0\n",
     }
     return host
 

@@ -314,6 +314,15 @@ def test_a_control_plane_that_was_taken_out_of_the_cluster_is_not_its_last_one()
         url = "https://kb-api.cluster.local:7443/api/v1/nodes?labelSelector=node-role.kubernetes.io%2Fcontrol-plane"
         host.urls[url] = HttpResponse(200, json.dumps({"items": items}).encode())
         assert reset.is_last_control_plane(ctx, "cp1") is is_last
+    # its own load balancer does not run yet, and names the others
+    host.urls.clear()
+    host.files["/etc/kubernetes/kb-load-balancer/haproxy.cfg"] = b"  server cp2 10.0.0.12:6443 check\n"
+    assert reset.is_last_control_plane(ctx, "cp1")
+    items = [{"metadata": {"name": "cp2"}}]
+    host.urls[f"https://10.0.0.12:6443{url.partition(':7443')[2]}"] = HttpResponse(
+        200, json.dumps({"items": items}).encode()
+    )
+    assert not reset.is_last_control_plane(ctx, "cp1")
 
 
 ADMIN_CONF = b"""
