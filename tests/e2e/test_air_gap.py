@@ -71,6 +71,16 @@ def read_metric(node: Node, name: str) -> int:
     return sum(int(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
 
+def expire_mirror(node: Node) -> None:
+    """Have the node's mirror present a certificate that ended yesterday, from the right authority."""
+    node.run(
+        "cd /etc/kubernetes/pki && openssl req -new -key kb-mirror.key -subj /CN=kb-mirror -out /tmp/m.csr && "
+        f"printf 'subjectAltName=IP:{node.address}' >/tmp/m.ext && "
+        "openssl x509 -req -in /tmp/m.csr -CA ca.crt -CAkey ca.key -days -1 -extfile /tmp/m.ext -out kb-mirror.crt && "
+        "systemctl restart kb-mirror"
+    )
+
+
 # ---- the whole way
 
 
@@ -348,12 +358,7 @@ def test_mirror_dies_and_expires(
     assert read_metric(cp1, "kb_mirror_sent_bytes_total") > 0
 
     # an expired certificate, from the right authority
-    cp1.run(
-        "cd /etc/kubernetes/pki && openssl req -new -key kb-mirror.key -subj /CN=kb-mirror -out /tmp/m.csr && "
-        f"printf 'subjectAltName=IP:{cp1.address}' >/tmp/m.ext && "
-        "openssl x509 -req -in /tmp/m.csr -CA ca.crt -CAkey ca.key -days -1 -extfile /tmp/m.ext -out kb-mirror.crt && "
-        "systemctl restart kb-mirror"
-    )
+    expire_mirror(cp1)
     w2.scp(kb_pyz, "/root/kb.pyz")
     plain = line.partition("sha256sum -c - && ")[2]
     refused = wait_until(

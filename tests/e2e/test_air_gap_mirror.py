@@ -16,7 +16,7 @@ from .lab.images import WEB_IMAGE
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
 from .lab.settings import find_release, read_releases
-from .test_air_gap import IGNORE, KB, PAUSE, MakeNode, asked_outside, bundles, join_line, read_metric  # noqa: F401
+from .test_air_gap import IGNORE, KB, PAUSE, MakeNode, asked_outside, bundles, expire_mirror, join_line, read_metric  # noqa: F401
 from .world.web import apply, render_pod
 
 
@@ -39,7 +39,7 @@ def presented(node: Node) -> str:
     ).stdout
 
 
-@pytest.mark.k8s_versions("1.35")
+@pytest.mark.k8s_versions("1.35", "1.36")
 def test_a_mirror_over_the_years(
     make_node: MakeNode,
     lab: Lab,
@@ -47,9 +47,10 @@ def test_a_mirror_over_the_years(
     k8s_version: str,
     bundles: Callable[[str], Path],  # noqa: F811
 ) -> None:
-    if "1.34" not in read_releases():
-        pytest.skip("KB_E2E_BIN has no 1.34")
-    bundle, former = bundles(k8s_version), bundles("1.34")
+    before_it = f"1.{int(k8s_version.partition('.')[2]) - 1}"
+    if before_it not in read_releases():
+        pytest.skip(f"KB_E2E_BIN has no {before_it}")
+    bundle, former = bundles(k8s_version), bundles(before_it)
     cp1, cp2, w1 = (make_node(name, version=k8s_version, **BARE) for name in ("cp1", "cp2", "w1"))
     lab.clear_outside()
     lead_endpoint(cp1)
@@ -71,10 +72,10 @@ def test_a_mirror_over_the_years(
     cp1.run(f"{KB} mirror add {former.name}", timeout=300)
     print(cp1.run(f"{KB} mirror list").stdout, flush=True)
     told = read_list(cp1)
-    assert told["notNeeded"] == ["v1.34"] and len(told["bundles"]) == 2 and told["unnamedBytes"] == 0
-    old = f"registry.k8s.io/kube-apiserver:{find_release('1.34').version}"
+    assert told["notNeeded"] == [f"v{before_it}"] and len(told["bundles"]) == 2 and told["unnamedBytes"] == 0
+    old = f"registry.k8s.io/kube-apiserver:{find_release(before_it).version}"
     wait_until(lambda: w1.run(f"crictl pull {old}", check=False, timeout=120).ok, what=old, timeout_s=60)
-    refused = cp1.run(f"{KB} mirror remove v1.35", check=False)
+    refused = cp1.run(f"{KB} mirror remove v{k8s_version}", check=False)
     assert code_of(refused) == "mirror-needed" and "node cp1, node cp2, node w1" in refused.stderr, refused.stderr
     pause = next(one["name"] for one in told["images"] if one["name"].startswith(f"{PAUSE}:") and one["neededBy"])
     assert code_of(cp1.run(f"{KB} mirror remove {pause}", check=False)) == "mirror-needed"
@@ -91,7 +92,7 @@ def test_a_mirror_over_the_years(
     assert w1.run(f"crictl pull {old}", timeout=120).ok, "the rest of its bundle is served"
     pull_again(cp1, w1, name="after-gc")
 
-    print(cp1.run(f"{KB} mirror remove v1.34").output, flush=True)
+    print(cp1.run(f"{KB} mirror remove v{before_it}").output, flush=True)
     assert [one["name"] for one in read_list(cp1)["bundles"]] == [bundle.name]
     w1.run(f"crictl rmi {old}")
     wait_until(lambda: not w1.run(f"crictl pull {old}", check=False).ok, what=f"{old} to be gone", timeout_s=15)
@@ -106,6 +107,15 @@ def test_a_mirror_over_the_years(
     before = presented(cp1)
     assert "certificate of this node's mirror renewed" in cp1.run(f"{KB} certs renew all --expiring").stdout
     assert presented(cp1) != before and "kb-mirror" in cp1.run(f"{KB} certs check-expiration").stdout
+
+    # it was off for so long that its certificate has expired: no node believes it, and the same timer renews it
+    expire_mirror(cp1)
+    wait_until(lambda: "serial=" in presented(cp1), what="the mirror", timeout_s=30)
+    assert not w1.run(f"crictl rmi {WEB_IMAGE}; crictl pull {WEB_IMAGE}", check=False, timeout=120).ok
+    before = presented(cp1)
+    print(cp1.run(f"{KB} certs renew all --expiring").output, flush=True)
+    assert presented(cp1) != before
+    pull_again(cp1, w1, name="after-expiry")
 
     # to another control plane
     cp2.scp(kb_pyz, "/root/kb.pyz")
@@ -131,5 +141,12 @@ def test_a_mirror_over_the_years(
     assert url in files and cp1.address not in files and re.search(rf'server = "{url}"', files)
     print(cp1.run(f"{KB} drift", check=False).output, cp2.run(f"{KB} drift", check=False).output, flush=True)
 
-    # and a machine that has nothing joins by the new one
+    # and a machine that has nothing joins by the new one, which the join command names
+    w2 = make_node("w2", version=k8s_version, **BARE)
+    shown = cp2.run(f"{KB} token create --print-join-command").stdout.strip()
+    assert f" --mirror {url} --air-gapped" in f"{shown} ", shown
+    w2.scp(kb_pyz, "/root/kb.pyz")
+    w2.run(f"{shown} {IGNORE}", timeout=600)
+    cp1.wait_node_ready("w2")
+    pull_again(cp1, w2, name="w2")
     assert asked_outside(lab) == []

@@ -20,7 +20,7 @@ from .test_pod_network import give_ipv6
 from .world import other_rules
 from .world.web import check_cluster_serves
 
-pytestmark = pytest.mark.k8s_versions("1.35")
+pytestmark = pytest.mark.k8s_versions("1.35", "1.36")
 MakeNode = Callable[..., Node]
 
 EVERYTHING = r"""cd / && find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log -o -path /var/tmp \
