@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from tests.bench import backups, departures, document, joins, recoveries, swaps, upgrades
+from tests.bench import backups, departures, document, joins, recoveries, rotations, swaps, upgrades
 from tests.e2e.lab import settings
 from tests.e2e.lab.config import lab_config, list_ignored_checks
 from tests.e2e.lab.lab import Lab
@@ -153,7 +153,7 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else ""
 
 
-PARTS = ("init", "joins", "crowd", "swaps", "backups", "recoveries", "departures", "upgrades")
+PARTS = ("init", "joins", "crowd", "swaps", "backups", "recoveries", "departures", "rotations", "upgrades")
 HEAD = """\
 # Speed compared with kubeadm
 
@@ -200,6 +200,7 @@ def main() -> None:
             backed_up: Optional[backups.Backups] = None
             came_back: recoveries.Recoveries = {}
             left: departures.Departures = {}
+            rotated: rotations.Rotations = {}
             upgraded: upgrades.Upgrades = {}
             if options.only in (None, "swaps"):
                 swapped = swaps.run_swaps(lab, options.version, pyz, options.rounds)
@@ -209,6 +210,8 @@ def main() -> None:
                 came_back = recoveries.run_recoveries(lab, options.version, pyz, options.rounds)
             if options.only in (None, "departures"):
                 left = departures.run_departures(lab, options.version, pyz, options.rounds)
+            if options.only in (None, "rotations"):
+                rotated = rotations.run_rotations(lab, options.version, pyz, options.rounds)
             if options.only in (None, "upgrades"):
                 upgraded = upgrades.run_upgrades(lab, options.version, pyz, options.rounds)
         finally:
@@ -226,6 +229,8 @@ def main() -> None:
         table += recoveries.render_recoveries(came_back)
     if left:
         table += departures.render_departures(left)
+    if rotated:
+        table += rotations.render_rotations(rotated)
     if upgraded:
         table += upgrades.render_upgrades(upgraded, options.version)
     sys.stdout.write(table)
