@@ -10,6 +10,7 @@ from typing import Any, Callable
 import pytest
 
 from .lab.bundles import BARE
+from .lab.changes import kill_after_each_change_in_turn
 from .lab.config import lab_config
 from .lab.control_planes import ENDPOINT, KEY, code_of, lead_endpoint
 from .lab.images import WEB_IMAGE
@@ -92,7 +93,8 @@ def test_a_mirror_over_the_years(
     assert w1.run(f"crictl pull {old}", timeout=120).ok, "the rest of its bundle is served"
     pull_again(cp1, w1, name="after-gc")
 
-    print(cp1.run(f"{KB} mirror remove v{before_it}").output, flush=True)
+    killed = kill_after_each_change_in_turn(cp1, ["kb.pyz", "mirror", "remove", f"v{before_it}"])
+    assert killed and "nothing" in cp1.run(f"{KB} mirror gc").output, killed
     assert [one["name"] for one in read_list(cp1)["bundles"]] == [bundle.name]
     w1.run(f"crictl rmi {old}")
     wait_until(lambda: not w1.run(f"crictl pull {old}", check=False).ok, what=f"{old} to be gone", timeout_s=15)
@@ -119,6 +121,8 @@ def test_a_mirror_over_the_years(
 
     # to another control plane
     cp2.scp(kb_pyz, "/root/kb.pyz")
+    killed = kill_after_each_change_in_turn(cp2, ["kb.pyz", "mirror", "move"])
+    assert any("kb-mirror.service" in change for _, change in killed), killed
     done = cp2.run(f"{KB} mirror move", timeout=300)
     print(done.output, flush=True)
     url = f"https://{cp2.address}:5000"
