@@ -166,6 +166,11 @@ def replace(call: Invocation) -> int:
         )
     departure.check(one, own=ctx.config.node.name, endpoint=node_remove.read_endpoint(ctx))
     line = token.make_join_line(launch, is_control_plane=one.is_control_plane)
+    mirror = node_remove.find_mirror(launch.local, one.addresses)
+    if mirror and mirror in line:
+        call.report.warn(
+            f"the mirror {mirror} runs on {name} and goes with it: have another control plane serve it first (kb mirror move), and print these lines again"
+        )
     call.tell(f"here: kb node remove {name} --yes")
     call.print(f"on the new machine: {line}")
     return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -21,6 +21,7 @@ from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, KbError
 from kubeup.frozen_values import frozen_by_name
 from kubeup.lazy_modules import lazily
+from kubeup.machine.host import Host
 from kubeup.machine.waiting import becomes_so, say_round, watch
 from kubeup.phases import readdress
 
@@ -118,7 +119,7 @@ def _describe(ctx: NodeRemoveRun, one: departure.Departing) -> Iterator[str]:
     members = departure.say_members(one)
     if members:
         yield members
-    mirror = _find_mirror(ctx)
+    mirror = find_mirror(ctx.host, ctx.departing.addresses)
     if mirror:
         yield (
             f"images come from its mirror {mirror}, on this node too: pods whose images are not on their node yet will not start, unless the "
@@ -126,15 +127,12 @@ def _describe(ctx: NodeRemoveRun, one: departure.Departing) -> Iterator[str]:
         )
 
 
-def _find_mirror(ctx: NodeRemoveRun) -> str:
-    """The URL of a mirror on the node that leaves, from which this node pulls; "" if there is none."""
-    names = ctx.host.list_dir(HOSTS_FOLDER) if ctx.host.is_dir(HOSTS_FOLDER) else []
-    files = [path for path in (HOSTS_FOLDER / name / "hosts.toml" for name in names) if ctx.host.exists(path)]
-    urls = {containerd_hosts.parse_mirror(ctx.host.read_text(path)) for path in files}
-    return next(
-        (url for url in sorted(urls) if host_of(url.partition("://")[2].partition("/")[0]) in ctx.departing.addresses),
-        "",
-    )
+def find_mirror(host: Host, addresses: Collection[str]) -> str:
+    """The URL of a mirror on the node with these addresses, from which this node pulls; "" if there is none."""
+    names = host.list_dir(HOSTS_FOLDER) if host.is_dir(HOSTS_FOLDER) else []
+    files = [path for path in (HOSTS_FOLDER / name / "hosts.toml" for name in names) if host.exists(path)]
+    urls = {containerd_hosts.parse_mirror(host.read_text(path)) for path in files}
+    return next((url for url in sorted(urls) if host_of(url.partition("://")[2].partition("/")[0]) in addresses), "")
 
 
 def _take_turn(ctx: NodeRemoveRun) -> None:

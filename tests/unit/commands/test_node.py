@@ -13,6 +13,7 @@ from kubeup.cluster import eviction
 from kubeup.commands import token
 from kubeup.machine.local_host import LocalHost
 from kubeup.network import drain_marks
+from kubeup.node import ca_pins
 from tests.fake_control_plane import Gone
 from tests.fake_departure import LEASES, NODES, PODS, Departure, make_departure
 from tests.fuzz.node import Ended, call
@@ -447,6 +448,21 @@ def test_the_lines_for_a_machine_in_the_place_of_another(
     assert bool(asked) is is_control_plane
     (secret,) = host.list_names("Secret")
     assert secret.startswith("bootstrap-token-") and secret.rpartition("-")[2] in there
+
+
+def test_a_line_that_names_the_mirror_of_the_one_that_leaves_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_departure()
+    monkeypatch.setattr(ca_pins, "ca_cert_hashes", lambda _: ("sha256:aa",))
+    text = containerd_hosts.render_hosts(
+        "registry.k8s.io", containerd_hosts.Mirror("https://10.0.0.13:5000"), is_only=False
+    )
+    host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = text.encode()
+    host.files["/etc/kubernetes/pki/ca.key"] = b"key"
+    monkeypatch.setattr(token, "upload_certs", lambda *args, **more: None)
+    ended = kb(host, "replace", "cp3")
+    assert ended.status == 0 and "--mirror https://10.0.0.13:5000 --control-plane" in ended.out, ended.err
+    assert "https://10.0.0.13:5000 runs on cp3 and goes with it" in ended.err and "kb mirror move" in ended.err
+    assert "goes with it" not in kb(host, "replace", "w1").err
 
 
 def test_what_could_not_be_removed_is_not_replaced() -> None:
