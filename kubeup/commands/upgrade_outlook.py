@@ -5,6 +5,7 @@ Only looks. Runs on a control plane, as its admin.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -274,7 +275,9 @@ def _look_at_own(ground: Ground, version: Version) -> Own:
         trouble = Trouble(error.what, error.cause, error.remedy)
         return Own((), [objection.Objection("manifests-not-rendered", trouble, node=ground.node)])
     found = [*_judge_edits(ground, pods), *_judge_lacks(ground, pods, version=version)]
-    return Own(pods, [*found, *_judge_disk(ground), *_judge_certs(ground), *_judge_room(ground)])
+    swaps = any(pod.is_changed for pod in pods)
+    certs = [*_judge_certs(ground), *(_judge_renewals(ground) if swaps else ())]
+    return Own(pods, [*found, *_judge_disk(ground), *certs, *_judge_room(ground)])
 
 
 def read_targets(ground: Ground, version: Version) -> tuple[Target, ...]:
@@ -395,6 +398,31 @@ def _judge_certs(ground: Ground) -> Iterator[Objection]:
             "see what it has signed: kb certs check-expiration",
         )
         yield objection.Objection("authority-ends", trouble, objection.SAID, ground.node)
+
+
+def _judge_renewals(ground: Ground) -> Iterator[Objection]:
+    """The certificates of this node that are renewed before its static pods are replaced, and those that are not."""
+    found: dict[bool, list[tuple[datetime.datetime, str]]] = {False: [], True: []}
+    for row in renewal.wanted_rows(ground.patient.config.cluster):
+        try:
+            one = renewal.read_expiry(ground.local, ground.paths, row=row)
+        except HostError as error:
+            trouble = Trouble(error.what, error.cause, error.remedy)
+            yield objection.Objection("certificate-unreadable", trouble, objection.SAID, ground.node)
+            continue
+        if one.expires:
+            found[one.is_external].append((one.expires, one.name))
+    words = {False: ("certificates-renewed", ""), True: ("certificates-not-renewed", " not")}
+    for is_external, those in found.items():
+        if those:
+            title, word = words[is_external]
+            (end, name), verb = min(those), "is" if len(those) == 1 else "are"
+            trouble = Trouble(
+                f"{len(those)} of the certificates of {ground.node} {verb}{word} renewed",
+                f"{'their CA signs elsewhere; ' if word else ''}the first of them, {name}, ends at {end:%Y-%m-%d %H:%M} UTC",
+                "see all of them: kb certs check-expiration",
+            )
+            yield objection.Objection(title, trouble, objection.SAID, ground.node)
 
 
 def _judge_room(ground: Ground) -> Iterator[Objection]:

@@ -127,6 +127,21 @@ def test_the_text(machine: Running, capsys: Any) -> None:
     assert "Nothing blocks it. Run, in this order:\n\nNODE      COMMAND\ncp1 " in told
 
 
+def test_certificates_that_are_renewed_and_those_that_are_not(machine: Running, capsys: Any) -> None:
+    def read() -> dict[str, str]:
+        found = plan(machine, capsys, NEXT)["objections"]
+        return {one["name"]: one["what"] for one in found if one["name"].startswith("certificates-")}
+
+    assert read() == {"certificates-renewed": "11 of the certificates of cp1 are renewed"}
+    machine.remove(Paths().pki / "front-proxy-ca.key")
+    assert read() == {
+        "certificates-renewed": "10 of the certificates of cp1 are renewed",
+        "certificates-not-renewed": "1 of the certificates of cp1 is not renewed",
+    }
+    machine.write_file(Paths().pki / "apiserver.crt", "no certificate\n")
+    assert "certificate-unreadable" in {one["name"] for one in plan(machine, capsys, NEXT)["objections"]}
+
+
 def test_a_version_that_cannot_follow(machine: Running, capsys: Any) -> None:
     assert names(plan(machine, capsys, "v1.37.0", status=3)) == {"version-too-high"}
     assert "downgrade" in names(plan(machine, capsys, "v1.34.9", status=3))
