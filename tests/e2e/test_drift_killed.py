@@ -10,6 +10,7 @@ from typing import Callable
 
 import pytest
 
+from .lab import change_killer
 from .lab.changes import Moment, kill_after_each_change_in_turn, run_watched
 from .lab.control_planes import KB, code_of
 from .lab.node import Node, wait_until
@@ -99,6 +100,7 @@ def test_killed_in_the_swap_of_a_manifest(make_node: MakeNode, kb_pyz: Path, k8s
         Moment(phase, f"move_file {MANIFESTS}/.{SCHEDULER}.yaml.kb-next {manifest(SCHEDULER)}"),
         Moment("reconfigure-static-pods/gate", "save the state"),
     )
+    node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     for moment in moments:
         spoil(node, name)
         wait_until(lambda: runs_with(node, "--v=3"), what="the edit to run", timeout_s=90)
