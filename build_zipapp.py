@@ -458,6 +458,7 @@ WITHOUT_BYTECODE = tuple(
         "cluster": (
             "account_tokens",
             "departure",
+            "dns_service",
             "etcd_snapshot",
             "etcd_upkeep",
             "eviction",
@@ -468,6 +469,7 @@ WITHOUT_BYTECODE = tuple(
             "request_header",
             "rotation",
             "stuck_pods",
+            "system_rights",
             "upgrade_turn",
         ),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "metrics", "support_bundle"),

@@ -43,6 +43,11 @@ def find_stuck(api: Api, namespace: str) -> list[Trouble]:
     return [found for pod in api.list(path_of("Pod", namespace=namespace)) if (found := _judge(pod, now))]
 
 
+def judge(api: Api, pod: Mapping[str, Any]) -> Optional[Trouble]:
+    """What keeps one pod from running. Ages are by this machine's clock."""
+    return _judge(pod, api.host.now())
+
+
 def _judge(pod: Mapping[str, Any], now: datetime.datetime) -> Optional[Trouble]:
     found = fit_what_does(pod, _SHAPE)
     meta, status, node = found["metadata"], found["status"], found["spec"]["nodeName"]

@@ -121,11 +121,16 @@ def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:
     return None
 
 
+_PASSING = re.compile(r"I\d{4} ")
+"""klog's level of what is no failure: a kubelet that ends says there, among others, that it has found no CRI-O."""
+
+
 def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
     what = f"the kubelet does not stay up (restarted {unit.restarts} times, exit code {unit.exit_code})"
     if services.spoken_of(host) is services.OPENRC:
         what = "the kubelet does not stay up (OpenRC: crashed)"
-    lines = read_kubelet_log(host, invocation=unit.invocation if unit.is_ending else "", lines=300)
+    told = read_kubelet_log(host, invocation=unit.invocation if unit.is_ending else "", lines=300)
+    lines = [line for line in told if not _PASSING.match(line)]
     found = match_signs(host, KUBELET_SIGNS, lines=lines, what=what, link="kubelet-log")
     if found:
         return found

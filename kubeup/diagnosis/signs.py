@@ -122,10 +122,16 @@ def _look_up_etcd_servers(host: Host, groups: Mapping[str, str]) -> Mapping[str,
 
 
 def _look_up_identity(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
+    """A worker's new certificate is signed where the authority's key is."""
+    is_server = host.exists(MANIFESTS / "kube-apiserver.yaml")
+    recover = (
+        "kb certs recover" if is_server else "on a control plane: kb certs recover, which prints the line for this node"
+    )
     if _has_expired(host):
-        return {"lack": "the kubelet's client certificate has expired", "new_identity": "kb certs recover"}
+        lack = "the kubelet's client certificate /var/lib/kubelet/pki/kubelet-client-current.pem has expired"
+        return {"lack": lack, "new_identity": recover, "recover": recover}
     lack = "there is neither a valid /etc/kubernetes/kubelet.conf nor a bootstrap-kubelet.conf: the kubelet has no identity"
-    return {"lack": lack, "new_identity": say_new_identity(host)}
+    return {"lack": lack, "new_identity": say_new_identity(host), "recover": recover}
 
 
 def _has_expired(host: Host) -> bool:
@@ -266,14 +272,26 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         r"part of the existing bootstrap client certificate .* is expired|client certificate.*expired",
-        cause="the kubelet's client certificate has expired",
-        remedy="kb certs recover",
+        cause="the kubelet's client certificate /var/lib/kubelet/pki/kubelet-client-current.pem has expired",
+        remedy="{recover}",
+        explain=_look_up_identity,
     ),
     Sign(
         r"(?:bootstrap-kubelet\.conf: no such file|unable to load bootstrap kubeconfig)",
         cause="{lack}",
         remedy="{new_identity}",
         explain=_look_up_identity,
+    ),
+    Sign(
+        r"(?P<why>configured policy .{0,80}? differs from state checkpoint policy|checkpoint is corrupted|current set of available CPUs)"
+        r".*?(?P<path>/var/lib/kubelet/\w+_manager_state)",
+        cause="what it kept of its pods' processors or memory in {path} does not fit its configuration or this machine: {line}",
+        remedy="empty the node (on a control plane: kb node drain NAME), then here: rm {path}; {restart_kubelet}",
+    ),
+    Sign(
+        r"Failed to enforce (?P<kind>\w+) Reserved Cgroup Limits on \\*\"(?P<group>[^\"\\]+)",
+        cause="it is told to limit the control group {group} (enforceNodeAllocatable), which is not there or lacks controllers: {line}",
+        remedy="leave {group} out of enforceNodeAllocatable in the KubeletConfiguration, or make it; then: {restart_kubelet}",
     ),
     Sign(
         r"unable to load client CA file (?P<path>[^:\s]+): (?P<why>.*)",
@@ -380,6 +398,18 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
         remedy="have its member removed, on another control plane: kb etcd remove NAME; then here: kb reset --force, and join again",
     ),
     Sign(
+        r"(?P<why>(?:walpb?|snap): (?:crc mismatch|max entry size limit exceeded|file not found|slice bounds out of range)|failed to (?:read WAL|recover v3 backend|open WAL)"
+        r"|freepages: failed to get all reachable pages)",
+        cause="etcd's data on this machine are damaged, as a power failure or a failing disk leaves them ({why})",
+        remedy="with other members: kb etcd remove NAME on another control plane, then here: kb reset --force, and join again; as the only member: "
+        "kb restore FILE, with the newest backup",
+    ),
+    Sign(
+        r"(?:open|stat|loading) (?P<path>/etc/kubernetes/[^:\s\"]+)\"?: no such file or directory",
+        cause="it is told to read {path}, which is not there; a flag of {origin} names it",
+        remedy="put {path} back, or leave the flag out of {source}, " + THEN,
+    ),
+    Sign(
         r"(?:member count is unequal|unmatched member while checking PeerURLs|couldn't find local name \\*\"(?P<name>[^\"\\]+))",
         cause="etcd's own name or peer address is not among the members it knows ({line})",
         remedy="see --name and --initial-cluster in /etc/kubernetes/manifests/etcd.yaml; they come from etcd.local.extraArgs "
@@ -421,6 +451,11 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
         remedy="see that this kernel has the netfilter matches (iptables -t nat -L; modprobe xt_comment xt_conntrack), or set "
         "another mode (iptables | nftables) in the KubeProxyConfiguration, " + THEN,
         is_final=False,
+    ),
+    Sign(
+        r"/etc/coredns/Corefile:(?P<row>\d+) - Error during parsing: (?P<why>.*)",
+        cause="its configuration is wrong: line {row} of the Corefile: {why}",
+        remedy="correct it: kubectl -n kube-system edit configmap coredns",
     ),
     Sign(
         r"plugin/loop: (?P<loop>Loop \([^)]*\) detected for zone)",

@@ -33,7 +33,7 @@ from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.yaml_files import YAMLError, commands_of_pod, containers_of_pod, flags_of, load_yaml
 
-_COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
 @frozen
@@ -56,7 +56,7 @@ class Patient:
     @property
     def components(self) -> tuple[str, ...]:
         """The static pods of this node, in dependency order."""
-        return tuple(name for name in _COMPONENTS if self.host.exists(self.paths.manifest(name)))
+        return tuple(name for name in COMPONENTS if self.host.exists(self.paths.manifest(name)))
 
 
 def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = None) -> Patient:
@@ -93,7 +93,7 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
         join=_read_join(host, paths),
     )
     default = paths.admin_conf if host.exists(paths.admin_conf) else paths.kubeconfig("kubelet.conf")
-    is_member = host.exists(paths.kubelet_config)
+    is_member = any(map(host.exists, (paths.kubelet_config, paths.kubeconfig("kubelet.conf"))))
     release = releases.find_release(version)
     return Patient(host, paths, own, release, kubeconfig_file or default, is_member)
 
@@ -104,8 +104,8 @@ def open_api(patient: Patient) -> kubeapi.Api:
 
 
 def _read_join(host: Host, paths: Paths) -> Optional[Join]:
-    """What a worker's kubelet knows of its cluster; None on a control plane."""
-    if host.exists(paths.manifest("kube-apiserver")):
+    """What a worker's kubelet knows of its cluster; None on a control plane, even if its API server's manifest was taken away."""
+    if any(host.exists(paths.manifest(name)) for name in COMPONENTS) or host.exists(paths.pki / "apiserver.crt"):
         return None
     member = membership.find_member_access(host, paths.kubernetes / "kubelet.conf")
     return Join(member.server, member.ca_pem) if member is not None else Join()

@@ -206,6 +206,10 @@ def check_resolver(node: Node) -> Findings:
         return
     other = next((item for item in OTHER_RESOLV_CONFS if item != path and _is_good_resolv_conf(node.host, item)), None)
     remedy = f"resolvConf: {other} in the KubeletConfiguration" if other else f"put a real name server into {path}"
+    if chosen and not node.host.exists(path):
+        text = f"{path}, the resolvConf of the kubelet, is not there: it can start no pod"
+        yield Finding("Resolver", ERROR, text, f"have it written (systemctl start systemd-resolved), or: {remedy}")
+        return
     text = (
         f"{path} names the loopback address {loops[0]}: CoreDNS would query itself"
         if loops

@@ -50,7 +50,7 @@ def look_at_certs(patient: Patient) -> Findings:
         left = cert.not_valid_after_utc - host.now()
         if left < datetime.timedelta(0):
             text = f"{path} expired {_days(-left)} ago ({cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
-            yield Finding("certificates", ERROR, text, _way_back(patient, path))
+            yield Finding("certificates/expired", ERROR, text, _way_back(patient, path))
         elif left < EXPIRES_SOON and not _renews_itself(path):
             yield Finding("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
 
@@ -120,7 +120,8 @@ def _find_certs(patient: Patient) -> Iterator[tuple[Path, Any]]:
                 found = kubeconfig.read_kubeconfig(host.read_text(path), host=host, path=path)
             except KbError:
                 continue
-            yield from parse_first(path, found.client_cert_pem or "")
+            if found.client_cert_file != str(paths.kubelet_client_pem):  # which is there by its own name
+                yield from parse_first(path, found.client_cert_pem or "")
 
 
 def _renews_itself(path: Path) -> bool:

@@ -25,7 +25,7 @@ _DISK, _INODES, _IMAGES, _IMAGE_INODES = (
 )
 _DEFAULTS = {_DISK: "10%", _INODES: "5%", _IMAGES: "15%", _IMAGE_INODES: "5%"}
 """What of its disks the kubelet keeps free by evicting pods. Source: pkg/kubelet/eviction/defaults_linux.go"""
-_LITTLE_PERCENT, _LITTLE_KIB = 5, 2**20
+_LITTLE_PERCENT, _NOTHING_PERCENT, _LITTLE_KIB = 5, 0.1, 2**20
 """Of a disk that no kubelet keeps free."""
 _MARGIN_PERCENT = 2
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -107,7 +107,8 @@ def _judge_disk(patient: Patient, folder: str, *, disk: _Disk, signal: str, what
     remedy = f"make space; what takes it: {find}"
     if not signal:
         is_little = disk.percent < _LITTLE_PERCENT or (is_space and disk.free < _LITTLE_KIB)
-        return Finding(f"machine/{what}", WARNING, f"{left}, and {folder} needs it", remedy) if is_little else None
+        level = ERROR if disk.percent < _NOTHING_PERCENT else WARNING
+        return Finding(f"machine/{what}", level, f"{left}, and {folder} needs it", remedy) if is_little else None
     least = _read_threshold(patient, signal, disk=disk)
     if disk.percent >= least + _MARGIN_PERCENT:
         return None

@@ -11,6 +11,7 @@ from kubeup.config import choose
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.doctor.looks import kubelet_files
 from kubeup.doctor.node_files import (
     Patient,
     read_called_name,
@@ -20,6 +21,7 @@ from kubeup.doctor.node_files import (
 )
 from kubeup.errors import KbError
 from kubeup.machine import services
+from kubeup.machine.http import Unreachable
 from kubeup.shapes import Shape, fit_what_does
 
 
@@ -47,7 +49,7 @@ def look_at_node(patient: Patient) -> Findings:
             kubeapi.path_of("CertificateSigningRequest"), field=f"spec.signerName={signing_request.SERVING_SIGNER}"
         )
     except KbError as error:
-        yield Finding("node", ERROR, f"the cluster does not say how node {name} is: {error}", error.remedy)
+        yield _describe_silence(patient, name, error=error)
         return
     if node is None:
         text = f"the cluster has no node {name}: it was deleted, and a kubelet registers only when it starts"
@@ -68,6 +70,27 @@ def look_at_node(patient: Patient) -> Findings:
     yield from _judge_serving_requests(name, requests)
 
 
+def _describe_silence(patient: Patient, name: str, *, error: KbError) -> Finding:
+    """Why the cluster does not answer this node's kubelet. An authority that did not even sign this node's own certificate is another cluster's."""
+    what = f"the cluster does not say how node {name} is"
+    path = patient.paths.kubernetes / "kubelet.conf"
+    if isinstance(error, Unreachable) and error.reason == "tls" and kubelet_files.trusts_another_cluster(patient):
+        text = f"{what}: {path} trusts another authority (certificate-authority-data) than the one that signed this node's certificate: {error.cause}"
+        remedy = f"put the cluster's there (on a control plane: base64 -w0 {patient.paths.pki / 'ca.crt'}); then: {signs.say_restart(patient.host, 'kubelet')}"
+        return Finding("node", ERROR, text, remedy)
+    return Finding("node", ERROR, f"{what}: {error}", error.remedy)
+
+
+def _judge_node_ip(patient: Patient, own: set[str]) -> Findings:
+    """The address that the kubelet is told to report. It goes on without one that the machine does not have, and the node keeps its former."""
+    flags = read_kubelet_flags(patient.host, patient.paths)
+    lost = [one for one in flags.get("node-ip", "").split(",") if one and own and one not in own]
+    if lost and not all(one in ("0.0.0.0", "::") for one in lost):
+        text = f"the kubelet is told to have the address {', '.join(lost)} (--node-ip), and this machine has {', '.join(sorted(own))}"
+        remedy = f"correct it in {patient.paths.kubelet_flags_env}; then: {signs.say_restart(patient.host, 'kubelet')}"
+        yield Finding("node", ERROR, text, remedy)
+
+
 def _judge_identity(patient: Patient, name: str, *, node: Mapping[str, Any]) -> Findings:
     """Whether it is this machine that the cluster knows as this node, at an address that it has, with the kubelet that is installed."""
     host, status = patient.host, fit_what_does(node, _STATUS)["status"]
@@ -79,6 +102,7 @@ def _judge_identity(patient: Patient, name: str, *, node: Mapping[str, Any]) -> 
         remedy = f"{signs.say_restart(host, 'kubelet')}; if it comes again, another machine has this one's certificates (a cloned disk): there, kb reset --force"
         yield Finding("node", WARNING, text, remedy)
     own = {str(address) for one in choose.read_interfaces(host) or () for address in one.addresses}
+    yield from _judge_node_ip(patient, own)
     told = [one["address"] for one in status["addresses"] if one["type"] == "InternalIP"]
     lost = [address for address in told if own and address not in own]
     if lost:

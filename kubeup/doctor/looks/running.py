@@ -10,7 +10,7 @@ from kubeup.cluster import probes
 from kubeup.diagnosis import chain
 from kubeup.diagnosis.checks import facts, table
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
-from kubeup.doctor.node_files import Patient, open_api, read_flags
+from kubeup.doctor.node_files import COMPONENTS, Patient, open_api, read_flags
 from kubeup.errors import KbError
 from kubeup.shapes import fit_what_does
 from kubeup.yaml_files import load_mapping
@@ -97,6 +97,7 @@ def look_at_static_pods(patient: Patient) -> Findings:
 def look_at_manifests(patient: Patient) -> Findings:
     """What the kubelet makes static pods of: a copy that somebody left beside a manifest is one too, whatever its name ends with. Of two pods of the
     same name the kubelet runs the one that it has read first, so a restart may bring the other. Source: pkg/kubelet/config/file.go"""
+    yield from _find_lost_manifests(patient)
     host, folder = patient.host, patient.paths.manifests
     places: dict[str, list[Path]] = {}
     for path in (folder / name for name in host.list_dir(folder) if not name.startswith(".")):
@@ -105,17 +106,44 @@ def look_at_manifests(patient: Patient) -> Findings:
         try:
             pod = load_mapping(host.read_text(path), str(path))
         except KbError as error:
-            text = f"the kubelet cannot make a static pod of {path}: {error.cause}"
-            yield Finding("manifests", WARNING, text, _say_move(path))
+            yield _describe_unread(patient, path, why=error.cause)
             continue
         meta = fit_what_does(pod, {"metadata!": {"name": str, "namespace": str}})["metadata"]
-        if meta.get("name"):
+        if not meta.get("name"):
+            yield _describe_unread(patient, path, why="it names no pod" if pod else "it is empty")
+        else:
             places.setdefault(f"{meta.get('namespace') or 'default'}/{meta['name']}", []).append(path)
     for name, paths in places.items():
         copies = [path for path in paths if path != folder / f"{path.name.partition('.')[0]}.yaml"] or paths[1:]
         if len(paths) > 1:
             text = f"{' and '.join(map(str, paths))} are both manifests of {name}: the kubelet runs only one of them, and another one perhaps after its next start"
             yield Finding(f"manifests/{name.partition('/')[2]}", ERROR, text, "; ".join(map(_say_move, copies)))
+
+
+def _describe_unread(patient: Patient, path: Path, *, why: str) -> Finding:
+    """A file in the kubelet's folder of which it makes no pod: of a component that this node needs, it is an error."""
+    text = f"the kubelet cannot make a static pod of {path}: {why}"
+    if path.suffix == ".yaml" and path.stem in COMPONENTS:
+        return Finding(f"manifests/{path.stem}", ERROR, text, _say_anew(patient, path.stem))
+    return Finding("manifests", WARNING, text, _say_move(path))
+
+
+def _find_lost_manifests(patient: Patient) -> Findings:
+    """Manifests that a control plane needs and that are not there: taken away for a restore, say, and not put back."""
+    host, paths = patient.host, patient.paths
+    if not patient.is_control_plane or not patient.is_member:
+        return
+    has_etcd = host.exists(paths.pki / "etcd/server.crt") and patient.config.cluster.external_etcd is None
+    for name in COMPONENTS if has_etcd else COMPONENTS[1:]:
+        if not host.exists(paths.manifest(name)):
+            text = f"{paths.manifest(name)} is not there, so {name} does not run on this control plane"
+            yield Finding(f"manifests/{name}", ERROR, text, _say_anew(patient, name))
+
+
+def _say_anew(patient: Patient, component: str) -> str:
+    path = patient.paths.manifest(component)
+    phase = "etcd local" if component == "etcd" else f"control-plane {component.removeprefix('kube-')}"
+    return f"put it back as it was (look for a copy: ls -t /root/*.yaml /etc/kubernetes/*/{path.name}), or have it written: kb init phase {phase}"
 
 
 def _say_move(path: Path) -> str:

@@ -66,12 +66,17 @@ def look_at_etcd(patient: Patient) -> Findings:
         )
         return
     statuses = etcd.read_statuses(client, members)
-    trouble = etcd.find_trouble(statuses)
+    trouble = {member_id: status.away for member_id, status in statuses.items() if status.away}
     verdict = etcd.judge_members(members, trouble)
     if verdict:
         yield Finding("etcd", ERROR, str(verdict), verdict.remedy)
     for member, part in zip(members, health.judge_members(members, statuses)):
-        if part.trouble and (member.is_learner or member.member_id not in trouble):  # the verdict names the others
+        is_alarm = (
+            bool(statuses[member.member_id].trouble) and not statuses[member.member_id].away
+        )  # a check of its own
+        if (
+            part.trouble and not is_alarm and (member.is_learner or member.member_id not in trouble)
+        ):  # the verdict names the others
             yield Finding("etcd", WARNING, str(part.trouble), part.trouble.remedy)
 
 

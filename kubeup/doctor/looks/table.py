@@ -14,13 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Optional
 
 from kubeup.diagnosis import signs
-from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, WARNING, Finding, Findings
 from kubeup.doctor.looks.backups import look_at_backups
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
+from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
 from kubeup.doctor.looks.every_node import look_at_every_node, look_at_system_pods
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
+from kubeup.doctor.looks.kubelet_files import look_at_kubelet_files
 from kubeup.doctor.looks.machine_events import look_at_events
 from kubeup.doctor.looks.machine_limits import look_at_limits
+from kubeup.doctor.looks.pod_tokens import look_at_pod_tokens
 from kubeup.doctor.looks.registered_node import look_at_node
 from kubeup.doctor.looks.rotating import look_at_rotation
 from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
@@ -28,7 +31,7 @@ from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
-from kubeup.doctor.looks.whole_cluster import look_at_cluster, look_at_whole_cluster
+from kubeup.doctor.looks.whole_cluster import look_at_cluster, look_at_rights, look_at_whole_cluster
 from kubeup.doctor.node_files import Patient
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
@@ -40,42 +43,72 @@ class Look:
     does: str
     look: Callable[[Patient], Findings]
     after: tuple[str, ...] = ()
-    """The findings whose errors bring about what this one finds, by the first part of their names."""
+    """The findings whose errors bring about what this one finds, by their names or the first part of these."""
 
 
 LOOKS: tuple[Look, ...] = (
-    Look("checks", "this machine is fit for Kubernetes", look_at_checks),
+    Look("kubelet-files", "the files are there from which the kubelet starts", look_at_kubelet_files),
+    Look("checks", "this machine is fit for Kubernetes", look_at_checks, ("kubelet-files",)),
     Look("machine", "disks, connections, files and processes have room", look_at_limits),
     Look("events", "the kernel reports no failures, and no service has failed", look_at_events),
     Look("manifests", "each static pod has one manifest, and the kubelet can read it", look_at_manifests),
-    Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain, ("CRI",)),
+    Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
+    Look("etcd-alarms", "etcd has raised no alarm", look_at_etcd_alarms),
+    Look(
+        "chain",
+        "kubelet, runtime, sandboxes, containers and probes",
+        look_at_chain,
+        ("kubelet-files", "CRI", "manifests", "certificates/expired", "etcd-alarms"),
+    ),
     Look("swap", "no swap of static pods was cut off", look_at_swap),
     Look("try", "no change is being tried that goes back by itself", look_at_try),
     Look("reboot", "no reboot of this node is left unfinished", look_at_reboot),
     Look("rotation", "no rotation of a key that control planes share is under way", look_at_rotation),
-    Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
+    Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods, ("etcd-alarms",)),
     Look(
         "pod-network", "the pod network is set up here, and no pod is attached to a previous one", look_at_pod_network
     ),
     Look(
-        "node", "the cluster has this node, and it is Ready", look_at_node, ("CRI", "machine", "chain", "pod-network")
+        "load-balancer",
+        "this node's load balancer leads to the API servers, if it has one",
+        look_at_load_balancer,
+        ("kubelet-files", "CRI", "manifests", "chain"),
     ),
-    Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
+    Look("rights", "the cluster's own programs have their rights, and their pods could be made again", look_at_rights),
+    Look(
+        "node",
+        "the cluster has this node, and it is Ready",
+        look_at_node,
+        (
+            "kubelet-files",
+            "CRI",
+            "machine",
+            "manifests",
+            "certificates/expired",
+            "chain",
+            "pod-network",
+            "load-balancer",
+            "rights",
+        ),
+    ),
+    Look("pod-tokens", "the API server knows the tokens of this node's pods", look_at_pod_tokens, ("chain", "node")),
     Look("served-certificates", "servers present the certificates that are on disk", look_at_served_certs),
     Look("auto-renewal", "the timer that renews certificates runs, and did not fail last time", look_at_auto_renewal),
     Look("clock", "this clock and the API server's agree", look_at_clock),
-    Look("etcd", "every member of etcd serves", look_at_etcd),
+    Look("etcd", "every member of etcd serves", look_at_etcd, ("etcd-alarms",)),
     Look(
-        "cluster", "other nodes, API servers, controllers and admission, as a control plane sees them", look_at_cluster
+        "cluster",
+        "other nodes, API servers, controllers and admission, as a control plane sees them",
+        look_at_cluster,
+        ("etcd-alarms",),
     ),
-    Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
     Look("backups", "scheduled backups are made, and are there", look_at_backups),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look(
         "dns",
         "node and pods reach the cluster's DNS and API through their Services",
         look_at_dns,
-        ("CRI", "chain", "pod-network", "node"),
+        ("kubelet-files", "CRI", "manifests", "chain", "pod-network", "load-balancer", "rights", "node", "pod-tokens"),
     ),
     Look("tunnel", "the pod network's tunnel reaches the nodes behind routers, if there are any", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
@@ -98,6 +131,10 @@ _AT_ONCE = 6
 """Most looks wait for other programs, servers and machines: one after the other, they took twice the time."""
 
 
+_OF_SERVERS = frozenset({"chain", "manifests", "certificates", "etcd-alarms"})
+"""The looks whose errors keep this node's own controllers from leading."""
+
+
 def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Finding]:
     """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails. What comes of an error of
     another check is said as such, once."""
@@ -110,10 +147,17 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     for look, found in zip(chosen, results):
         if broken & set(look.after):
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
-        found = [_as_consequence(note) if any(pod in note.text for pod in twice) else note for note in found]
-        errors = [note.name.partition("/") for note in found if note.level == ERROR]
-        broken |= {name for name, _, _ in errors}
-        twice |= {pod for name, _, pod in errors if name == "manifests"}
+        if broken & _OF_SERVERS:
+            own = f": {patient.config.node.name} has not renewed its lease"
+            found = [_as_consequence(note, WARNING) if own in note.text else note for note in found]
+        found = [
+            _as_consequence(note, ERROR, WARNING) if any(pod in note.text for pod in twice) else note for note in found
+        ]
+        failed = [note.name for note in found if note.level in (ERROR, FOLLOWS)]
+        broken |= {*failed, *(name.partition("/")[0] for name in failed)}
+        twice |= {pod for look_name, _, pod in (name.partition("/") for name in failed) if look_name == "manifests"} - {
+            ""
+        }
         notes.extend(found)
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
 
@@ -126,8 +170,8 @@ def _take_look(patient: Patient, look: Look) -> list[Finding]:
     return found or [Finding(look.name, OK, look.does, remedy="")]
 
 
-def _as_consequence(note: Finding) -> Finding:
-    if note.level != ERROR:
+def _as_consequence(note: Finding, *levels: str) -> Finding:
+    if note.level not in (levels or (ERROR,)):
         return note
     return dataclasses.replace(note, level=FOLLOWS, text=f"because of that: {note.text}", remedy="")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from typing import Optional
 
 from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import probes
+from kubeup.cluster import dns_service, probes
 from kubeup.diagnosis import container_trouble
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.doctor.looks import pod_wiring
 from kubeup.doctor.node_files import Patient, open_api
 from kubeup.errors import KbError
 from kubeup.json_text import as_table
@@ -28,6 +31,7 @@ from kubeup.network import (
 )
 from kubeup.node import crictl
 from kubeup.shapes import fit_what_does
+from kubeup.trouble import Trouble
 
 
 def look_at_load_balancer(patient: Patient) -> Findings:
@@ -47,12 +51,17 @@ def look_at_load_balancer(patient: Patient) -> Findings:
     running = load_balancer.read_running_digest(host, settings.health_port)
     if not servers:
         yield Finding(name, ERROR, f"{path} names no API server", anew)
+    elif not host.exists(paths.manifest(load_balancer.NAME)):
+        text = f"{paths.manifest(load_balancer.NAME)} is not there, so no load balancer runs here"
+        yield Finding(name, ERROR, text, anew)
     elif not running:
         text = f"no load balancer answers on 127.0.0.1:{settings.health_port}"
         yield Finding(name, ERROR, text, f"crictl logs $(crictl ps -aq --name {load_balancer.NAME} | head -1)")
     elif running != wanted:
         text = f"the load balancer runs with other servers than {path} names ({', '.join(servers)})"
         yield Finding(name, WARNING, text, f"systemctl restart {load_balancer.UNIT}, which makes it read its file")
+    else:
+        yield from _judge_way_to(host, servers)
     if host.query(["systemctl", "is-active", load_balancer.UNIT]).stdout.strip() != "active":
         text = f"{load_balancer.UNIT} does not run: API servers that come or go are not followed"
         yield Finding(
@@ -62,6 +71,27 @@ def look_at_load_balancer(patient: Patient) -> Findings:
             f"systemctl start {load_balancer.UNIT}; why it ended: journalctl -u {load_balancer.UNIT} -n 20",
         )
     yield from _look_at_marks(patient)
+
+
+def _judge_way_to(host: Host, servers: Sequence[str]) -> Findings:
+    """Whether this machine reaches an API server at its own address: behind a load balancer, a firewall between looks like a broken handshake."""
+    causes = dict[str, str]()
+    for server in servers:
+        try:
+            host.http_get(f"https://{server}/livez", tls=UNPROVEN, timeout_s=3)
+            return
+        except Unreachable as error:
+            if error.reason == "tls":
+                return
+            causes[server] = error.cause
+            is_silent = error.reason == "timeout"
+    named = "; ".join(f"{server}: {cause}" for server, cause in causes.items())
+    text = f"no API server answers this node ({named})"
+    if is_silent:
+        remedy = "let TCP pass from here to there (a firewall or security group drops it; of this machine's own: iptables -S; nft list ruleset)"
+    else:
+        remedy = "see what is wrong there, on a control plane: kb doctor"
+    yield Finding("load-balancer", ERROR, text, remedy)
 
 
 def _look_at_marks(patient: Patient) -> Findings:
@@ -85,10 +115,16 @@ def _look_at_marks(patient: Patient) -> Findings:
 def look_at_pod_network(patient: Patient) -> Findings:
     """Pods that were started in kb's network, if the runtime uses another one now; else what kb's network needs of this machine."""
     first = node_routes.find_first_cni_config(patient.host, patient.paths)
+    lost = list(pod_wiring.find_lost_plugins(patient))
+    if lost:
+        yield from lost
+        return
+    yield from pod_wiring.find_taken_addresses(patient)
     if not pod_network.is_kept(patient.host, patient.paths):
         return
     if first in ("", node_routes.CNI_FILE):
         yield from _look_at_own_network(patient, has_config=bool(first))
+        yield from pod_wiring.find_odd_routes(patient)
         return
     bridge = step_aside.read_bridge(patient.host)
     if bridge is None or not bridge.ports:
@@ -134,6 +170,10 @@ def look_at_dns(patient: Patient) -> Findings:
     if lost:
         yield Finding("dns", ERROR, f"{what}: {lost}", lost.remedy)
         return
+    silence = _explain_silence(patient, [str(server) for server in servers])
+    if silence:
+        yield Finding("dns", ERROR, f"{what}: {silence}", silence.remedy)
+        return
     line = container_trouble.container_error(patient.host, patient.config.node.cri_socket, name="kube-proxy")
     where = "" if patient.is_control_plane else ", on a control plane"
     yield Finding(
@@ -142,6 +182,13 @@ def look_at_dns(patient: Patient) -> Findings:
         what + (f" (kube-proxy: {line})" if line else ""),
         f"see whether CoreDNS and kube-proxy run{where}: kubectl -n kube-system get pods -o wide",
     )
+
+
+def _explain_silence(patient: Patient, servers: list[str]) -> Optional[Trouble]:
+    """What of the DNS' Service and pods is not as it should be, as far as this node's identity may read it."""
+    with contextlib.suppress(KbError):
+        return dns_service.explain_silence(open_api(patient), servers, reads_pods=patient.is_control_plane)
+    return None
 
 
 def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Findings:

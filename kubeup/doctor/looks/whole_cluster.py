@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import health, reach
+from kubeup.cluster import health, reach, system_rights
 from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
+from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
 from kubeup.doctor.node_files import Patient, open_api
 from kubeup.machine.http import Unreachable
 
@@ -34,11 +35,40 @@ def _read_parts(api: kubeapi.Api) -> list[health.Part]:
     return [*parts, *reach.probe_kubelets(api, ready), *reach.probe_aggregated(api)]
 
 
+def look_at_rights(patient: Patient) -> Findings:
+    """What the cluster's own programs may do, and this node's admin. Only on a control plane, since a worker's identity may not ask."""
+    if not patient.is_control_plane or not patient.host.exists(patient.kubeconfig):
+        return
+    api = open_api(patient)
+    try:
+        api.get(kubeapi.path_of("ClusterRoleBinding", _ADMINS))
+        troubles = [
+            *system_rights.find_lost_rights(api, patient.config.node.name),
+            *system_rights.find_lost_proxy(api),
+            *system_rights.find_barred_pods(api),
+        ]
+    except Unreachable:
+        return  # the check of this node reports why
+    except kubeapi.ApiRefused as error:
+        if error.http_status == 403 and patient.kubeconfig == patient.paths.admin_conf:
+            text = f"{patient.kubeconfig} may do nothing any more: the ClusterRoleBinding of its group {_ADMINS} is gone, or another one's"
+            again = f"kubectl --kubeconfig /etc/kubernetes/super-admin.conf create clusterrolebinding {_ADMINS} --clusterrole=cluster-admin --group={_ADMINS}"
+            yield Finding("rights", ERROR, text, again)
+        return
+    for trouble in troubles:
+        yield Finding("rights", ERROR, str(trouble), trouble.remedy)
+
+
+_ADMINS = "kubeadm:cluster-admins"
+
+
 def look_at_cluster(patient: Patient) -> Findings:
     """The state of the cluster outside this node, except etcd. Only on a control plane, since a worker's identity may not read it."""
     host = patient.host
     if not patient.is_control_plane or not host.exists(patient.kubeconfig):
         return
+    if any(look_at_etcd_alarms(patient)):
+        return  # nobody renews a lease while etcd takes no writes: the alarm is a check of its own
     api = open_api(patient)
     try:
         parts = _read_parts(api)

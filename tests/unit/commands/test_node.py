@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from typing import Any
 
 import pytest
 
 from kubeup.airgap import containerd_hosts
-from kubeup.cluster import departure, eviction
+from kubeup.cluster import eviction
 from kubeup.commands import token
-from kubeup.errors import ClusterError
 from kubeup.machine.local_host import LocalHost
 from kubeup.network import drain_marks
 from kubeup.node import ca_pins
@@ -429,16 +427,6 @@ def test_a_dry_run_of_a_drain_changes_nothing() -> None:
 def test_an_unknown_node_is_refused() -> None:
     refused(make_departure(), "drain", "w9", code="node-not-registered")
     refused(make_departure(), "uncordon", "w9", code="node-not-registered")
-
-
-def test_the_only_api_server_does_not_leave() -> None:
-    """With an etcd elsewhere no member says so."""
-    node = {"metadata": {"name": "cp3"}, "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.13"}]}}
-    one = departure.Departing("cp3", node=node, servers=("10.0.0.13:6443",))
-    with pytest.raises(ClusterError) as caught:
-        departure.check(one, own="cp1", endpoint="")
-    assert caught.value.code == "last-control-plane" and "--control-plane" in caught.value.remedy
-    departure.check(dataclasses.replace(one, servers=("10.0.0.11:6443", "10.0.0.13:6443")), own="cp1", endpoint="")
 
 
 # ---- replace

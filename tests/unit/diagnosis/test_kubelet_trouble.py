@@ -49,7 +49,14 @@ def test_a_kubelet_whose_certificate_has_expired_comes_back_by_one_command() -> 
     host.files["/etc/kubernetes/kubelet.conf"] = finished_node().files["/etc/kubernetes/kubelet.conf"]
     host.clock = host.clock.replace(year=2028)
     link = kubelet_trouble.find_kubelet_trouble(host)
-    assert link and (link.cause, link.remedy) == ("the kubelet's client certificate has expired", "kb certs recover")
+    expired = "the kubelet's client certificate /var/lib/kubelet/pki/kubelet-client-current.pem has expired"
+    assert link and (link.cause, link.remedy) == (
+        expired,
+        "on a control plane: kb certs recover, which prints the line for this node",
+    )
+    host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = b""
+    link = kubelet_trouble.find_kubelet_trouble(host)
+    assert link and (link.cause, link.remedy) == (expired, "kb certs recover")
 
 
 KUBELET_ENDS = [

@@ -66,7 +66,7 @@ def test_inodes_and_disks_that_no_kubelet_keeps_free() -> None:
     host.answers["df -Pk"] = df(
         *[(100 * GIB, 40 * GIB, "/")] * 2, (10 * GIB, 0, "/var/log"), (8 * GIB, 4 * GIB, "/data")
     )
-    assert notes(host, "machine") == [("warning", "/var/log has 0.0 GiB (0 %) left, and /var/log needs it")]
+    assert notes(host, "machine") == [("error", "/var/log has 0.0 GiB (0 %) left, and /var/log needs it")]
     assert remedies(host, "machine") == ["make space; what takes it: du -xh /var/log | sort -h | tail"]
 
 

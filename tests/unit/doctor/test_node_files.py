@@ -40,6 +40,8 @@ def test_a_workers_configuration_is_a_workers() -> None:
     for name in list(host.files):
         if name.startswith("/etc/kubernetes/manifests/"):
             del host.files[name]
+    assert make_patient(host).is_control_plane  # whose manifests were taken away: it has a server's certificate
+    del host.files["/etc/kubernetes/pki/apiserver.crt"]
     patient = make_patient(host)
     assert not patient.is_control_plane and not patient.config.is_control_plane
     assert patient.config.joined.server == "https://10.77.0.11:6443" and "BEGIN CERT" in patient.config.joined.ca_pem

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+from typing import Optional
+
+import pytest
 
 from kubeup.diagnosis.checks import facts, table
 from kubeup.machine.http import HttpResponse
@@ -61,9 +64,19 @@ def manifest(name: str) -> bytes:
     return f"kind: Pod\nmetadata: {{name: {name}, namespace: kube-system}}\n".encode()
 
 
-def test_a_copy_beside_a_manifest_is_told_and_what_the_kubelet_does_not_read_is_not() -> None:
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+def whole_host() -> FakeHost:
+    """A control plane with a manifest of each component."""
     host = make_host()
-    host.files[f"{FOLDER}/kube-scheduler.yaml"] = manifest("kube-scheduler")
+    for name in COMPONENTS:
+        host.files[f"{FOLDER}/{name}.yaml"] = manifest(name)
+    return host
+
+
+def test_a_copy_beside_a_manifest_is_told_and_what_the_kubelet_does_not_read_is_not() -> None:
+    host = whole_host()
     host.files[f"{FOLDER}/kube-vip.yaml"] = manifest("kube-vip")
     host.files[f"{FOLDER}/.kube-scheduler.yaml.swp"] = b"\x00"
     assert notes(host, "manifests") == []
@@ -77,7 +90,29 @@ def test_a_copy_beside_a_manifest_is_told_and_what_the_kubelet_does_not_read_is_
 
 
 def test_what_the_kubelet_cannot_read_is_told() -> None:
-    host = make_host()
+    host = whole_host()
     host.files[f"{FOLDER}/notes.txt"] = b"do not forget: : the milk"
     ((level, text),) = notes(host, "manifests")
     assert level == "warning" and f"cannot make a static pod of {FOLDER}/notes.txt" in text
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "is not there"),
+        (b"", "it is empty"),
+        (b"kind: Pod\n\t- x\n", "it is not YAML"),
+        (b"a: b", "it names no pod"),
+    ],
+)
+def test_a_manifest_that_is_lost_or_damaged(name: str, text: Optional[bytes], says: str) -> None:
+    host = whole_host()
+    path = f"{FOLDER}/{name}.yaml"
+    del host.files[path]
+    if text is not None:
+        host.files[path] = text
+    ((level, told),) = notes(host, "manifests")
+    assert level == "error" and path in told and says in told
+    phase = "etcd local" if name == "etcd" else f"control-plane {name[5:]}"
+    assert remedies(host, "manifests")[0].endswith(f"kb init phase {phase}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from kubeup.doctor.looks import storage
 from kubeup.machine.http import HttpResponse
-from tests.unit.doctor.doctor_case import APISERVER, make_host, notes
+from tests.unit.doctor.doctor_case import APISERVER, make_host, notes, remedies
 
 
 def test_an_external_etcd_is_judged_by_what_this_node_meets() -> None:
@@ -40,3 +42,27 @@ def test_a_slow_disk_is_told_by_etcd_s_own_count() -> None:
     assert level == "warning"
     assert "the disk of /data/etcd is slow: one of 100 writes takes longer than 128 ms" in text
     assert storage.read_fsync_p99_s("etcd_disk_wal_fsync_duration_seconds_count 5\n") is None
+
+
+def test_an_alarm_of_etcd_is_told_by_itself() -> None:
+    host = make_host()
+    text = "spec:\n  containers:\n  - command: [etcd, --advertise-client-urls=https://10.77.0.11:2379]\n"
+    host.files["/etc/kubernetes/manifests/etcd.yaml"] = text.encode()
+    assert notes(host, "etcd-alarms") == []  # no member answers: that is other looks' to tell
+
+    def alarms(*kinds: str) -> None:
+        rows = [{"memberID": "7", "alarm": kind} for kind in kinds]
+        body = json.dumps({"alarms": rows}).encode()
+        host.urls["https://10.77.0.11:2379/v3/maintenance/alarm"] = HttpResponse(200, body)
+
+    alarms()
+    assert notes(host, "etcd-alarms") == []
+    alarms("NOSPACE", "NOSPACE")
+    ((level, text),) = notes(host, "etcd-alarms")
+    assert level == "error" and text.startswith("etcd has raised the alarm NOSPACE: its database has reached its quota")
+    assert remedies(host, "etcd-alarms") == ["kb etcd alarm disarm, which makes room first"]
+    alarms("CORRUPT")
+    assert (
+        "are not to be trusted" in notes(host, "etcd-alarms")[0][1]
+        or "it is not to be trusted" in notes(host, "etcd-alarms")[0][1]
+    )

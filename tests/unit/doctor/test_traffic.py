@@ -31,6 +31,9 @@ def test_a_load_balancer_that_has_drifted() -> None:
     url = "http://127.0.0.1:7444/"
     host.urls[url] = HttpResponse(200, digest.encode())
     host.answers[f"systemctl is-active {load_balancer.UNIT}"] = "active"
+    ((level, text),) = notes(host, look)
+    assert level == "error" and text.startswith("no API server answers this node (10.77.0.11:6443: nothing listens")
+    host.urls[f"{SERVER}/livez"] = HttpResponse(403, b"")
     assert notes(host, look) == []
 
     host.urls[url] = HttpResponse(200, b"older")
@@ -43,6 +46,8 @@ def test_a_load_balancer_that_has_drifted() -> None:
 
     del host.urls[url]
     assert "no load balancer answers on 127.0.0.1:7444" in notes(host, look)[1][1]
+    del host.files[str(paths.manifest(load_balancer.NAME))]
+    assert "kb-load-balancer.yaml is not there, so no load balancer runs here" in notes(host, look)[1][1]
     del host.files[str(path)]
     assert "names no API server" in notes(host, look)[1][1]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Optional
 
 import pytest
@@ -14,16 +12,14 @@ import pytest
 from kubeup.airgap import mirror_answers, mirror_catalog
 from kubeup.airgap.containerd_hosts import Mirror
 from kubeup.cluster.api import Api, Identity
-from kubeup.commands import mirror_move as command
 from kubeup.engine.run import Caller
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.machine.local_host import LocalHost
-from kubeup.phases import find_mirror, mirror_move, serve_mirror
+from kubeup.phases import mirror_move, serve_mirror
 from kubeup.phases.local_bundle import MIRROR_FOLDER
 from kubeup.phases.mirror_move import Bundle, MirrorMoveRun, list_bundles
-from kubeup.report import Report
 from tests.fake_node import PATHS, finished_node, make_context
 from tests.mirror_bundles import ETCD, HOST, KUBE_35, PAUSE, add_bundle
 from tests.plans import do, is_done
@@ -172,23 +168,6 @@ def test_what_the_new_mirror_lacks(tmp_path: Path, former: Path) -> None:
     host, new = Machine(tmp_path / "node", m10_0_0_11=former, m10_0_0_12=less), Mirror("http://10.0.0.12:5000")
     assert mirror_move.find_missing(host, FORMER, new) == [ETCD, KUBE_35]
     assert mirror_move.find_missing(host, new, FORMER) == []
-
-
-def test_a_node_is_not_pointed_to_a_mirror_that_lacks_something(
-    tmp_path: Path, former: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    less, out = tmp_path / "less", io.StringIO()
-    add_bundle(less, "kb-35.tar", version="v1.35.6", images={PAUSE: [b"p"]}, program=b"35")
-    host, new = Machine(tmp_path / "node", m10_0_0_11=former, m10_0_0_12=less), Mirror("http://10.0.0.12:5000")
-    launch: Any = SimpleNamespace(local=host, call=SimpleNamespace(report=Report(out)))
-    monkeypatch.setattr(find_mirror, "mirror_of", lambda _: new)
-    monkeypatch.setattr(command, "_open_mirror", lambda *_: FORMER)
-    with pytest.raises(HostError) as caught:
-        command._require_whole(launch, make_run(host), former=FORMER.url)
-    assert caught.value.code == "mirror-lacks" and ETCD in caught.value.cause and "--force" in caught.value.remedy
-    host.catalogs.pop("http://10.0.0.11:5000")
-    command._require_whole(launch, make_run(host), former=FORMER.url)
-    assert "nobody listens" in out.getvalue(), "one that is gone hinders nothing"
 
 
 def test_a_mirror_goes_with_all_that_is_its() -> None:

@@ -1,0 +1,150 @@
+"""What the cluster's own programs may do, and whether their pods could be made again: rights and policies change on a later day, and what runs
+goes on until its next start.
+
+Asks by reviews and by dry runs, and stores nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
+
+from kubeup.cluster import objects
+from kubeup.cluster.api import Api, ApiRefused, Object, path_of
+from kubeup.frozen_values import frozen
+from kubeup.json_text import as_table
+from kubeup.machine.http import Unreachable
+from kubeup.shapes import fit_what_does
+from kubeup.trouble import Trouble
+
+_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+_REVIEW_S = 5
+
+
+@frozen
+class _Need:
+    """What a service account of kube-system has to be allowed, and the binding that allows it in a cluster as kubeadm makes it."""
+
+    account: str
+    resource: str
+    group: str
+    without: str
+    binding: str
+    remedy: str
+
+
+_NEEDS = (
+    _Need(
+        "coredns", "endpointslices", "discovery.k8s.io", "CoreDNS answers for no Service", "system:coredns", "kb init phase addon coredns"
+    ),
+    _Need(
+        "kube-proxy", "endpointslices", "discovery.k8s.io", "kube-proxy follows no Service", "kubeadm:node-proxier",
+        "kb init phase addon kube-proxy",
+    ),
+)  # fmt: skip
+"""Source: kubeadm's manifests of CoreDNS and kube-proxy"""
+
+
+def find_lost_rights(api: Api, node: str) -> list[Trouble]:
+    """Rights that a program of the cluster has no more, by the API server's own word. node: one of its nodes. Raises Unreachable."""
+    return [*filter(None, (_judge_account(api, need) for need in _NEEDS)), *_judge_node(api, node)]
+
+
+def _judge_account(api: Api, need: _Need) -> Optional[Trouble]:
+    if api.get(path_of("ServiceAccount", need.account, namespace=objects.SYSTEM)) is None:
+        return None  # another DNS, or another proxy
+    name = f"system:serviceaccount:{objects.SYSTEM}:{need.account}"
+    groups = ["system:serviceaccounts", f"system:serviceaccounts:{objects.SYSTEM}", "system:authenticated"]
+    wanted = {"verb": "list", "resource": need.resource, "group": need.group}
+    if _may(api, name, groups, wanted=wanted) is not False:
+        return None
+    found = api.get(path_of("ClusterRoleBinding", need.binding))
+    cause = (
+        f"ClusterRoleBinding {need.binding} is gone"
+        if found is None
+        else f"see ClusterRoleBinding {need.binding} and its role"
+    )
+    what = f"ServiceAccount {objects.SYSTEM}/{need.account} may not list {need.resource} any more, so {need.without}"
+    return Trouble(what, cause, need.remedy)
+
+
+def _judge_node(api: Api, node: str) -> Iterator[Trouble]:
+    wanted = {"verb": "update", "resource": "nodes", "subresource": "status", "name": node}
+    if _may(api, f"system:node:{node}", ["system:nodes", "system:authenticated"], wanted=wanted) is False:
+        yield Trouble(
+            f"the kubelet of node {node} may not update its node, so nodes become NotReady",
+            "the API server's --authorization-mode lacks Node (it is Node,RBAC by default)",
+            "put it back in /etc/kubernetes/manifests/kube-apiserver.yaml: --authorization-mode=Node,RBAC",
+        )
+
+
+def _may(api: Api, user: str, groups: Sequence[str], *, wanted: Mapping[str, str]) -> Optional[bool]:  # noqa: PLR0917
+    """Whether a user may do that; None if this identity may not ask."""
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": user, "groups": list(groups), "resourceAttributes": dict(wanted)},
+    }
+    answer = api.ask(_REVIEWS, review, timeout_s=_REVIEW_S)
+    found = fit_what_does(as_table(answer.body.decode(errors="replace")), {"status!": {"allowed": bool}})
+    return found["status"].get("allowed") if answer.status in (200, 201) else None
+
+
+def find_lost_proxy(api: Api) -> list[Trouble]:
+    """A kube-proxy that was deleted: what it wrote stays on the nodes, and nothing shows until a Service or a pod changes. A network that takes
+    its place has its ConfigMap deleted too."""
+    config = api.get(path_of("ConfigMap", "kube-proxy", namespace=objects.SYSTEM))
+    if config is None or api.get(path_of("DaemonSet", "kube-proxy", namespace=objects.SYSTEM)) is not None:
+        return []
+    what = f"DaemonSet {objects.SYSTEM}/kube-proxy is gone: nodes go on with the rules that they have, and follow no Service any more"
+    again = f"kb init phase addon kube-proxy; if something else serves Services now: kubectl -n {objects.SYSTEM} delete configmap kube-proxy"
+    return [Trouble(what, "its ConfigMap is still there", again)]
+
+
+# ---- their pods
+
+_TEMPLATE = {"metadata!": {"name!": str}, "spec!": {"template!": {"spec!": {"containers!": [{"name!": str}]}}}}
+
+
+def find_barred_pods(api: Api) -> list[Trouble]:
+    """Pods of kube-system that the API server would not take any more: a quota, the security level of the namespace, or another policy."""
+    barred: dict[str, list[str]] = {}
+    for kind in ("DaemonSet", "Deployment"):
+        for item in api.list(path_of(kind, namespace=objects.SYSTEM)):
+            why = _try(api, item)
+            if why:
+                barred.setdefault(why, []).append(f"{kind} {fit_what_does(item, _TEMPLATE)['metadata']['name']}")
+    if not barred:
+        return []
+    names = [name for some in barred.values() for name in some]
+    return [
+        Trouble(
+            f"no new pod of {' and '.join(names)} is let into {objects.SYSTEM}, so none comes back once it ends",
+            next(iter(barred)),
+            f"see what bars it: kubectl get namespace {objects.SYSTEM} --show-labels; kubectl -n {objects.SYSTEM} get resourcequota,limitrange; "
+            "kubectl get validatingadmissionpolicybindings",
+        )
+    ]
+
+
+def _try(api: Api, item: Object) -> str:
+    """Why a pod of this template is refused, without its name; "" if it is not. A webhook's failure is the check of admission's to tell."""
+    template = as_table(item["spec"].get("template")) if isinstance(item.get("spec"), dict) else {}
+    if not fit_what_does(item, _TEMPLATE)["spec"]["template"]["spec"]["containers"]:
+        return ""
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    name = f"kb-trial-{item['metadata']['name']}"[:63]
+    pod: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": objects.SYSTEM, "labels": labels},
+        "spec": template["spec"],
+    }
+    try:
+        api.try_create(pod)
+    except Unreachable:
+        return ""
+    except ApiRefused as error:
+        is_policy = error.http_status == 403 and "cannot create resource" not in error.cause
+        return error.cause.replace(name, "NAME") if is_policy and "webhook" not in error.cause else ""
+    return ""

@@ -1,0 +1,57 @@
+"""The check of the tokens with which this node's pods speak to the API: a key of service accounts that was replaced shows in nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from kubeup.cluster import api as kubeapi
+from kubeup.diagnosis.checks import facts
+from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
+from kubeup.doctor.node_files import Patient
+from kubeup.machine.http import Unreachable
+from kubeup.secret import Secret
+
+_PODS = Path("/var/lib/kubelet/pods")
+_VOLUMES = "volumes/kubernetes.io~projected"
+"""Source: pkg/volume/projected, pkg/volume/util/atomic_writer.go: each volume has its files behind the link ..data"""
+_MOST_PODS, _TRIED = 50, 3
+
+
+def look_at_pod_tokens(patient: Patient) -> Findings:
+    """Whether the API server knows the tokens that the kubelet keeps for pods. The kubelet renews them in time; one that is refused is of
+    another key, or of a cluster that was restored."""
+    if not patient.is_member or not patient.host.exists(patient.paths.kubeconfig("kubelet.conf")):
+        return
+    identity = kubeapi.read_identity(patient.host, patient.paths.kubeconfig("kubelet.conf"))
+    refused = []
+    for pod, path in _find_tokens(patient):
+        token = Secret(facts.read_or_empty(patient.host, str(path)).strip())
+        own = kubeapi.Identity(identity.server, dataclasses.replace(identity.tls, cert_pem=None, key_pem=None), token)
+        try:
+            answer = kubeapi.Api(patient.host, own, retry_s=0).probe_health("/version", timeout_s=5)
+        except Unreachable:
+            return  # the check of this node reports why
+        if answer.status != 401:
+            return
+        refused.append(pod)
+    if refused:
+        names = ", ".join(dict.fromkeys(refused))
+        text = f"the API server refuses the service account tokens of this node's pods ({names}): it does not know the key that signed them"
+        remedy = (
+            f"put the key back that signed them ({patient.paths.pki}/sa.key and sa.pub, the same on every control plane); if it is lost, "
+            "have every pod get a new token: kubectl -n kube-system rollout restart daemonset,deployment, and in other namespaces"
+        )
+        yield Finding("pod-tokens", ERROR, text, remedy)
+
+
+def _find_tokens(patient: Patient) -> Iterator[tuple[str, Path]]:
+    """(names of its containers, the token's file) of some pods."""
+    host, found = patient.host, 0
+    for pod in sorted(host.list_dir(_PODS))[:_MOST_PODS]:
+        for volume in host.list_dir(_PODS / pod / _VOLUMES):
+            path = _PODS / pod / _VOLUMES / volume / "token"
+            if found < _TRIED and volume.startswith("kube-api-access") and host.exists(path):
+                found += 1
+                yield "+".join(sorted(host.list_dir(_PODS / pod / "containers"))) or pod, path

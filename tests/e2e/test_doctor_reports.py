@@ -1,0 +1,913 @@
+"""What broke other people's clusters on a later day: each fault of docs/doctor-reports.md is put on a real node at work,
+and `kb doctor` must name its cause in its first finding within 20 seconds, and nothing else as a cause.
+
+One table, FAULTS, and one lab of a control plane and a worker. A fault is a context: it breaks a node, waits until what it
+breaks is broken, and puts it right again; then doctor must find nothing any more.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import functools
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from .lab.config import lab_config, list_ignored_checks
+from .lab.lab import Lab
+from .lab.node import Node, wait_until
+from .lab.settings import LOGS
+from .test_join_load_balancer import join
+
+VERSION = "1.35"
+LIMIT_S = 20.0
+KB = "python3 /root/kb.pyz"
+MANIFESTS = "/etc/kubernetes/manifests"
+CONFIG = "/var/lib/kubelet/config.yaml"
+CLIENT_PEM = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+ALWAYS_TOLD = {"SystemVerification", "disk", "ContainerRuntimeVersion", "Hostname"}
+"""What doctor says of every node of a lab: its kernel, its disk and its runtime are the same as this machine's."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A control plane and a worker."""
+
+    cp1: Node
+    w1: Node
+
+
+Context = Callable[[Cluster], "contextlib.AbstractContextManager[object]"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """name: as in the table of docs/doctor-reports.md. on: the node where doctor is asked. says: what its first finding says, regular
+    expressions."""
+
+    name: str
+    on: str
+    inject: Context
+    says: tuple[str, ...]
+    level: str = "error"
+
+
+# ---- ways to break something
+
+
+@contextlib.contextmanager
+def done(node: Node, do: str, undo: str) -> Iterator[None]:
+    """A shell line, and the one that takes it back."""
+    try:
+        node.run(do, check=False)
+        yield
+    finally:
+        node.run(undo)
+
+
+@contextlib.contextmanager
+def changed(
+    node: Node, path: str, change: Callable[[str], str], *, after: str = "true", mode: int = 0o600
+) -> Iterator[None]:
+    """A file with another text; `after`: what makes it read, there and back."""
+    good = node.read(path)
+    bad = change(good)
+    assert bad != good, f"{path} is as it was"
+    try:
+        node.write(path, bad, mode=mode)
+        node.run(after, check=False)
+        yield
+    finally:
+        node.write(path, good, mode=mode)
+        node.run(after, check=False)
+
+
+@contextlib.contextmanager
+def away(node: Node, path: str, *, after: str = "true") -> Iterator[None]:
+    """A file that is not in its place."""
+    with done(node, f"mv {path} /root/away && {{ {after}; }}", f"mv /root/away {path} && {{ {after}; }}"):
+        yield
+
+
+def settles(what: str, is_so: Callable[[], Any], *, timeout_s: float = 90) -> None:
+    wait_until(is_so, what=what, timeout_s=timeout_s, every_s=1)
+
+
+RESTART_KUBELET = "systemctl reset-failed kubelet; systemctl restart kubelet"
+
+
+def kubelet_config(node: Node, line: str) -> contextlib.AbstractContextManager[None]:
+    """The kubelet's configuration with one line more, in the place of what it says of the same field."""
+    field = line.partition(":")[0]
+
+    def put(text: str) -> str:
+        kept = re.sub(rf"(?m)^{field}:.*\n(?:[ -].*\n)*", "", text)
+        return f"{kept.rstrip()}\n{line}\n"
+
+    return changed(node, CONFIG, put, after=RESTART_KUBELET)
+
+
+def has_ended(node: Node) -> bool:
+    """Whether the kubelet has exited."""
+    state = node.run("systemctl show kubelet -p SubState -p NRestarts", check=False).stdout
+    return "auto-restart" in state or int(state.partition("NRestarts=")[2].split()[0]) >= 2
+
+
+def is_ready(cluster: Cluster, name: str) -> bool:
+    node = cluster.cp1.get(["node", name])
+    conditions = node["status"].get("conditions", ())
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "somebody", "namespace": "default"},
+    "spec": {
+        "nodeName": "w1",
+        "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "it", "image": "registry.k8s.io/pause:3.10.1"}],
+    },
+}
+
+
+def put_pod(cluster: Cluster) -> None:
+    cluster.cp1.kubectl("create -f -", stdin=json.dumps(POD))
+
+
+def remove_pod(cluster: Cluster) -> None:
+    cluster.cp1.kubectl("delete pod somebody --force --grace-period=0 --ignore-not-found", check=False)
+
+
+def events_of_pod(cluster: Cluster) -> str:
+    events = cluster.cp1.get("events -n default --field-selector involvedObject.name=somebody")["items"]
+    return " ".join(f"{one['reason']}: {one['message']}" for one in events)
+
+
+def pod_is_running(cluster: Cluster) -> bool:
+    return bool(cluster.cp1.get("pod somebody")["status"].get("podIP"))
+
+
+@contextlib.contextmanager
+def pod_that_does_not_start(cluster: Cluster) -> Iterator[None]:
+    """A pod on w1 which the kubelet has tried to start."""
+    cluster.cp1.kubectl("-n default delete events --all", check=False)
+    put_pod(cluster)
+    try:
+        settles("the pod to fail", lambda: "Failed" in events_of_pod(cluster), timeout_s=60)
+        yield
+    finally:
+        remove_pod(cluster)
+
+
+# ---- the kubelet and its files
+
+
+def sign_ended(cluster: Cluster, cert_pem: str, *, authority: str = "/etc/kubernetes/pki/ca") -> str:
+    """The same certificate, which ended an hour ago."""
+    ca = x509.load_pem_x509_certificate(cluster.cp1.read(f"{authority}.crt").encode())
+    key: Any = serialization.load_pem_private_key(cluster.cp1.read(f"{authority}.key").encode(), None)
+    old = x509.load_pem_x509_certificate(cert_pem.encode())
+    now = datetime.datetime.now(datetime.timezone.utc)
+    builder = x509.CertificateBuilder(ca.subject, old.subject, old.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(days=365))
+    builder = builder.not_valid_after(now - datetime.timedelta(hours=1))
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+@contextlib.contextmanager
+def ended_client_certificate(cluster: Cluster) -> Iterator[None]:
+    node = cluster.w1
+    target = node.run(f"readlink -f {CLIENT_PEM}").stdout.strip()
+    pem = node.read(target)
+    key = pem[pem.index("-----BEGIN EC PRIVATE") if "BEGIN EC PRIVATE" in pem else pem.index("-----BEGIN PRIVATE") :]
+    with changed(node, target, lambda text: sign_ended(cluster, text) + key, after=RESTART_KUBELET):
+        settles("the kubelet to end", lambda: has_ended(node))
+        yield
+
+
+@contextlib.contextmanager
+def empty_client_certificate(cluster: Cluster) -> Iterator[None]:
+    target = cluster.w1.run(f"readlink -f {CLIENT_PEM}").stdout.strip()
+    with changed(cluster.w1, target, lambda text: "", after=RESTART_KUBELET):
+        settles("the kubelet to end", lambda: has_ended(cluster.w1))
+        yield
+
+
+@contextlib.contextmanager
+def kubelet_config_gone(cluster: Cluster) -> Iterator[None]:
+    with away(cluster.w1, CONFIG, after=RESTART_KUBELET):
+        settles("the kubelet to end", lambda: has_ended(cluster.w1))
+        yield
+
+
+@contextlib.contextmanager
+def kubeconfig_gone(cluster: Cluster) -> Iterator[None]:
+    with away(cluster.w1, "/etc/kubernetes/kubelet.conf", after=RESTART_KUBELET):
+        settles("the kubelet to end", lambda: has_ended(cluster.w1))
+        yield
+
+
+@contextlib.contextmanager
+def stopped_kubelet(cluster: Cluster) -> Iterator[None]:
+    with done(cluster.w1, "systemctl stop kubelet", "systemctl start kubelet"):
+        yield
+
+
+@contextlib.contextmanager
+def cpu_manager_state(cluster: Cluster) -> Iterator[None]:
+    state = "/var/lib/kubelet/cpu_manager_state"
+    with kubelet_config(cluster.w1, 'cpuManagerPolicy: static\nreservedSystemCPUs: "0"'):
+        settles("the kubelet to end", lambda: has_ended(cluster.w1))
+        yield
+    assert cluster.w1.exists(state)
+
+
+@contextlib.contextmanager
+def no_cgroup_for_the_system(cluster: Cluster) -> Iterator[None]:
+    line = "enforceNodeAllocatable: [pods, system-reserved]\nsystemReservedCgroup: /system-reserved\nsystemReserved: {memory: 100Mi}"
+    with kubelet_config(cluster.w1, line):
+        settles("the kubelet to end", lambda: has_ended(cluster.w1))
+        yield
+
+
+DROP_IN = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf"
+
+
+@contextlib.contextmanager
+def drop_in_gone(cluster: Cluster) -> Iterator[None]:
+    found = cluster.w1.run("systemctl show kubelet -p DropInPaths --value").stdout.split()
+    with away(cluster.w1, found[0], after=f"systemctl daemon-reload; {RESTART_KUBELET}"):
+        time.sleep(5)
+        yield
+
+
+@contextlib.contextmanager
+def resolv_conf_gone(cluster: Cluster) -> Iterator[None]:
+    """systemd-resolved was switched off, and its file went with it."""
+    with kubelet_config(cluster.w1, "resolvConf: /run/systemd/resolve/resolv.conf"), pod_that_does_not_start(cluster):
+        yield
+
+
+@contextlib.contextmanager
+def foreign_client_ca(cluster: Cluster) -> Iterator[None]:
+    """The kubelet asks for clients of another authority than the one that signs the API server's."""
+    node, path = cluster.w1, "/etc/kubernetes/pki/ca.crt"
+    node.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=kubernetes -days 99 -keyout /root/other.key -out /root/other.crt"
+    )
+    with changed(node, path, lambda text: node.read("/root/other.crt"), after=RESTART_KUBELET):
+        time.sleep(5)
+        yield
+
+
+@contextlib.contextmanager
+def foreign_ca_of_the_cluster(cluster: Cluster) -> Iterator[None]:
+    node, path = cluster.w1, "/etc/kubernetes/kubelet.conf"
+    node.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=kubernetes -days 99 -keyout /root/other.key -out /root/other.crt"
+    )
+    other = node.run("base64 -w0 /root/other.crt").stdout.strip()
+    put = lambda text: re.sub(r"certificate-authority-data: \S+", f"certificate-authority-data: {other}", text)  # noqa: E731
+    with changed(node, path, put, after=RESTART_KUBELET):
+        time.sleep(8)
+        yield
+
+
+@contextlib.contextmanager
+def wrong_node_ip(cluster: Cluster) -> Iterator[None]:
+    put = lambda text: text.replace('ARGS="', 'ARGS="--node-ip=10.99.0.7 ')  # noqa: E731
+    with changed(cluster.w1, "/var/lib/kubelet/kubeadm-flags.env", put, after=RESTART_KUBELET):
+        time.sleep(8)
+        yield
+
+
+@contextlib.contextmanager
+def wrong_cluster_dns(cluster: Cluster) -> Iterator[None]:
+    with kubelet_config(cluster.w1, "clusterDNS: [10.96.0.99]"):
+        yield
+
+
+def read_bare(cluster: Cluster, what: str) -> dict[str, Any]:
+    """An object as it could be created again."""
+    found: dict[str, Any] = cluster.cp1.get(what)
+    for key in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
+        found["metadata"].pop(key, None)
+    found.pop("status", None)
+    return found
+
+
+@contextlib.contextmanager
+def deleted_node(cluster: Cluster, spec: Optional[dict[str, Any]] = None) -> Iterator[None]:
+    """spec: of another Node object that takes its place."""
+    good = read_bare(cluster, "node w1")
+    try:
+        cluster.cp1.kubectl("delete node w1")
+        if spec:
+            cluster.cp1.kubectl("create -f -", stdin=json.dumps({**good, "spec": spec}))
+            settles("w1 to be Ready", lambda: is_ready(cluster, "w1"))
+        yield
+    finally:
+        cluster.cp1.kubectl("delete node w1 --ignore-not-found")
+        cluster.cp1.kubectl("create -f -", stdin=json.dumps(good))
+        settles("w1 to be back", lambda: is_ready(cluster, "w1"))
+
+
+@contextlib.contextmanager
+def other_pod_network(cluster: Cluster) -> Iterator[None]:
+    """The node was deleted and has registered anew: it gets another podCIDR, and its pods keep the former."""
+    with deleted_node(cluster, {"podCIDR": "10.244.77.0/24", "podCIDRs": ["10.244.77.0/24"]}):
+        yield
+
+
+@contextlib.contextmanager
+def cloud_taint(cluster: Cluster) -> Iterator[None]:
+    taint = "node.cloudprovider.kubernetes.io/uninitialized"
+    try:
+        cluster.cp1.kubectl(f"taint node w1 {taint}=true:NoSchedule")
+        yield
+    finally:
+        cluster.cp1.kubectl(f"taint node w1 {taint}-")
+
+
+# ---- the runtime and the pod network
+
+
+@contextlib.contextmanager
+def hanging_containerd(cluster: Cluster) -> Iterator[None]:
+    with done(
+        cluster.w1,
+        "systemctl kill -s STOP --kill-whom=main containerd",
+        "systemctl kill -s CONT --kill-whom=main containerd",
+    ):
+        yield
+
+
+def containerd_unit(cluster: Cluster, line: str) -> contextlib.AbstractContextManager[None]:
+    path = "/etc/systemd/system/containerd.service.d/99-limit.conf"
+    restart = "systemctl daemon-reload; systemctl reset-failed containerd; timeout 60 systemctl restart containerd"
+    return done(
+        cluster.w1,
+        f"mkdir -p {path.rpartition('/')[0]}; printf '[Service]\\n{line}\\n' >{path}; {restart}",
+        f"rm {path}; {restart}; sleep 3",
+    )
+
+
+@contextlib.contextmanager
+def few_files(cluster: Cluster) -> Iterator[None]:
+    with containerd_unit(cluster, "LimitNOFILE=12"):
+        time.sleep(10)
+        yield
+
+
+@contextlib.contextmanager
+def left_by_another_network(cluster: Cluster) -> Iterator[None]:
+    config = '{"cniVersion": "0.3.1", "name": "cilium", "plugins": [{"type": "cilium-cni", "enable-debug": false}]}'
+    path = "/etc/cni/net.d/05-cilium.conflist"
+    with done(cluster.w1, f"echo '{config}' >{path}; sleep 1", f"rm {path}"), pod_that_does_not_start(cluster):
+        yield
+
+
+@contextlib.contextmanager
+def no_plugin(cluster: Cluster) -> Iterator[None]:
+    folder = cluster.w1.run(
+        "dirname $(ls /opt/cni/bin/bridge /usr/lib/cni/bridge 2>/dev/null | head -1)"
+    ).stdout.strip()
+    with away(cluster.w1, f"{folder}/bridge"), pod_that_does_not_start(cluster):
+        yield
+
+
+IPAM = "/run/kb/pod-addresses"
+
+
+@contextlib.contextmanager
+def no_address_left(cluster: Cluster) -> Iterator[None]:
+    """Addresses that pods of former days never gave back."""
+    fill = (
+        f"d={IPAM}/kb-bridge; mkdir -p $d; p=$(grep -o '10.244.[0-9]*' /etc/cni/net.d/99-kb-bridge.conflist); "
+        'for i in $(seq 1 254); do [ -e $d/$p.$i ] || { printf "gone\\r\\neth0" >$d/$p.$i; echo $d/$p.$i >>/root/filled; }; done'
+    )
+    with done(cluster.w1, fill, "xargs rm -f </root/filled; rm /root/filled"), pod_that_does_not_start(cluster):
+        yield
+
+
+@contextlib.contextmanager
+def full_log_folder(cluster: Cluster) -> Iterator[None]:
+    """No inode is left for logs of pods."""
+    do = "mount -t tmpfs -o size=4g,nr_inodes=12 tmpfs /var/log; mkdir -p /var/log/pods /var/log/containers; for i in $(seq 20); do touch /var/log/f$i; done"
+    with done(cluster.w1, do, "umount -l /var/log"), pod_that_does_not_start(cluster):
+        yield
+
+
+@contextlib.contextmanager
+def route_lost(cluster: Cluster) -> Iterator[None]:
+    """What keeps the routes of pods has stopped, and the route to the other node is gone."""
+    route = cluster.w1.run("ip -4 route show | grep '^10.244' | grep via").stdout.strip().splitlines()[0]
+    put_pod(cluster)
+    settles("a pod", lambda: pod_is_running(cluster))
+    try:
+        with done(
+            cluster.w1,
+            f"systemctl stop kb-routes; ip route del {route}",
+            "systemctl start kb-routes",
+        ):
+            yield
+    finally:
+        remove_pod(cluster)
+
+
+@contextlib.contextmanager
+def firewall_to_the_server(cluster: Cluster) -> Iterator[None]:
+    rule = f"OUTPUT -p tcp -d {cluster.cp1.address} --dport 6443 -j DROP"
+    with done(cluster.w1, f"iptables -I {rule}", f"iptables -D {rule}"):
+        yield
+
+
+@contextlib.contextmanager
+def ufw(cluster: Cluster) -> Iterator[None]:
+    """`ufw enable` with nothing allowed but ssh, on the control plane."""
+    put_pod(cluster)
+    settles("a pod", lambda: pod_is_running(cluster))
+    rules = ("-i lo -j ACCEPT", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "-p tcp --dport 22 -j ACCEPT")
+    do = "; ".join([*(f"iptables -A INPUT {rule}" for rule in rules), "iptables -P INPUT DROP"])
+    undo = "; ".join(["iptables -P INPUT ACCEPT", *(f"iptables -D INPUT {rule}" for rule in rules)])
+    try:
+        with done(cluster.cp1, do, undo):
+            yield
+    finally:
+        remove_pod(cluster)
+
+
+@contextlib.contextmanager
+def balancer_gone(cluster: Cluster) -> Iterator[None]:
+    with away(cluster.w1, f"{MANIFESTS}/kb-load-balancer.yaml"):
+        settles("the load balancer to end", lambda: is_gone(cluster.w1, "kb-load-balancer"), timeout_s=60)
+        yield
+
+
+# ---- the control plane
+
+
+def manifest(component: str) -> str:
+    return f"{MANIFESTS}/{component}.yaml"
+
+
+def is_gone(node: Node, component: str) -> bool:
+    return not node.run(f"crictl ps -q --name {component}").stdout.strip()
+
+
+def serves(cluster: Cluster) -> bool:
+    return cluster.cp1.run("kubectl --kubeconfig /etc/kubernetes/admin.conf get --raw /readyz", check=False).ok
+
+
+@contextlib.contextmanager
+def manifest_moved_away(cluster: Cluster, component: str = "kube-apiserver") -> Iterator[None]:
+    """Taken out of the folder to restore etcd, as many instructions have it, and forgotten."""
+    with away(cluster.cp1, manifest(component)):
+        settles(f"{component} to end", lambda: is_gone(cluster.cp1, component))
+        yield
+
+
+@contextlib.contextmanager
+def scheduler_moved_away(cluster: Cluster) -> Iterator[None]:
+    with manifest_moved_away(cluster, "kube-scheduler"):
+        yield
+
+
+@contextlib.contextmanager
+def empty_manifest(cluster: Cluster) -> Iterator[None]:
+    """What a full disk or a power failure leaves of a file that was being written."""
+    with changed(cluster.cp1, manifest("kube-scheduler"), lambda text: ""):
+        settles("the scheduler to end", lambda: is_gone(cluster.cp1, "kube-scheduler"))
+        yield
+
+
+@contextlib.contextmanager
+def torn_yaml(cluster: Cluster) -> Iterator[None]:
+    put = lambda text: text.replace("    - --leader-elect=true\n", "\t- --leader-elect=true\n")  # noqa: E731
+    with changed(cluster.cp1, manifest("kube-controller-manager"), put):
+        settles("the controller-manager to end", lambda: is_gone(cluster.cp1, "kube-controller-manager"))
+        yield
+
+
+@contextlib.contextmanager
+def flag_names_a_lost_file(cluster: Cluster) -> Iterator[None]:
+    """The audit policy of an API server was deleted; it shows at its next start."""
+    flag = "    - --audit-policy-file=/etc/kubernetes/pki/audit-policy.yaml\n"
+    put = lambda text: text.replace("    - --allow-privileged=true\n", f"    - --allow-privileged=true\n{flag}")  # noqa: E731
+    with changed(cluster.cp1, manifest("kube-apiserver"), put):
+        ended = "crictl ps -aq --state exited --name kube-apiserver"
+        settles(
+            "the API server to end twice",
+            lambda: len(cluster.cp1.run(ended).stdout.split()) >= 2 and not serves(cluster),
+        )
+        time.sleep(5)
+        yield
+    settles("the API server to serve", lambda: serves(cluster))
+
+
+@contextlib.contextmanager
+def node_authorizer_gone(cluster: Cluster) -> Iterator[None]:
+    put = lambda text: text.replace("--authorization-mode=Node,RBAC", "--authorization-mode=RBAC")  # noqa: E731
+    with changed(cluster.cp1, manifest("kube-apiserver"), put):
+        settles(
+            "the API server to be restarted",
+            lambda: "mode=RBAC" in cluster.cp1.run("pgrep -af '^kube-apiserver'", check=False).stdout,
+        )
+        settles("the API server to serve", lambda: serves(cluster))
+        yield
+    settles(
+        "the API server to be restarted",
+        lambda: "mode=Node" in cluster.cp1.run("pgrep -af '^kube-apiserver'", check=False).stdout,
+    )
+    settles("the API server to serve", lambda: serves(cluster))
+
+
+PKI = "/etc/kubernetes/pki"
+
+
+@contextlib.contextmanager
+def foreign_service_account_key(cluster: Cluster) -> Iterator[None]:
+    """The API server's key of service accounts was made anew; pods still have tokens of the other one."""
+    node = cluster.cp1
+    pair = f"{PKI}/sa.key {PKI}/sa.pub"
+    again = "crictl stop $(crictl ps -q --name kube-apiserver)"
+    do = f"mkdir /root/sa && cp -a {pair} /root/sa/ && openssl genrsa -out {PKI}/sa.key 2048 && openssl rsa -in {PKI}/sa.key -pubout -out {PKI}/sa.pub; {again}"
+    try:
+        with done(node, do, f"cp -a /root/sa/* {PKI}/; rm -r /root/sa; {again}; true"):
+            settles("the API server to serve", lambda: serves(cluster))
+            time.sleep(15)
+            yield
+    finally:
+        settles("the API server to serve", lambda: serves(cluster))
+
+
+@contextlib.contextmanager
+def ended_server_certificate(cluster: Cluster) -> Iterator[None]:
+    with changed(
+        cluster.cp1,
+        f"{PKI}/apiserver.crt",
+        lambda text: sign_ended(cluster, text),
+        after="crictl stop $(crictl ps -q --name kube-apiserver); sleep 10",
+        mode=0o644,
+    ):
+        yield
+    settles("the API server to serve", lambda: serves(cluster))
+
+
+@contextlib.contextmanager
+def ended_etcd_certificate(cluster: Cluster) -> Iterator[None]:
+    path = f"{PKI}/apiserver-etcd-client.crt"
+    with changed(
+        cluster.cp1,
+        path,
+        lambda text: sign_ended(cluster, text, authority=f"{PKI}/etcd/ca"),
+        after="crictl stop $(crictl ps -q --name kube-apiserver); sleep 20",
+        mode=0o644,
+    ):
+        yield
+    settles("the API server to serve", lambda: serves(cluster))
+
+
+@contextlib.contextmanager
+def ended_identity_of_the_controllers(cluster: Cluster) -> Iterator[None]:
+    def put(text: str) -> str:
+        found = re.search(r"client-certificate-data: (\S+)", text)
+        assert found
+        ended = sign_ended(cluster, base64.b64decode(found[1]).decode())
+        return text.replace(found[1], base64.b64encode(ended.encode()).decode())
+
+    with changed(
+        cluster.cp1,
+        "/etc/kubernetes/controller-manager.conf",
+        put,
+        after="crictl stop $(crictl ps -q --name kube-controller-manager); sleep 25",
+    ):
+        yield
+
+
+ETCD = f"etcdctl --endpoints https://127.0.0.1:2379 --cacert {PKI}/etcd/ca.crt --cert {PKI}/etcd/server.crt --key {PKI}/etcd/server.key"
+CURL_ETCD = f"curl -sf --cacert {PKI}/etcd/ca.crt --cert {PKI}/etcd/server.crt --key {PKI}/etcd/server.key https://127.0.0.1:2379"
+
+
+@contextlib.contextmanager
+def etcd_out_of_quota(cluster: Cluster) -> Iterator[None]:
+    """etcd's alarm NOSPACE, as etcd itself raises it: nothing can be written any more."""
+
+    def alarm(action: str) -> str:
+        body = json.dumps({"action": action, "memberID": "0", "alarm": "NOSPACE"})
+        member = (
+            f"$({CURL_ETCD}/v3/maintenance/status -X POST -d '{{}}' | sed 's/.*\"member_id\":\"\\([0-9]*\\)\".*/\\1/')"
+        )
+        return f"{CURL_ETCD}/v3/maintenance/alarm -X POST -d '{body}'".replace('"0"', f"\"'{member}'\"")
+
+    with done(cluster.cp1, alarm("ACTIVATE"), alarm("DEACTIVATE")):
+        yield
+
+
+@contextlib.contextmanager
+def damaged_wal(cluster: Cluster) -> Iterator[None]:
+    """A block of etcd's write-ahead log that a power failure left as zeros."""
+    node = cluster.cp1
+    stop = f'mv {manifest("etcd")} /root/etcd.yaml; for i in $(seq 60); do [ -z "$(crictl ps -q --name etcd)" ] && break; sleep 1; done'
+    start = f"mv /root/etcd.yaml {manifest('etcd')}"
+    harm = "cp -a /var/lib/etcd /root/etcd.good; f=$(ls /var/lib/etcd/member/wal/*.wal | tail -1); dd if=/dev/urandom of=$f bs=1 seek=20000 count=400 conv=notrunc status=none"
+    heal = "rm -rf /var/lib/etcd && mv /root/etcd.good /var/lib/etcd"
+    with done(node, f"{stop}; {harm}; {start}", f"{stop}; {heal}; {start}"):
+        settles(
+            "etcd to end",
+            lambda: "etcd" in node.run("crictl ps -a --state exited --name etcd", check=False).stdout,
+            timeout_s=60,
+        )
+        time.sleep(3)
+        yield
+    settles("the API server to serve", lambda: serves(cluster), timeout_s=180)
+
+
+# ---- what is stored in the cluster
+
+
+@contextlib.contextmanager
+def without_object(cluster: Cluster, kind: str, name: str, *, after: str = "true") -> Iterator[None]:
+    found = read_bare(cluster, f"-n kube-system {kind} {name}")
+    cluster.cp1.kubectl(f"-n kube-system delete {kind} {name}")
+    try:
+        cluster.cp1.run(after, check=False)
+        yield
+    finally:
+        cluster.cp1.kubectl("create -f -", stdin=json.dumps(found))
+        cluster.cp1.run(after, check=False)
+
+
+RESTART_DNS = "KUBECONFIG=/etc/kubernetes/admin.conf kubectl -n kube-system delete pods -l k8s-app=kube-dns --now"
+RESTART_PROXY = "KUBECONFIG=/etc/kubernetes/admin.conf kubectl -n kube-system delete pods -l k8s-app=kube-proxy --now"
+
+
+@contextlib.contextmanager
+def dns_may_not_read(cluster: Cluster) -> Iterator[None]:
+    with without_object(cluster, "clusterrolebinding", "system:coredns", after=RESTART_DNS):
+        time.sleep(20)
+        yield
+
+
+@contextlib.contextmanager
+def proxy_may_not_read(cluster: Cluster) -> Iterator[None]:
+    with without_object(cluster, "clusterrolebinding", "kubeadm:node-proxier", after=RESTART_PROXY):
+        time.sleep(20)
+        yield
+
+
+@contextlib.contextmanager
+def dns_service_gone(cluster: Cluster) -> Iterator[None]:
+    with without_object(cluster, "service", "kube-dns"):
+        time.sleep(5)
+        yield
+
+
+@contextlib.contextmanager
+def proxy_gone(cluster: Cluster) -> Iterator[None]:
+    with without_object(cluster, "daemonset", "kube-proxy"):
+        settles("kube-proxy to end", lambda: is_gone(cluster.cp1, "kube-proxy") and is_gone(cluster.w1, "kube-proxy"))
+        yield
+
+
+@contextlib.contextmanager
+def patched(
+    cluster: Cluster, what: str, change: Callable[[dict[str, Any]], None], *, after: str = "true"
+) -> Iterator[None]:
+    """An object of kube-system with another text."""
+    good = cluster.cp1.get(f"-n kube-system {what}")
+    bad = json.loads(json.dumps(good))
+    change(bad)
+
+    def put(item: dict[str, Any]) -> None:
+        item["metadata"].pop("resourceVersion", None)
+        cluster.cp1.kubectl("replace -f -", stdin=json.dumps(item))
+        cluster.cp1.run(after, check=False)
+
+    try:
+        put(bad)
+        yield
+    finally:
+        put(good)
+
+
+@contextlib.contextmanager
+def dns_selects_nobody(cluster: Cluster) -> Iterator[None]:
+    with patched(cluster, "service kube-dns", lambda item: item["spec"].update(selector={"k8s-app": "coredns"})):
+        time.sleep(5)
+        yield
+
+
+@contextlib.contextmanager
+def corefile_with_an_error(cluster: Cluster) -> Iterator[None]:
+    def put(item: dict[str, Any]) -> None:
+        item["data"]["Corefile"] = item["data"]["Corefile"].replace(
+            "    loop\n", "    loop\n    proxy . /etc/resolv.conf\n"
+        )
+
+    with patched(cluster, "configmap coredns", put, after=RESTART_DNS):
+        time.sleep(12)
+        yield
+
+
+@contextlib.contextmanager
+def proxy_with_a_wrong_mode(cluster: Cluster) -> Iterator[None]:
+    def put(item: dict[str, Any]) -> None:
+        text = item["data"]["config.conf"]
+        item["data"]["config.conf"] = (
+            re.sub(r"(?m)^mode:.*$", "mode: iptabels", text) if "\nmode:" in text else f"{text}mode: iptabels\n"
+        )
+
+    with patched(cluster, "configmap kube-proxy", put, after=RESTART_PROXY):
+        time.sleep(10)
+        yield
+
+
+@contextlib.contextmanager
+def quota(cluster: Cluster) -> Iterator[None]:
+    item = {
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "everybody", "namespace": "kube-system"},
+        "spec": {"hard": {"limits.memory": "8Gi", "limits.cpu": "4"}},
+    }  # fmt: skip
+    cluster.cp1.kubectl("create -f -", stdin=json.dumps(item))
+    try:
+        time.sleep(3)
+        yield
+    finally:
+        cluster.cp1.kubectl("-n kube-system delete resourcequota everybody")
+
+
+@contextlib.contextmanager
+def restricted(cluster: Cluster) -> Iterator[None]:
+    """Pod security is enforced on every namespace, kube-system too."""
+    label = "pod-security.kubernetes.io/enforce"
+    cluster.cp1.kubectl(f"label namespace kube-system {label}=restricted")
+    try:
+        cluster.cp1.kubectl("-n kube-system delete pods -l k8s-app=kube-proxy --now")
+        settles("kube-proxy to end", lambda: is_gone(cluster.cp1, "kube-proxy"))
+        yield
+    finally:
+        cluster.cp1.kubectl(f"label namespace kube-system {label}-")
+        settles("kube-proxy to be back", lambda: not is_gone(cluster.cp1, "kube-proxy"), timeout_s=240)
+
+
+@contextlib.contextmanager
+def admin_without_rights(cluster: Cluster) -> Iterator[None]:
+    node = cluster.cp1
+    admin = "kubectl --kubeconfig /etc/kubernetes/super-admin.conf"
+    name = "kubeadm:cluster-admins"
+    with done(
+        node,
+        f"{admin} get clusterrolebinding {name} -o yaml | grep -vE 'uid|resourceVersion|creationTimestamp' >/root/binding.yaml; {admin} delete clusterrolebinding {name}",
+        f"{admin} create -f /root/binding.yaml",
+    ):
+        time.sleep(2)
+        yield
+
+
+FAULTS = (
+    Fault("kubelet certificate ended", "w1", ended_client_certificate, ("expired",)),
+    Fault("kubelet certificate empty", "w1", empty_client_certificate, ("kubelet-client",)),
+    Fault("kubelet config gone", "w1", kubelet_config_gone, (r"config\.yaml",)),
+    Fault("kubelet.conf gone", "w1", kubeconfig_gone, (r"kubelet\.conf",)),
+    Fault("kubelet stopped", "w1", stopped_kubelet, ("stopped",)),
+    Fault("cpu manager state", "w1", cpu_manager_state, ("cpu_manager_state",)),
+    Fault("system-reserved cgroup", "w1", no_cgroup_for_the_system, ("system-reserved",)),
+    Fault("drop-in gone", "w1", drop_in_gone, ("kubeconfig",)),
+    Fault("resolv.conf gone", "w1", resolv_conf_gone, (r"/run/systemd/resolve/resolv\.conf",)),
+    Fault("foreign client CA", "w1", foreign_client_ca, (r"ca\.crt",)),
+    Fault("foreign cluster CA", "w1", foreign_ca_of_the_cluster, (r"kubelet\.conf",)),
+    Fault("wrong node-ip", "w1", wrong_node_ip, (r"10\.99\.0\.7",)),
+    Fault("wrong clusterDNS", "w1", wrong_cluster_dns, (r"10\.96\.0\.99",)),
+    Fault("node deleted", "w1", deleted_node, ("deleted",)),
+    Fault("other pod network", "w1", other_pod_network, (r"10\.244\.77\.0/24", r"99-kb-bridge|have addresses of")),
+    Fault("cloud taint", "w1", cloud_taint, ("uninitialized",)),
+    Fault("containerd hangs", "w1", hanging_containerd, ("containerd",)),
+    Fault("few files", "w1", few_files, ("LimitNOFILE|open files",)),
+    Fault("left by another network", "w1", left_by_another_network, (r"05-cilium\.conflist", "cilium-cni")),
+    Fault("no plugin", "w1", no_plugin, ("bridge",)),
+    Fault("no address left", "w1", no_address_left, ("addresses",)),
+    Fault("full log folder", "w1", full_log_folder, ("/var/log", "inodes")),
+    Fault("route lost", "w1", route_lost, ("route",)),
+    Fault("firewall to the server", "w1", firewall_to_the_server, ("6443",)),
+    Fault("ufw", "cp1", ufw, ("INPUT",)),
+    Fault("balancer gone", "w1", balancer_gone, ("load balancer",)),
+    Fault("apiserver manifest moved away", "cp1", manifest_moved_away, (r"kube-apiserver\.yaml",)),
+    Fault("scheduler manifest moved away", "cp1", scheduler_moved_away, (r"kube-scheduler\.yaml",)),
+    Fault("empty manifest", "cp1", empty_manifest, (r"kube-scheduler\.yaml", "empty")),
+    Fault("torn yaml", "cp1", torn_yaml, (r"kube-controller-manager\.yaml",)),
+    Fault("lost audit policy", "cp1", flag_names_a_lost_file, (r"audit-policy\.yaml",)),
+    Fault("node authorizer gone", "cp1", node_authorizer_gone, ("authorization-mode",)),
+    Fault("foreign sa key", "cp1", foreign_service_account_key, (r"sa\.(key|pub)",)),
+    Fault("ended server certificate", "cp1", ended_server_certificate, (r"apiserver\.crt expired",)),
+    Fault("ended etcd client certificate", "cp1", ended_etcd_certificate, (r"apiserver-etcd-client\.crt expired",)),
+    Fault(
+        "ended identity of the controllers",
+        "cp1",
+        ended_identity_of_the_controllers,
+        (r"controller-manager\.conf expired",),
+    ),
+    Fault("etcd out of quota", "cp1", etcd_out_of_quota, ("NOSPACE",)),
+    Fault("damaged wal", "cp1", damaged_wal, ("etcd", "damaged")),
+    Fault("dns may not read", "cp1", dns_may_not_read, ("system:coredns",)),
+    Fault("proxy may not read", "cp1", proxy_may_not_read, ("node-proxier",)),
+    Fault("dns service gone", "cp1", dns_service_gone, ("kube-dns",)),
+    Fault("dns selects nobody", "cp1", dns_selects_nobody, ("kube-dns", "selector")),
+    Fault("corefile error", "cp1", corefile_with_an_error, ("Corefile", "proxy")),
+    Fault("proxy wrong mode", "cp1", proxy_with_a_wrong_mode, ("iptabels",)),
+    Fault("proxy gone", "cp1", proxy_gone, ("kube-proxy", "DaemonSet")),
+    Fault("quota", "cp1", quota, ("quota: everybody",)),
+    Fault("restricted", "cp1", restricted, ("kube-system", "PodSecurity|restricted")),
+    Fault("admin without rights", "cp1", admin_without_rights, ("kubeadm:cluster-admins",)),
+)
+
+
+# ---- running them
+
+
+KB_WISHES = {"loadBalancer": {"mode": "local"}, "podNetwork": {"plugin": "bridge"}}
+PATIENT = [
+    {"name": "leader-elect-lease-duration", "value": "60s"},
+    {"name": "leader-elect-renew-deadline", "value": "40s"},
+]
+"""Controllers that survive the slow moments of a machine on which a whole lab runs."""
+
+
+@pytest.fixture(scope="module")
+def cluster(lab: Lab, kb_pyz: Path) -> Iterator[Cluster]:
+    """One control plane and one worker for all faults."""
+    cp1, w1 = (lab.add_node(name, version=VERSION) for name in ("cp1", "w1"))
+    patience = {"controllerManager": {"extraArgs": PATIENT}, "scheduler": {"extraArgs": PATIENT}}
+    cp1.scp(kb_pyz, "/root/kb.pyz")
+    cp1.write("/root/init.yaml", lab_config(VERSION, address=cp1.address, kb=KB_WISHES, cluster=patience))
+    cp1.run(f"{KB} init --config init.yaml --ignore-preflight-errors={','.join(list_ignored_checks())}", timeout=600)
+    join(w1, cp1, kb_pyz)
+    whole = Cluster(cp1, w1)
+    wait_well(whole)
+    yield whole
+    for node in (w1, cp1):
+        lab.remove_node(node)
+
+
+def examine(node: Node) -> tuple[list[dict[str, str]], float]:
+    """What doctor finds that is not well, in its order, and how long it took."""
+    started = time.monotonic()
+    answer = node.run(f"timeout 60 {KB} doctor -o json", check=False)
+    seconds = time.monotonic() - started
+    notes = json.loads(answer.stdout)["notes"]
+    return [one for one in notes if one["level"] != "ok" and one["look"] not in ALWAYS_TOLD], seconds
+
+
+def is_well(node: Node) -> bool:
+    return not examine(node)[0]
+
+
+def wait_well(cluster: Cluster) -> None:
+    """Until doctor finds nothing any more, on both nodes."""
+    for node in (cluster.cp1, cluster.w1):
+        wait_until(functools.partial(is_well, node), what=f"doctor to find {node.name} well", timeout_s=240, every_s=2)
+
+
+def note_result(fault: Fault, notes: list[dict[str, str]], seconds: float) -> None:
+    """What kb said of each fault, to be read by people: tests/e2e/_logs/reports.txt."""
+    LOGS.mkdir(exist_ok=True)
+    rows = "".join(f"{one['level']:<7} {one['look']:<20} {one['text']}\n" for one in notes)
+    with (LOGS / "reports.txt").open("a") as log:
+        log.write(f"== {fault.name}: {seconds:.1f} s\n{rows}\n")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: re.sub(r"[^A-Za-z0-9]+", "-", fault.name))
+def test_the_cause_is_named_first_and_alone(cluster: Cluster, fault: Fault) -> None:
+    try:
+        with fault.inject(cluster):
+            notes, seconds = examine(cluster.w1 if fault.on == "w1" else cluster.cp1)
+            note_result(fault, notes, seconds)
+    finally:
+        wait_well(cluster)
+    causes = [one for one in notes if one["level"] in ("error", "warning")]
+    assert causes and causes[0] == notes[0], f"doctor does not begin with a cause: {notes}"
+    first = causes[0]
+    missing = [pattern for pattern in fault.says if not re.search(pattern, first["text"])]
+    assert not missing, f"{fault.name}: it does not say {missing}: {first}"
+    assert first["level"] == fault.level and first["remedy"], first
+    assert causes == [first], f"{fault.name}: more than the cause is named as one: {causes}"
+    assert seconds < LIMIT_S, f"{fault.name}: named after {seconds:.1f} s only"
+
+
+def test_every_fault_is_in_the_table_of_reports() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/doctor-reports.md").read_text()
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert sorted(row for row in rows if row != "fault") == sorted(fault.name for fault in FAULTS)

@@ -1,0 +1,72 @@
+"""kubeup/cluster/dns_service.py: the first broken link behind a DNS that does not answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kubeup.cluster import dns_service
+from kubeup.cluster.api import Api, Identity
+from kubeup.machine.http import HttpResponse, Tls
+from tests.fake_host import FakeHost
+
+SERVER = "https://10.0.0.11:6443"
+SYSTEM = f"{SERVER}/api/v1/namespaces/kube-system"
+LABELS = {"k8s-app": "kube-dns"}
+
+
+def make_pod(status: str, message: str = "") -> dict[str, Any]:
+    conditions = [{"type": "Ready", "status": status, "message": message}]
+    meta = {"name": "coredns-1", "namespace": "kube-system", "labels": LABELS}
+    return {"metadata": meta, "spec": {"nodeName": "w1"}, "status": {"conditions": conditions}}
+
+
+def explain(*, reads_pods: bool = True, replicas: int = 2, **more: Any) -> str:
+    """more: service: its spec, None for none; pods."""
+    host = FakeHost()
+    spec = more.get("service", {"clusterIPs": ["10.96.0.10"], "selector": LABELS})
+    service = HttpResponse(200, json.dumps({"metadata": {"name": "kube-dns"}, "spec": spec}).encode())
+    host.urls[f"{SYSTEM}/services/kube-dns"] = service if spec else HttpResponse(404, b'{"reason": "NotFound"}')
+    host.urls[f"{SYSTEM}/pods"] = HttpResponse(200, json.dumps({"items": more.get("pods", [])}).encode())
+    template = {"metadata": {"labels": LABELS}}
+    deployment = {"metadata": {"name": "coredns"}, "spec": {"replicas": replicas, "template": template}}
+    url = f"{SERVER}/apis/apps/v1/namespaces/kube-system/deployments"
+    host.urls[url] = HttpResponse(200, json.dumps({"items": [deployment]}).encode())
+    api = Api(host, Identity(SERVER, Tls()), retry_s=0)
+    found = dns_service.explain_silence(api, ["10.96.0.10"], reads_pods=reads_pods)
+    return f"{found}. {found.remedy}" if found else ""
+
+
+def test_a_dns_that_is_well_has_nothing_to_explain() -> None:
+    assert explain(pods=[make_pod("True")]) == explain(reads_pods=False) == ""
+
+
+def test_a_service_that_is_gone_or_elsewhere() -> None:
+    assert explain(service=None, reads_pods=False).startswith(
+        "there is no Service kube-dns in kube-system: it was deleted"
+    )
+    told = explain(service={"clusterIPs": ["10.96.0.99"], "selector": LABELS}, reads_pods=False)
+    assert told.startswith("the kubelet tells pods to ask 10.96.0.10, and the Service kube-dns is at 10.96.0.99")
+    assert "clusterDNS: [10.96.0.99]" in told
+
+
+def test_a_service_that_leads_to_no_pod() -> None:
+    assert "Deployment coredns is scaled to 0. kubectl -n kube-system scale deployment coredns --replicas=2" in explain(
+        replicas=0
+    )
+    assert "Deployment coredns has none of its 2 pods" in explain()
+    told = explain(service={"clusterIP": "10.96.0.10", "selector": {"k8s-app": "coredns"}}, pods=[make_pod("True")])
+    assert told.startswith(
+        "Service kube-dns leads to no pod: its selector is k8s-app=coredns: the pods of Deployment coredns have other labels"
+    )
+
+
+def test_pods_that_are_not_ready() -> None:
+    told = explain(pods=[make_pod("False", "containers with unready status: [coredns]")])
+    assert told.startswith(
+        "none of the pods behind Service kube-dns is Ready: coredns-1 on node w1: containers with unready"
+    )
+    stuck = make_pod("False")
+    waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}, "name": "coredns"}
+    stuck["status"]["containerStatuses"] = [waiting]
+    assert "does not run (ImagePullBackOff): Back-off" in explain(pods=[stuck])

@@ -1,0 +1,111 @@
+"""kubeup/cluster/system_rights.py: rights that were lost, and pods that are not let in any more."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Optional
+
+import pytest
+
+from kubeup.cluster import system_rights
+from kubeup.cluster.api import Api, Identity
+from kubeup.machine.http import HttpResponse, Tls
+from tests.fake_host import FakeHost
+
+SERVER = "https://10.0.0.11:6443"
+ACCOUNTS = f"{SERVER}/api/v1/namespaces/kube-system/serviceaccounts"
+BINDINGS = f"{SERVER}/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+
+
+class Reviewing(FakeHost):
+    """An API server that allows everything but what these users want; barred: its refusal of every dry run of a pod."""
+
+    def __init__(self, *denied: str, status: int = 201, barred: str = "") -> None:
+        super().__init__()
+        self.denied, self.status, self.barred = denied, status, barred
+
+    def http_ask(self, url: str, body: bytes, **_: Any) -> HttpResponse:  # type: ignore[override]
+        sent = json.loads(body)
+        if "subjectaccessreviews" in url:
+            is_allowed = sent["spec"]["user"] not in self.denied
+            return HttpResponse(self.status, json.dumps({"status": {"allowed": is_allowed}}).encode())
+        assert url.endswith("/pods?dryRun=All") and sent["spec"]["containers"]
+        if self.barred:
+            refusal = {"kind": "Status", "reason": "Forbidden", "message": self.barred.format(**sent["metadata"])}
+            return HttpResponse(403, json.dumps(refusal).encode())
+        return HttpResponse(201, body)
+
+
+def answer(host: FakeHost, url: str, value: Optional[object]) -> None:
+    host.urls[url] = HttpResponse(200 if value else 404, json.dumps(value or {"reason": "NotFound"}).encode())
+
+
+def find(host: FakeHost, *, accounts: bool = True, binding: Optional[object] = None) -> list[str]:
+    for name, bound in (("coredns", "system:coredns"), ("kube-proxy", "kubeadm:node-proxier")):
+        answer(host, f"{ACCOUNTS}/{name}", {"metadata": {"name": name}} if accounts else None)
+        answer(host, f"{BINDINGS}/{bound.replace(':', '%3A')}", binding)
+    api = Api(host, Identity(SERVER, Tls()), retry_s=0)
+    return [f"{trouble}. {trouble.remedy}" for trouble in system_rights.find_lost_rights(api, "cp1")]
+
+
+def test_rights_that_are_there_cannot_be_asked_for_or_are_not_needed() -> None:
+    assert find(Reviewing()) == find(Reviewing("system:node:cp1", status=403)) == []
+    assert find(Reviewing("system:serviceaccount:kube-system:coredns"), accounts=False) == []
+
+
+@pytest.mark.parametrize(
+    ("account", "without", "binding"),
+    [
+        ("coredns", "CoreDNS answers for no Service", "system:coredns"),
+        ("kube-proxy", "kube-proxy follows no Service", "kubeadm:node-proxier"),
+    ],
+)
+def test_an_account_that_lost_its_binding(account: str, without: str, binding: str) -> None:
+    user = f"system:serviceaccount:kube-system:{account}"
+    (told,) = find(Reviewing(user))
+    assert f"kube-system/{account} may not list endpointslices any more, so {without}" in told
+    assert f"ClusterRoleBinding {binding} is gone. kb init phase addon {account}" in told
+    (told,) = find(Reviewing(user), binding={"metadata": {"name": binding}})
+    assert f"see ClusterRoleBinding {binding} and its role" in told
+
+
+def test_kubelets_that_nobody_authorizes() -> None:
+    (told,) = find(Reviewing("system:node:cp1"))
+    assert "the kubelet of node cp1 may not update its node" in told and "--authorization-mode" in told
+
+
+def find_barred(host: FakeHost) -> list[str]:
+    template = {"metadata": {"labels": {"k8s-app": "x"}}, "spec": {"containers": [{"name": "x", "image": "x"}]}}
+    for kind, name in (("daemonsets", "kube-proxy"), ("deployments", "coredns")):
+        item = {"metadata": {"name": name}, "spec": {"template": template}}
+        answer(host, f"{SERVER}/apis/apps/v1/namespaces/kube-system/{kind}", {"items": [item]})
+    api = Api(host, Identity(SERVER, Tls()), retry_s=0)
+    return [str(trouble) for trouble in system_rights.find_barred_pods(api)]
+
+
+def test_pods_that_are_let_in_or_kept_out_by_what_others_tell_of() -> None:
+    assert find_barred(Reviewing()) == find_barred(Reviewing(barred="failed calling webhook w")) == []
+    assert find_barred(Reviewing(barred="User x cannot create resource pods")) == []
+
+
+def test_a_quota_that_keeps_them_all_out() -> None:
+    (told,) = find_barred(
+        Reviewing(barred='pods "{name}" is forbidden: failed quota: everybody: must specify limits.cpu')
+    )
+    assert told.startswith("no new pod of DaemonSet kube-proxy and Deployment coredns is let into kube-system")
+    assert 'pods "NAME" is forbidden: failed quota: everybody' in told
+
+
+def test_a_kube_proxy_that_was_deleted() -> None:
+    host = Reviewing()
+    url = f"{SERVER}/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
+    answer(host, f"{SERVER}/api/v1/namespaces/kube-system/configmaps/kube-proxy", {"metadata": {"name": "kube-proxy"}})
+    answer(host, url, None)
+    api = Api(host, Identity(SERVER, Tls()), retry_s=0)
+    (told,) = map(str, system_rights.find_lost_proxy(api))
+    assert told.startswith("DaemonSet kube-system/kube-proxy is gone")
+    answer(host, url, {"metadata": {"name": "kube-proxy"}})
+    assert system_rights.find_lost_proxy(api) == []
+    answer(host, f"{SERVER}/api/v1/namespaces/kube-system/configmaps/kube-proxy", None)
+    answer(host, url, None)
+    assert system_rights.find_lost_proxy(api) == []  # another one has taken its place
