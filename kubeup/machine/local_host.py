@@ -10,6 +10,7 @@ import datetime
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -145,21 +146,28 @@ def _environment(more: Optional[Mapping[str, str]] = None) -> dict[str, str]:
 def _execute(argv: Argv, timeout_s: float, *, env: Optional[Mapping[str, str]], stdin: str) -> CommandResult:
     shown = shown_argv(argv)
     try:
-        done = subprocess.run(
-            _real_argv(argv),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            env=_environment(env),
-        )
+        running = subprocess.Popen(
+            _real_argv(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+            env=_environment(env), start_new_session=True,
+        )  # fmt: skip
     except FileNotFoundError:
         return CommandResult(shown, 127, stderr=f"{shown[0]}: not found in PATH", missing=True)
-    except subprocess.TimeoutExpired:
-        return CommandResult(shown, 124, stderr=f"{shown[0]}: did not end within {timeout_s:.0f} s")
     except OSError as error:
         return CommandResult(shown, 126, stderr=f"{shown[0]}: {error.strerror}")
     except ValueError as error:  # a NUL or half a character in an argument
         return CommandResult(shown, 126, stderr=f"{shown[0]}: {error}")
-    return CommandResult(shown, done.returncode, done.stdout, done.stderr)
+    with running:
+        try:
+            stdout, stderr = running.communicate(stdin, timeout_s)
+        except BaseException as error:
+            _kill_all(running)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            return CommandResult(shown, 124, stderr=f"{shown[0]}: did not end within {timeout_s:.0f} s")
+    return CommandResult(shown, running.returncode, stdout, stderr)
+
+
+def _kill_all(running: subprocess.Popen[str]) -> None:
+    """End a program with those that it started: a shell's own program would go on, and do later what kb has given up on by then."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)

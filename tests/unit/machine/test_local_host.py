@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,29 @@ def test_a_word_that_no_program_can_be_given(word: str) -> None:
 def test_a_missing_program_and_a_slow_one() -> None:
     assert _execute(["no-such-program-here"], 5, env=None, stdin="").missing
     assert _execute(["sleep", "5"], 0.1, env=None, stdin="").code == 124
+
+
+@pytest.mark.parametrize("interrupt", [False, True], ids=["too slow", "interrupted"])
+def test_what_a_shell_has_started_ends_with_it(tmp_path: Path, interrupt: bool) -> None:
+    """A user's command for his load balancer that hangs, and that kb gave up on, must not go on later."""
+    late = tmp_path / "late"
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGALRM, stop)
+    try:
+        if interrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                _execute(["sh", "-c", f"sleep 1; touch {late}"], 60, env=None, stdin="")
+        else:
+            assert _execute(["sh", "-c", f"(sleep 1; touch {late}); true"], 0.3, env=None, stdin="").code == 124
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    time.sleep(1.5)
+    assert not late.exists()
 
 
 def test_a_second_lock_says_who_holds_the_first(host: LocalHost) -> None:
