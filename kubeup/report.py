@@ -7,6 +7,7 @@ stream is not a terminal. Knows nothing about phases except their names.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,15 +16,15 @@ from typing import Optional, TextIO
 _BOLD, _DIM, _RED, _YELLOW, _GREEN, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[33m", "\033[32m", "\033[0m"
 
 
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for line breaks and tabs, those that turn the direction of what follows, and halves of characters."""
+
+
 def escape_controls(text: str) -> str:
     """A text as a terminal may have it: what other programs, machines and users of the cluster wrote is shown in messages, and could
-    move the cursor, hide a line or answer for the user. Line breaks and tabs stay, any other character that cannot be seen is written
-    as in Python: `\\x1b`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
-    )
+    move the cursor, hide a line or answer for the user. Such a character is written as in Python: `\\x1b`. All others stay, also those
+    that join letters or emoji: what is printed may be a file that is read again."""
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Report:

@@ -33,6 +33,8 @@ def test_what_others_wrote_cannot_steer_a_terminal() -> None:
     assert escape_controls(HOSTILE) == SHOWN
     assert escape_controls("two lines,\n\tand caf\u00e9") == "two lines,\n\tand caf\u00e9"
     assert escape_controls("\udcff") == r"\udcff"
+    joined = "\u0915\u094d\u200d\u0937 \u00ad \ue000 \U0001f468\u200d\U0001f469"
+    assert escape_controls(joined) == joined, "a document with such a word is printed as it was"
 
 
 @pytest.mark.parametrize("kind", [Report, KubeadmReport])
