@@ -419,7 +419,9 @@ def swap_pods(ctx: SwapRun) -> Outputs:
     if not swap.pods:
         ctx.report.note("the static pods run with these manifests already")
         return None
-    around = find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
+    # nobody took the API server out of the user's load balancer for a controller
+    after_start = ctx.after_start if order.CALLED.intersection(swap.names) else ""
+    around = find_surroundings(run, before_stop=ctx.before_stop, after_start=after_start)
     with _turn(run, is_new=cut_off is None):
         if cut_off is None:
             swap = _begin(ctx, run, swap=swap)
@@ -614,6 +616,7 @@ def _note_renewals(run: Run, client: Api) -> None:
 
 def _run_users(run: Run, command: str, *, flag: str) -> None:
     """Run a command of the user's, with the API server's host:port in KB_SERVER. Raises HostError (users-command-failed)."""
+    run.report.waiting(f"the command of {flag}: {command}")
     done = run.host.run(["sh", "-c", command], env={"KB_SERVER": _own_server(run)})
     if not done.ok:
         raise HostError(

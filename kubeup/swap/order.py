@@ -33,6 +33,8 @@ with lazily:
 BALLAST_MIB = 64
 """Space that is kept for the way back, in case the disk fills up meanwhile: a pod that starts needs some."""
 SERVER = "kube-apiserver"
+CALLED = frozenset(("etcd", SERVER))
+"""The pods whose swap takes the API server away from those who call it."""
 BACK_S = 60.0
 """How long a former pod may take to serve again."""
 ETCD_BACK_S = 40.0
@@ -184,7 +186,7 @@ class Order:
 
     def _exchange_servers(self, names: set[str], new: dict[str, str]) -> Optional[float]:
         """etcd and the API server. Returns for how many seconds this API server was away; None if it is not swapped now."""
-        if not names & {"etcd", SERVER}:
+        if not names & CALLED:
             return None
         if "etcd" in names:
             self._refuse_lost_data()

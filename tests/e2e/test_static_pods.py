@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import time
@@ -446,6 +447,75 @@ def ask_kubeadm(node: Node) -> dict[str, str]:
     certs = node.run("kubeadm certs check-expiration -o json 2>/dev/null", check=False)
     names = [row["name"] for row in json.loads(certs.stdout)["certificates"]] if certs.ok else [certs.output]
     return {"diff": diff.stdout, "diff code": str(diff.code), "certificates": ", ".join(names)}
+
+
+# ---- a load balancer of the user's own
+
+
+LB_LOG = "/root/balancer.log"
+NOTED = f"echo {{}} $KB_SERVER $(curl -sk --max-time 5 -o /dev/null -w %{{{{http_code}}}} https://$KB_SERVER/readyz) >>{LB_LOG}"
+"""A command of the user's that writes down what the API server answers when it is called."""
+
+
+def swap_with(node: Node, wanted: Mapping[str, str], *, before: str = "", after: str = "") -> tuple[Result, list[str]]:
+    """Swap with these commands of the user's, after what writes down that they were called. Returns what kb said, and what was written."""
+    node.run(f": >{LB_LOG}")
+    hooks = (f"--{flag} {shlex.quote(NOTED.format(flag) + more)}" for flag, more in
+             (("before-stop", before), ("after-start", after)))  # fmt: skip
+    done = swap(node, f"{draft(node, wanted)} {' '.join(hooks)}", check=False)
+    told(done)
+    lines = node.read(LB_LOG).splitlines()
+    print(*lines, sep="\n", flush=True)
+    return done, lines
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_the_users_own_balancer(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """His commands are called around the stop, when the API server still serves and when it serves again, also on the way back."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    served = [f"{flag} {node.address}:6443 200" for flag in ("before-stop", "after-start")]
+    texts, before = read_manifests(node), read_running(node)
+
+    # a command that fails before anything stops stops nothing
+    wanted = with_flags(node, {"kube-apiserver": HARMLESS["kube-apiserver"]})
+    done, lines = swap_with(node, wanted, before="; echo no such backend >&2; exit 3")
+    assert code_of(done) == "users-command-failed" and "no such backend" in done.output
+    assert lines == served and read_running(node) == before and read_manifests(node) == texts
+
+    # the way back has the API server put in again too
+    crash = with_flags(node, {"kube-apiserver": "--etcd-servers=https://127.0.0.1:2"})
+    done, lines = swap_with(node, crash)
+    assert not done.ok and lines == served and read_manifests(node) == texts
+
+    # one that fails afterwards is told: the new pod works, and only the user can put it back into his balancer
+    done, lines = swap_with(node, wanted, after="; exit 4")
+    assert done.ok and lines == served and "the command of --after-start ended with code 4" in done.output
+    check_runs(node, {**texts, **wanted})
+
+    # of a pod that nobody calls through a balancer no command is called
+    done, lines = swap_with(node, with_flags(node, {"kube-scheduler": HARMLESS["kube-scheduler"]}))
+    assert done.ok and lines == []
+    done, lines = swap_with(node, with_flags(node, {"etcd": HARMLESS["etcd"]}))
+    assert done.ok and lines == served, "etcd takes its API server out with it"
+
+
+# ---- where nothing can be tried first
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_machine_that_cannot_mount_images(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """What could not be tried is said. What a trial would have found is found by the new pod, and the former one comes back."""
+    faults = Faults(make_control_plane(make_node, kb_pyz, k8s_version))
+    node = faults.node
+    node.run("mv $(command -v ctr) /root/ctr.away")
+    failed = faults.check("unknown flag", {"kube-scheduler": "--no-such-flag=1"}, cause="unknown flag: --no-such-flag")
+    for what in ("flags", "feature gates"):
+        assert (
+            f"kube-scheduler: {what} could not be tried: there is no ctr in PATH, which mounts images" in failed.output
+        )
+    assert "kube-scheduler: tried without starting it: image, files, mounts, host ports" in failed.output
+    check_swap(node, with_flags(node, HARMLESS), gap_s=BACK_WITH_ETCD_S)
+    faults.tell()
 
 
 # ---- three control planes
