@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher
+from kubeup.errors import KbError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
@@ -16,6 +17,7 @@ with lazily:
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
+    from kubeup.machine.host import Host
 
 
 def status(call: Invocation) -> int:
@@ -29,8 +31,7 @@ def status(call: Invocation) -> int:
         told = f"goes back by itself at {tried.ends}" + (f"; that failed last time: {tried.why}" if tried.why else "")
         call.print(f"a change of {', '.join(tried.names)} is being tried: it {told}")
     if node_state.host.is_live:
-        for one in rotating.look_at_rotation(node_files.read_patient(node_state.host, Paths())):
-            call.print(f"{one.text}: {one.remedy}")
+        _tell_rotation(call, node_state.host)
     if not node_state.phases:
         call.print("kb has not worked on this node yet (no /var/lib/kb/state.json)")
         return 0
@@ -48,3 +49,12 @@ def status(call: Invocation) -> int:
         if entry and entry.error:
             call.print(f"{'':<{width}}  {entry.error.get('what')}: {entry.error.get('cause', '')}")
     return 0
+
+
+def _tell_rotation(call: Invocation, host: Host) -> None:
+    """Of a key that the control planes share; a node whose files are damaged has a state all the same."""
+    try:
+        for one in rotating.look_at_rotation(node_files.read_patient(host, Paths())):
+            call.print(f"{one.text}: {one.remedy}")
+    except KbError as error:
+        call.report.note(f"whether a rotation waits is not known: {error}")

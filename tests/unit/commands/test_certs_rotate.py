@@ -85,6 +85,8 @@ def test_status_tells_of_a_rotation_that_waits() -> None:
     assert "rotation" not in told()
     ok(host, *SA)
     assert "which cp2, cp3 have not acknowledged: on cp2 and on cp3: kb certs rotate-sa --continue" in told()
+    host.files["/etc/kubernetes/admin.conf"] = b"{"
+    assert "rotation" not in told(), "what is damaged hides nothing else"
 
 
 def test_three_control_planes_go_stage_by_stage() -> None:
