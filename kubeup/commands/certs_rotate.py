@@ -91,11 +91,12 @@ def _end_cut_off(launch: Launch, node_state: State, *, kind: rotation.Kind) -> N
         return
     if launch.is_dry:
         raise launcher.swap_cut_off(cut_off)
-    static_pods_swap.swap_pods(_make_run(launch, node_state, kind=kind))
+    static_pods_swap.swap_pods(_make_run(launch, node_state, kind=kind, has_api=False))
 
 
-def _make_run(launch: Launch, node_state: State, *, kind: rotation.Kind) -> rotation.RotationRun:
-    """Raises HostError (not-a-control-plane, node-renamed)."""
+def _make_run(launch: Launch, node_state: State, *, kind: rotation.Kind, has_api: bool = True) -> rotation.RotationRun:
+    """has_api: whether the API can be asked: while a restart is cut off, the only API server may be the one that is out, and would be waited for
+    in vain. Raises HostError (not-a-control-plane, node-renamed)."""
     flags = launch.call.flags
     cut_off = store.load_cut_off(launch.local, Paths())
     seen = store.with_missing(launch.local, Paths(), texts=cut_off.formers if cut_off is not None else {})
@@ -108,7 +109,7 @@ def _make_run(launch: Launch, node_state: State, *, kind: rotation.Kind) -> rota
         tells_edits=False,
     )
     return rotation.RotationRun(
-        **{**base.values(), "config": _with_stored(base)},
+        **{**base.values(), "config": _with_stored(base) if has_api else base.config},
         kind=kind,
         continues=bool(flags.get("continue")),
         finishes=bool(flags.get("finish")),

@@ -8,11 +8,14 @@ import datetime
 import json
 from typing import Any
 
+import pytest
+
 from kubeup.cluster import account_tokens
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import certificates, private_keys
+from kubeup.phases import static_pods_swap
 from kubeup.secret import Secret
-from tests.fake_control_plane import SERVER, Gone
+from tests.fake_control_plane import MANIFESTS, SERVER, Gone
 from tests.fake_departure import NODES
 from tests.fake_rotation import CONFIG, PKI, RECORD, SEALED, Rotating, make_rotating
 from tests.fuzz.node import Ended, call
@@ -20,6 +23,7 @@ from tests.fuzz.node import Ended, call
 SA = ("rotate-sa", "--yes")
 FRONT = ("rotate-ca", "front-proxy", "--yes")
 NEXT = ("cp2", "cp3")
+COMPONENT = "kube-apiserver"
 
 
 def run(host: Rotating, *words: str) -> Ended:
@@ -296,6 +300,24 @@ def test_killed_at_every_change_it_goes_on() -> None:
         assert is_over(host), (number, "no mark is left by one that was killed at its very end")
         assert host.kids() == [kid_of(host)] and host.manager_key == host.text("sa.key"), number
         assert not host.violations, (number, host.violations)
+
+
+def test_a_restart_that_was_cut_off_is_ended_before_the_api_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only API server is the one that is out: it was waited for in vain, for a minute."""
+    host = make_rotating()
+    ok(host, *SA)
+    (put_back, *_) = (n for n, change in enumerate(host.changes, 1) if change == f"move {MANIFESTS}/{COMPONENT}.yaml")
+    host = run_until_killed(put_back - 1, SA)
+    assert not host.serves(COMPONENT)
+    began, real, called = host.monotonic(), static_pods_swap.swap_pods, list[float]()
+
+    def swap(ctx: Any) -> Any:
+        called.append(host.monotonic())
+        return real(ctx)
+
+    monkeypatch.setattr(static_pods_swap, "swap_pods", swap)
+    ok(host, *SA)
+    assert called[0] - began < 5
 
 
 def test_killed_at_every_change_it_goes_back() -> None:
