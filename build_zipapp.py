@@ -433,10 +433,11 @@ class _WithoutTexts(ast.NodeTransformer):
 WITHOUT_BYTECODE = tuple(
     f"kubeup/{folder}/{name}"
     for folder, names in {
-        "airgap": ("bundle_sources", "bundle_write", "mirror_"),
+        "airgap": ("bundle_sources", "bundle_write", "mirror_", "distro_packages", "registry_client"),
         "backup": ("",),
         "cli": ("completion",),
         "commands": (
+            "reset",
             "adopt",
             "backup",
             "bundle",
@@ -456,6 +457,9 @@ WITHOUT_BYTECODE = tuple(
         ),
         "drift": ("",),
         "cluster": (
+            "health",
+            "field_owners",
+            "etcd_stop",
             "account_tokens",
             "departure",
             "dns_service",
@@ -472,10 +476,12 @@ WITHOUT_BYTECODE = tuple(
             "system_rights",
             "upgrade_turn",
         ),
+        "diagnosis": ("container_trouble", "kubelet_trouble", "pod_trouble"),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "metrics", "support_bundle"),
-        "kubeadm": ("upgrade",),
-        "network": ("flannel_traces", "service_rules"),
+        "kubeadm": ("upgrade", "reset"),
+        "network": ("flannel_traces", "service_rules", "drain"),
         "node": (
+            "runtime_fix",
             "content_trials",
             "etcd_file",
             "control_groups",
@@ -509,6 +515,9 @@ WITHOUT_BYTECODE = tuple(
             "upgrade_",
         ),
         "swap": (
+            "patience",
+            "leads",
+            "former_pods",
             "etcd_return",
             "kubelet_view",
             "last_member",
