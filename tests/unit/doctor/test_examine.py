@@ -64,3 +64,20 @@ def test_what_is_wrong_with_a_pod_of_two_manifests_comes_of_that(monkeypatch: py
     looks = (table.Look("manifests", "", lambda patient: [twice]), table.Look("chain", "", lambda patient: chain))
     monkeypatch.setattr(table, "LOOKS", looks)
     assert [note.level for note in table.examine(make_patient(make_host()))] == ["error", "follows", "error"]
+
+
+def test_what_comes_of_a_consequence_is_one_too_and_so_are_controllers_that_do_not_lead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = Finding("certificates/expired", "error", "apiserver.crt expired", "kb certs recover")
+    silent = "no kube-scheduler leads: {} has not renewed its lease for 6 s"
+    leaders = [Finding("cluster", "warning", silent.format(name), "look") for name in ("cp1", "cp2")]
+    looks = (
+        table.Look("certificates", "", lambda patient: [ended]),
+        table.Look("chain", "", lambda patient: [Finding("chain/probe", "error", "x", "y")], ("certificates/expired",)),
+        table.Look("node", "", lambda patient: [Finding("node", "error", "z", "y")], ("chain",)),
+        table.Look("cluster", "", lambda patient: leaders),
+    )
+    monkeypatch.setattr(table, "LOOKS", looks)
+    levels = [note.level for note in table.examine(make_patient(make_host()))]
+    assert levels == ["error", "follows", "follows", "follows", "warning"]  # cp2 is another machine
