@@ -461,6 +461,7 @@ WITHOUT_BYTECODE = tuple(
             "field_owners",
             "etcd_stop",
             "account_tokens",
+            "authority_places",
             "departure",
             "dns_service",
             "etcd_snapshot",

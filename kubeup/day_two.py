@@ -167,15 +167,15 @@ CERTS_ADD_SAN = story(
     act("verify",                 "Verify TLS with this API server under each name, and list the control planes that are left", cert_names.HANDSHAKE),
 )
 
-# kb certs rotate-sa, and rotate-ca for an authority: on one control plane, and then with --continue on the others, until nothing is left. A
-# stage begins when every control plane has acknowledged the one before; until the last one begins, --undo goes back.
+# kb certs rotate-sa, and rotate-ca for an authority: on one control plane, and then with --continue on the others, the cluster's on workers too,
+# until nothing is left. A stage begins when every one of them has acknowledged the one before; until the last one begins, --undo goes back.
 CERTS_ROTATE = story(
-    act("preflight", "Check that every API server serves, and that this control plane can take part", rotation.CHECKS),
-    act("begin",     "Make the new one and keep it in the cluster, sealed; with --undo turn round",    rotation.BEGIN),
+    control_planes_only(act("preflight", "Check that every API server serves, and that this control plane can take part", rotation.CHECKS),
+                        act("begin", "Make the new one and keep it in the cluster, sealed; with --undo turn round", rotation.BEGIN)),
     act("trust",     "Accept the new one beside the former one",                                      rotation.TRUSTED),
     act("use",       "Use the new one, once every control plane accepts it",                          rotation.USED),
     act("drop",      "Accept the former one no more, once nobody needs it and --finish was given",     rotation.DROPPED),
-    GATE,
+    control_planes_only(GATE),
 )
 
 # kb backup schedule daily: what is made is in kubeup/backup/.

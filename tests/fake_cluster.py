@@ -90,11 +90,11 @@ class FakeCluster:
         return self._change(method, path, value, urllib.parse.parse_qs(parts.query), headers)
 
     def _change(
-        self, method: str, path: str, value: Object, query: Mapping[str, list[str]], headers: Mapping[str, str]
+        self, method: str, path: str, value: Any, query: Mapping[str, list[str]], headers: Mapping[str, str]
     ) -> HttpResponse:
         before, kind = self.objects.get(path), headers.get("Content-Type", "")
         manager = query.get("fieldManager", [""])[0]
-        stale = value.get("metadata", {}).get("resourceVersion")
+        stale = value.get("metadata", {}).get("resourceVersion") if isinstance(value, dict) else None
         if before is not None and stale not in (None, "", before["metadata"].get("resourceVersion")):
             return _status(409, "Conflict", f"{path}: the object has been modified")
         if method == "PATCH" and "apply-patch" in kind:
@@ -108,6 +108,10 @@ class FakeCluster:
             except fake_fields.Conflict as conflict:
                 return _status(409, "Conflict", str(conflict))
             return self._keep(path, made, owners)
+        if method == "PATCH" and "json-patch" in kind and before is not None:
+            patched = _patch(before, value)
+            refused = _status(422, "Invalid", f"{path}: the test of the patch failed")
+            return refused if patched is None else self._store(path, patched, manager)
         if method == "PATCH" and "merge-patch" not in kind:
             return _status(415, "UnsupportedMediaType", f"this API takes no {kind!r}")
         if before is None and method != "POST":
@@ -197,6 +201,10 @@ _PLURALS = [
     "roles",
     "rolebindings",
     "namespaces",
+    "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations",
+    "apiservices",
+    "customresourcedefinitions",
 ]
 
 
@@ -211,6 +219,20 @@ def _merge(old: Any, new: Any) -> Any:
         else:
             merged[key] = _merge(merged.get(key), value)
     return merged
+
+
+def _patch(old: Object, steps: list[dict[str, Any]]) -> Optional[Object]:
+    """RFC 6902, as far as kb uses it: test and replace; None if a test fails."""
+    made = copy.deepcopy(old)
+    for step in steps:
+        *folders, last = step["path"].strip("/").split("/")
+        place: Any = made
+        for folder in folders:
+            place = place[int(folder)] if isinstance(place, list) else place[folder]
+        if step["op"] == "test" and place[last] != step["value"]:
+            return None
+        place[last] = step["value"]
+    return made
 
 
 def _dig(obj: Object, dotted: str) -> Any:

@@ -42,6 +42,10 @@ FLAGS = {
         f"--proxy-client-key-file={PKI}/front-proxy-client.key",
         f"--etcd-cafile={PKI}/etcd/ca.crt",
         f"--etcd-certfile={PKI}/apiserver-etcd-client.crt",
+        f"--client-ca-file={PKI}/ca.crt",
+        f"--tls-cert-file={PKI}/apiserver.crt",
+        f"--tls-private-key-file={PKI}/apiserver.key",
+        f"--kubelet-client-certificate={PKI}/apiserver-kubelet-client.crt",
     ),
     "etcd": (
         f"--trusted-ca-file={PKI}/etcd/ca.crt",
@@ -49,15 +53,22 @@ FLAGS = {
         f"--cert-file={PKI}/etcd/server.crt",
         f"--peer-cert-file={PKI}/etcd/peer.crt",
     ),
-    "kube-controller-manager": (f"--service-account-private-key-file={PKI}/sa.key",),
+    "kube-controller-manager": (
+        f"--service-account-private-key-file={PKI}/sa.key",
+        f"--root-ca-file={PKI}/ca.crt",
+        f"--client-ca-file={PKI}/ca.crt",
+        f"--cluster-signing-cert-file={PKI}/ca.crt",
+        f"--cluster-signing-key-file={PKI}/ca.key",
+    ),
 }
 STORED = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v1.35.6\nencryptionAlgorithm: ECDSA-P256\n"
 LEAVES = {
+    "ca": ("apiserver", "apiserver-kubelet-client"),
     "front-proxy-ca": ("front-proxy-client",),
     "etcd/ca": ("etcd/server", "etcd/peer", "etcd/healthcheck-client", "apiserver-etcd-client"),
 }
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
-SHARED = ("sa.key", "sa.pub", "front-proxy-ca.crt", "front-proxy-ca.key")
+SHARED = ("sa.key", "sa.pub", "front-proxy-ca.crt", "front-proxy-ca.key", "ca.crt", "apiserver.crt")
 
 
 @dataclass
@@ -276,7 +287,9 @@ def _add_authority(host: Rotating, key: private_keys.Key, name: str) -> None:
     ca = certificates.Ca(cert, key, Path("/ca.crt"))
     for leaf in LEAVES[name]:
         own = private_keys.generate_key("ECDSA-P256")
-        subject = certificates.Subject(leaf.rpartition("/")[2], is_client=True, is_server=leaf.startswith("etcd/"))
+        subject = certificates.Subject(
+            leaf.rpartition("/")[2], is_client=True, is_server=leaf.startswith(("etcd/", "apiserver"))
+        )
         issued = certificates.issue_leaf_cert(subject, own, ca=ca, validity=validity)
         host.files[f"{PKI}/{leaf}.crt"] = certificates.cert_to_pem(issued).encode()
         host.files[f"{PKI}/{leaf}.key"] = private_keys.key_to_pem(own).reveal().encode()

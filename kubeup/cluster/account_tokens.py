@@ -31,6 +31,8 @@ from kubeup.secret import Secret
 
 ACCOUNT = "/api/v1/namespaces/kube-system/serviceaccounts/default"
 REVIEW = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+ROOT_CA = "kube-root-ca.crt"
+"""The ConfigMap with the cluster's authority that is in each namespace."""
 ASK_S = 10.0
 TOKEN_S = 600
 """How long a token lives that is asked for to look at it: the least that may be asked for."""
@@ -156,6 +158,26 @@ def find_holders(api: Api, *, since: datetime.datetime, now: datetime.datetime) 
             kind, name = _owner_of(api, pod)
             found.append(Holder(f"{meta.get('namespace')}/{meta['name']}", until, kind, name))
     return found
+
+
+def find_older(api: Api, *, since: datetime.datetime) -> list[Holder]:
+    """The pods that have run since before `since` and read the cluster's authority from a volume: their clients may have read it when they
+    started, and never again (client-go before 1.36, kk119483). Raises ApiRefused, Unreachable."""
+    found = []
+    for pod in api.list(path_of("Pod")):
+        meta, status = pod["metadata"], pod.get("status") or {}
+        made = moments.find(str(meta.get("creationTimestamp") or "")) or since
+        if made <= since and status.get("phase") not in ("Succeeded", "Failed") and _reads_authority(pod):
+            kind, name = _owner_of(api, pod)
+            found.append(Holder(f"{meta.get('namespace')}/{meta['name']}", since, kind, name))
+    return found
+
+
+def _reads_authority(pod: Object) -> bool:
+    volumes = (pod.get("spec") or {}).get("volumes") or ()
+    sources = [source for volume in volumes for source in (volume.get("projected") or {}).get("sources") or ()]
+    maps = [volume.get("configMap") or {} for volume in volumes] + [source.get("configMap") or {} for source in sources]
+    return any(one.get("name") == ROOT_CA for one in maps)
 
 
 def _longest_life(pod: Object) -> int:

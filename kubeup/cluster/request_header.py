@@ -21,7 +21,8 @@ from kubeup.trouble import Trouble
 
 CONFIG = "extension-apiserver-authentication"
 """The ConfigMap in kube-system from which extension API servers learn whom to trust."""
-KEY = "requestheader-client-ca-file"
+KEY, CLIENT_KEY = "requestheader-client-ca-file", "client-ca-file"
+"""Where it holds the authorities of the front proxy, and those of all other clients."""
 CALLER = "kb-front-proxy-check"
 """Who is said to call. No such user has any rights."""
 TRIAL_CERT_S = 600
@@ -32,16 +33,22 @@ _PATH = path_of("ConfigMap", CONFIG, namespace="kube-system")
 def find_refusal(api: Api, pair: Pair, *, place: Place) -> str:
     """Why the API server does not let who has a certificate of this authority speak for others, in words; "" if it does. Raises
     Unreachable."""
+    name = cert_specs.CERTS["front-proxy-client"].common_name
+    return try_client(api, pair, place=place, name=name, caller=CALLER)
+
+
+def try_client(api: Api, pair: Pair, *, place: Place, name: str, caller: str = "") -> str:
+    """Why the API server refuses a client of this name with a certificate of this authority, in words; "" if it takes it for `caller`: for that
+    name itself where none is said. Raises Unreachable."""
     ca, now = Ca(pair.cert, pair.key, place.public), api.host.now()
     key = generate_key("ECDSA-P256")
-    subject = Subject(cert_specs.CERTS["front-proxy-client"].common_name, is_client=True)
-    cert = issue_leaf_cert(subject, key, ca=ca, validity=plan_validity(now, TRIAL_CERT_S))
+    cert = issue_leaf_cert(Subject(name, is_client=True), key, ca=ca, validity=plan_validity(now, TRIAL_CERT_S))
     own = api.identity.tls
     tls = Tls(own.ca, cert_to_pem(cert), key_to_pem(key), own.server_name, own.proxy)
     client = Api(api.host, Identity(api.server, tls), retry_s=0)
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-    answer = client.ask(REVIEW, body, timeout_s=ASK_S, headers={"X-Remote-User": CALLER})
-    if CALLER in answer.body.decode(errors="replace") and answer.status in (200, 201, 403):
+    answer = client.ask(REVIEW, body, timeout_s=ASK_S, headers={"X-Remote-User": caller} if caller else None)
+    if (caller or name) in answer.body.decode(errors="replace") and answer.status in (200, 201, 403):
         return ""
     try:
         found = parse_json(answer.body, "the answer")
@@ -51,23 +58,23 @@ def find_refusal(api: Api, pair: Pair, *, place: Place) -> str:
     return f"it answers HTTP {answer.status}{f': {told[:200]}' if told else ''}"
 
 
-def is_published(api: Api, pair: Pair) -> bool:
+def is_published(api: Api, pair: Pair, *, key: str = KEY) -> bool:
     """Whether extension API servers are told to accept this authority. Raises ApiRefused, Unreachable."""
     found = api.get(_PATH) or {}
-    text = str((found.get("data") or {}).get(KEY) or "")
+    text = str((found.get("data") or {}).get(key) or "")
     return bool(text) and pair.cert in parse_certs(text)
 
 
-def withdraw(api: Api, pair: Pair) -> bool:
+def withdraw(api: Api, pair: Pair, *, key: str = KEY) -> bool:
     """Have extension API servers accept this authority no more; returns whether they were told to. Raises ApiRefused, Unreachable."""
     found = api.get(_PATH) or {"metadata": {}}
-    text = str((found.get("data") or {}).get(KEY) or "")
+    text = str((found.get("data") or {}).get(key) or "")
     certs = parse_certs(text) if text else ()
     if pair.cert not in certs:
         return False
     kept = "".join(cert_to_pem(cert) for cert in certs if cert != pair.cert)
     version = found["metadata"].get("resourceVersion")
-    api.patch(_PATH, {"metadata": {"resourceVersion": version}, "data": {KEY: kept}})
+    api.patch(_PATH, {"metadata": {"resourceVersion": version}, "data": {key: kept}})
     return True
 
 

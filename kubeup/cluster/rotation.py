@@ -33,16 +33,20 @@ from kubeup.secret import Secret
 
 NAME = "kb-rotation"
 ANNOTATION = "kb.io/rotation"
+WITH_WORKERS = ("cluster",)
+"""What every node's kubelet trusts, so that workers take part."""
+RIGHTS = "rbac/rotation.yaml"
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 _PATH = path_of("ConfigMap", NAME, namespace=objects.SYSTEM)
 _SECRET = path_of("Secret", NAME, namespace=objects.SYSTEM)
 _PURPOSE = b"kb rotation"
 _KEY = "pairs"
+_CERTS = ("formerCert", "followingCert")
 
 
 @frozen
 class Rotation:
-    """what: sa, front-proxy or etcd. former, following: the ids of the pairs. is_undo: it goes back to a pair that was used before. used:
+    """what: sa, front-proxy, etcd or cluster. former, following: the ids of the pairs. is_undo: it goes back to a pair that was used before. used:
     since when all control planes have used the following one, by the API server's clock; "" if they do not yet. version: of the
     ConfigMap."""
 
@@ -53,6 +57,8 @@ class Rotation:
     used: str = ""
     is_undo: bool = False
     version: str = ""
+    certs: tuple[str, ...] = ()
+    """The former and the following certificate (PEM), where workers take part; else ()."""
 
     @property
     def mark(self) -> str:
@@ -77,12 +83,15 @@ def read(api: Api) -> Optional[Rotation]:
         str(data.get("used", "")),
         is_undo=data.get("undo") == "true",
         version=str(found["metadata"].get("resourceVersion") or ""),
+        certs=tuple(str(data[name]) for name in _CERTS if data.get(name)),
     )
 
 
 def _render(one: Rotation) -> Object:
     data = {"what": one.what, "stage": one.stage, "former": one.former, "following": one.following, "used": one.used}
-    return objects.render_config_map(NAME, {**data, "undo": "true" if one.is_undo else ""})
+    return objects.render_config_map(
+        NAME, {**data, **dict(zip(_CERTS, one.certs)), "undo": "true" if one.is_undo else ""}
+    )
 
 
 def _unreadable(cause: str) -> ClusterError:
@@ -164,6 +173,8 @@ def withdraw_shared(api: Api) -> bool:
 
 def begin(api: Api, one: Rotation) -> Rotation:
     """Begin it, or take up what another control plane began in the same moment. Raises ApiRefused, Unreachable."""
+    if one.what in WITH_WORKERS:
+        objects.apply_objects(api, objects.load_objects(RIGHTS))
     with contextlib.suppress(AlreadyExists):
         api.create(_render(one))
     return read(api) or one
@@ -189,7 +200,10 @@ def turn_round(api: Api, one: Rotation) -> Rotation:
     """Have the two pairs change their parts. Nobody uses the following one in the first stage, so that it only has to be forgotten. Raises
     as advance does."""
     stage = DROP if one.stage == TRUST else USE
-    return _replace(api, one, after=Rotation(one.what, stage, one.following, one.former, is_undo=not one.is_undo))
+    turned = Rotation(
+        one.what, stage, one.following, one.former, is_undo=not one.is_undo, certs=tuple(reversed(one.certs))
+    )
+    return _replace(api, one, after=turned)
 
 
 def _replace(api: Api, before: Rotation, *, after: Rotation) -> Rotation:
@@ -204,10 +218,13 @@ def is_sealed(api: Api) -> bool:
     return api.get(_SECRET) is not None
 
 
-def end(api: Api, nodes: Mapping[str, str]) -> None:
+def end(api: Api, nodes: Mapping[str, str], *, what: str) -> None:
     """Forget it, and first of all the former private key. nodes: name -> annotation; one that is left is of no rotation any more. Raises
     ApiRefused, Unreachable."""
     api.delete(_SECRET)
+    if what in WITH_WORKERS:
+        for obj in reversed(objects.load_objects(RIGHTS)):
+            api.delete(api.object_path(obj))
     api.delete(_PATH)
     forget_marks(api, nodes)
 
@@ -234,18 +251,37 @@ def _annotate(api: Api, node: str, *, text: Optional[str]) -> None:
     api.patch(path_of("Node", node), {"metadata": {"annotations": {ANNOTATION: text}}})
 
 
-def read_marks(api: Api) -> dict[str, str]:
-    """Control plane -> what it has acknowledged last; those too that are not labelled, and run an API server. Raises ApiRefused,
-    Unreachable."""
+@frozen
+class Taker:
+    """A node that may have to take part. mark: what it has acknowledged last."""
+
+    mark: str
+    is_control_plane: bool
+
+
+def read_takers(api: Api) -> dict[str, Taker]:
+    """Every node. Control planes are those too that are not labelled, and run an API server. Raises ApiRefused, Unreachable."""
     pods = api.list(path_of("Pod", namespace=objects.SYSTEM), label="component=kube-apiserver,tier=control-plane")
     running = {str((pod.get("spec") or {}).get("nodeName") or "") for pod in pods}
     return {
-        str(node["metadata"]["name"]): str((node["metadata"].get("annotations") or {}).get(ANNOTATION) or "")
+        str(node["metadata"]["name"]): Taker(
+            read_mark(node),
+            CONTROL_PLANE in (node["metadata"].get("labels") or {}) or node["metadata"]["name"] in running,
+        )
         for node in api.list(path_of("Node"))
-        if CONTROL_PLANE in (node["metadata"].get("labels") or {}) or node["metadata"]["name"] in running
     }
 
 
+def read_mark(node: Object) -> str:
+    return str((node["metadata"].get("annotations") or {}).get(ANNOTATION) or "")
+
+
+def read_marks(api: Api, what: str) -> dict[str, str]:
+    """Node that takes part in a rotation of this -> what it has acknowledged last. Raises ApiRefused, Unreachable."""
+    is_wanted = what in WITH_WORKERS
+    return {name: one.mark for name, one in read_takers(api).items() if is_wanted or one.is_control_plane}
+
+
 def find_left(one: Rotation, marks: Mapping[str, str]) -> list[str]:
-    """The control planes that have not acknowledged this stage."""
+    """The nodes that have not acknowledged this stage."""
     return sorted(name for name, mark in marks.items() if mark != one.mark)

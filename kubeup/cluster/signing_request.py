@@ -1,6 +1,6 @@
-"""TLS bootstrap: the state of the kubelet's certificate signing requests, and what holds them up.
+"""TLS bootstrap: the state of the kubelet's certificate signing requests, what holds them up, and a request as the kubelet itself makes it.
 
-This module only looks; the controller manager signs. Mirrors what cmd/kubeadm/app/cmd/phases/join/kubelet.go waits for.
+The controller manager signs. Mirrors what cmd/kubeadm/app/cmd/phases/join/kubelet.go waits for.
 """
 
 from __future__ import annotations
@@ -36,15 +36,40 @@ def read_signing_request(api: kubeapi.Api, node_name: str, *, since: str = "") -
     """The state of this node's request. Requests from before `since` (RFC 3339) belong to another machine."""
     found = [
         request
-        for request in api.list(
-            path_of("CertificateSigningRequest"), field="spec.signerName=kubernetes.io/kube-apiserver-client-kubelet"
-        )
+        for request in api.list(path_of("CertificateSigningRequest"), field=f"spec.signerName={CLIENT_SIGNER}")
         if _is_request_of(request, node_name) and str(request["metadata"].get("creationTimestamp", "")) >= since
     ]
     if not found:
         return SigningRequest("not-sent")
     newest = max(found, key=lambda request: str(request["metadata"].get("creationTimestamp", "")))
     return judge_signing_request(newest)
+
+
+CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
+_USAGES = ("digital signature", "client auth")
+"""Those of a client certificate whose key is none of RSA, without which nothing approves it: kubeletClientUsagesNoRSA of
+pkg/controller/certificates/approver/sarapprove.go."""
+
+
+def send_request(api: kubeapi.Api, pem: str, *, name: str) -> None:
+    """Ask for a client certificate, as the kubelet of this node. Raises ApiRefused, Unreachable."""
+    spec = {
+        "request": base64.b64encode(pem.encode()).decode(),
+        "signerName": CLIENT_SIGNER,
+        "usages": list(_USAGES),
+    }
+    meta = {"name": name}
+    kind = {"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest"}
+    api.create({**kind, "metadata": meta, "spec": spec})
+
+
+def read_signed(api: kubeapi.Api, name: str) -> tuple[SigningRequest, str]:
+    """The state of a request, and the certificate (PEM) once it is signed. Raises ApiRefused, Unreachable."""
+    found = api.get(path_of("CertificateSigningRequest", name))
+    if found is None:
+        return SigningRequest("not-sent", name), ""
+    signed = str((found.get("status") or {}).get("certificate") or "")
+    return judge_signing_request(found), base64.b64decode(signed).decode() if signed else ""
 
 
 SERVING_SIGNER = "kubernetes.io/kubelet-serving"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher, static_pods
 from kubeup.commands.launcher import Launch
-from kubeup.errors import ClusterError, KbError, UsageError
+from kubeup.errors import HostError, KbError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
@@ -16,20 +16,25 @@ with lazily:
     from kubeup.config import load_join, problems
     from kubeup.doctor import node_files
     from kubeup.engine import state
-    from kubeup.phases import rotate_etcd, rotate_front_proxy, rotate_sa, rotation, static_pods_swap
+    from kubeup.phases import (
+        rotate_cluster,
+        rotate_etcd,
+        rotate_front_proxy,
+        rotate_sa,
+        rotate_worker,
+        rotation,
+        static_pods_swap,
+    )
     from kubeup.swap import store
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.config.types import NodeConfig
+    from kubeup.doctor.node_files import Patient
+    from kubeup.engine.run import Run
     from kubeup.engine.runner import RunResult
     from kubeup.engine.state import State
     from kubeup.phases.static_pods_swap import SwapRun
-
-NOT_YET = {
-    "cluster": "clients that read ca.crt once, kubelets and every copied kubeconfig would have to follow it, node by node",
-}
-"""Authorities that kb does not rotate, and why that is a matter of its own."""
 
 
 def rotate_sa_key(call: Invocation) -> int:
@@ -38,25 +43,20 @@ def rotate_sa_key(call: Invocation) -> int:
 
 
 def rotate_ca(call: Invocation) -> int:
-    """The same for an authority. Raises UsageError (usage), ClusterError (rotation-not-offered)."""
-    kinds = {kind.word: kind for kind in (rotate_etcd.ETCD_AUTHORITY, rotate_front_proxy.FRONT_PROXY)}
+    """The same for an authority. Raises UsageError (usage)."""
+    kinds = {
+        kind.word: kind
+        for kind in (rotate_cluster.CLUSTER_AUTHORITY, rotate_etcd.ETCD_AUTHORITY, rotate_front_proxy.FRONT_PROXY)
+    }
     word = call.words[0] if len(call.words) == 1 else ""
     if call.flags.get("list") and not call.words:
         return launcher.list_phases(call)
-    if word in NOT_YET:
-        raise ClusterError(
-            f"kb does not rotate the authority {word!r}",
-            cause=NOT_YET[word],
-            remedy="see how long it holds: kb certs check-expiration; by hand: "
-            "https://kubernetes.io/docs/tasks/tls/manual-rotation-of-ca-certificates/",
-            code="rotation-not-offered",
-        )
     if word not in kinds:
         near = problems.suggest(word, tuple(kinds)) if word else f"one of {', '.join(kinds)}"
         raise UsageError(
             f"kb certs rotate-ca {' '.join(call.words)}".rstrip(),
             cause=f"it takes one authority: {near}",
-            remedy="kb certs rotate-ca front-proxy",
+            remedy="kb certs rotate-ca cluster",
             code="usage",
         )
     return _rotate(call, kinds[word])
@@ -74,12 +74,42 @@ def _rotate(call: Invocation, kind: rotation.Kind) -> int:
         )
     launch = Launch(call)
     launch.require_root()
+    if kind.takes_workers:
+        patient = node_files.read_patient(launch.local, Paths())
+        if not patient.is_control_plane:
+            return _follow(launch, patient, kind=kind)
     with launch.locked(Paths()) as node_state:
         _end_cut_off(launch, node_state, kind=kind)
         ctx = _make_run(launch, node_state, kind=kind)
-        kept = state.State(launch.target, ctx.paths, is_kept=False)
-        result = launch.work(ctx, kept, keeps_journal=False)
-    _print(launch, result, ctx=ctx)
+        result = _work(launch, ctx)
+    _print(launch, result, kind=kind)
+    return 0
+
+
+def _work(launch: Launch, ctx: Run) -> RunResult:
+    phases = tuple(phase for phase in launch.call.command.phases if ctx.config.is_control_plane or not phase.on)
+    kept = state.State(launch.target, ctx.paths, is_kept=False)
+    return launch.work(ctx, kept, phases=phases, keeps_journal=False)
+
+
+def _follow(launch: Launch, patient: Patient, *, kind: rotation.Kind) -> int:
+    """The part of a worker. Raises HostError (not-a-control-plane, no-node)."""
+    if any(launch.call.flags.get(name) for name in ("undo", "finish", "restart-workloads", "force")):
+        raise launcher.no_control_plane(patient.paths, then=f"{kind.command} --continue")
+    if not patient.is_member:
+        raise HostError(
+            "this machine is no node of a cluster",
+            cause=f"there is no {patient.paths.kubelet_config}",
+            remedy=f"run it on the nodes that a control plane names: {kind.command} --continue",
+            code="no-node",
+        )
+    with launch.locked(patient.paths) as node_state:
+        launcher.require_same_node(node_state, patient.config, paths=patient.paths)
+        base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=launch.call.report)
+        caller = launcher.kubelet_caller(launch.target, patient.paths)
+        values = {**base.values(), "caller": caller, "command": kind.command, "title": kind.title}
+        result = _work(launch, rotate_worker.WorkerRun(**values))
+    _print(launch, result, kind=kind)
     return 0
 
 
@@ -137,7 +167,7 @@ def _with_stored(base: SwapRun) -> NodeConfig:
     return dataclasses.replace(base.config, cluster=cluster)
 
 
-def _print(launch: Launch, result: RunResult, *, ctx: rotation.RotationRun) -> None:
+def _print(launch: Launch, result: RunResult, *, kind: rotation.Kind) -> None:
     call = launch.call
     launch.print_result(result)
     if call.output != "text" or launch.is_dry:
@@ -146,4 +176,4 @@ def _print(launch: Launch, result: RunResult, *, ctx: rotation.RotationRun) -> N
     if left:
         call.tell("\n".join(["still to be done:", *(f"  {one}" for one in left)]))
     elif left is not None:
-        call.tell(f"the rotation of {ctx.kind.title} has ended: every control plane accepts one alone")
+        call.tell(f"the rotation of {kind.title} has ended: every control plane accepts one alone")

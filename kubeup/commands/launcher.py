@@ -32,7 +32,7 @@ with lazily:
     from kubeup.doctor import node_files
     from kubeup.engine import run, runner, state
     from kubeup.machine import dry_run
-    from kubeup.phases import tried_swap, upgrade_runtime
+    from kubeup.phases import rotate_cluster, tried_swap, upgrade_runtime
     from kubeup.swap import recovery_record, store, try_record
     from kubeup.upgrade import kept
 
@@ -116,7 +116,7 @@ CONTINUE_SWAPS = frozenset(
 )
 """The commands that look themselves at a swap, or an upgrade, that was cut off."""
 CONTINUE_RESTARTS = frozenset({"certs rotate-sa", "certs rotate-ca"})
-"""The commands that go on with a swap that was cut off if it changes no manifest."""
+"""The commands that go on with a swap that was cut off if it changes no more of a manifest than a rotation does."""
 END_TRIES = frozenset({"reconfigure confirm", "reconfigure back", "reconfigure wait"})
 """The commands that end a change that is being tried, from wherever it was cut off."""
 _RUNTIME = "upgrade runtime"
@@ -236,7 +236,7 @@ class Launch:
         if name in CONTINUE_SWAPS:
             return
         node_state = self.open_state(paths)
-        if cut_off is not None and (cut_off.changed or name not in CONTINUE_RESTARTS):
+        if cut_off is not None and not (name in CONTINUE_RESTARTS and rotate_cluster.is_own_swap(cut_off)):
             raise swap_cut_off(cut_off, node_state)
         begun = _last_of(node_state, dict.fromkeys(_UPGRADES, _KUBELET_PHASE))
         if begun and node_state.phases[begun].status == "running":

@@ -157,7 +157,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("certs add-san",          "Add names and addresses to the API server's certificate, or take them out", lambda call: certs_names.add_san(call), words="name...", story="certs-add-san"),
         Row("certs recover",          "Bring this node back after its certificates have expired, the kubelet's too", lambda call: certs_recover.recover(call)),
         Row("certs rotate-sa",        "Replace the key that signs tokens of service accounts, in stages",          lambda call: certs_rotate.rotate_sa_key(call), story="certs-rotate"),
-        Row("certs rotate-ca",        "Replace an authority in stages: etcd, front-proxy",                               lambda call: certs_rotate.rotate_ca(call), words="authority...", story="certs-rotate"),
+        Row("certs rotate-ca",        "Replace an authority in stages: cluster, etcd, front-proxy",                      lambda call: certs_rotate.rotate_ca(call), words="authority...", story="certs-rotate"),
         Row("certs generate-csr",     "Create keys and signing requests for an external CA",                   lambda call: certs.generate_csr(call)),
     ),
     "Without a network": (

@@ -204,7 +204,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("undo", "Take back what this command changed last on this node", takes="flag", of=("upgrade runtime", "reconfigure endpoint", "reconfigure static-pods", "etcd recover", "certs add-san", "certs rotate-sa", "certs rotate-ca")),
     Flag("continue", "Go on with what another control plane has begun, and begin nothing", takes="flag", of=("certs rotate-sa", "certs rotate-ca")),
     Flag("finish", "Begin the last stage: the former one is accepted no more", takes="flag", of=("certs rotate-sa", "certs rotate-ca")),
-    Flag("restart-workloads", "Restart what may still hold something of the former one", takes="flag", of=("certs rotate-sa",)),
+    Flag("restart-workloads", "Restart what may still hold something of the former one", takes="flag", of=("certs rotate-sa", "certs rotate-ca")),
     Flag("try", "Go back by itself after this time unless kb reconfigure confirm comes", metavar="DURATION", of=("reconfigure", "reconfigure static-pods")),
     Flag("remove", "Take the names out of the certificate instead of adding them", takes="flag", of=("certs add-san",)),
     Flag("lost", "Member of etcd that is lost for good and will not start again; once for each other member", takes="list", metavar="MEMBER",

@@ -93,8 +93,41 @@ def issue_ca_cert(common_name: str, key: Key, *, validity: Validity) -> x509.Cer
     return builder.sign(key, _hash_for(key))
 
 
+def issue_cross_cert(authority: x509.Certificate, *, ca: Ca, validity: Validity) -> x509.Certificate:
+    """Another certificate for an authority's name and key, signed by `ca`, whose key must be available: a server that shows it after its own
+    certificate is trusted by clients that know `ca` alone. Both may have the same name, so that the identifiers tell which key signed."""
+    if ca.key is None:
+        raise ValueError(f"the key of {ca.path} is not at hand")
+    identifier = _extension(ca.cert, x509.SubjectKeyIdentifier)
+    issuer = (
+        x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+        if identifier is not None
+        else x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.cert.public_key())  # type: ignore[arg-type]
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(authority.subject)
+        .issuer_name(ca.cert.subject)
+        .public_key(authority.public_key())
+        .serial_number(secrets.randbelow(2**63 - 1) + 1)
+        .not_valid_before(validity.not_before)
+        .not_valid_after(min(validity.not_after, ca.cert.not_valid_after_utc, authority.not_valid_after_utc))
+        .add_extension(_key_usage(signs_certs=True), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_subject_key_identifier(authority), critical=False)
+        .add_extension(issuer, critical=False)
+    )
+    return builder.sign(ca.key, _hash_for(ca.key))
+
+
+def _subject_key_identifier(authority: x509.Certificate) -> x509.SubjectKeyIdentifier:
+    """The one that its leaves name as their issuer's."""
+    found = _extension(authority, x509.SubjectKeyIdentifier)
+    return found or x509.SubjectKeyIdentifier.from_public_key(authority.public_key())  # type: ignore[arg-type]
+
+
 def issue_leaf_cert(subject: Subject, key: Key, *, ca: Ca, validity: Validity) -> x509.Certificate:
-    """A certificate for `key`, signed by `ca`, whose key must be available. This is the only place where kb signs certificates.
+    """A certificate for `key`, signed by `ca`, whose key must be available. Here, and above, are the only places where kb signs certificates.
     Raises HostError (ca-unfit) if Kubernetes would not accept the result."""
     if ca.key is None:
         raise ValueError(f"the key of {ca.path} is not at hand")

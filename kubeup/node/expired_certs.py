@@ -227,11 +227,8 @@ def issue_row(host: Host, paths: Paths, *, one: Expired) -> None:
 
 
 def issue_kubelet_client(host: Host, paths: Paths, *, expired: Sequence[Expired], files: KubeletFiles) -> None:
-    """Issue the kubelet's client certificate anew, the way the kubelet keeps it: a file named by the time, and a link to it. kubelet.conf
-    that embeds one names the link from here on, so that the kubelet renews it.
-
-    Source: Update and updateSymlink of client-go/util/certificate/certificate_store.go
-    """
+    """Issue the kubelet's client certificate anew, the way the kubelet keeps it. kubelet.conf that embeds one names the link from here on,
+    so that the kubelet renews it."""
     by_name = {one.name: one for one in expired}
     current = certificates.parse_shown(_read(host, files.pem))
     if not current or CLIENT in by_name:
@@ -242,9 +239,7 @@ def issue_kubelet_client(host: Host, paths: Paths, *, expired: Sequence[Expired]
         validity = certificates.plan_validity(host.now(), period_of(one.cert, ca.cert))
         subject = replace(certificates.subject_of(one.cert), organizations=(GROUP,), is_client=True, is_server=False)
         new = certificates.cert_to_pem(certificates.issue_leaf_cert(subject, key, ca=ca, validity=validity))
-        path = files.pem.with_name(f"kubelet-client-{host.now().astimezone():%Y-%m-%d-%H-%M-%S}.pem")
-        host.write_file(path, new + private_keys.key_to_pem(key).reveal(), mode=0o600)
-        host.symlink(files.pem, str(path))
+        kubelet_cert.keep_client_pair(host, files.pem, cert_pem=new, key_pem=private_keys.key_to_pem(key))
     if EMBEDDED in by_name:
         document = kubelet.use_rotated_cert(yaml_files.load_yaml(host.read_text(files.conf)), files.pem)
         pki.write_keeping_mode(host, files.conf, text=yaml_files.dump_yaml(document), mode=0o600)

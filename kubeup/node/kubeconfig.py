@@ -296,6 +296,18 @@ def with_server(text: str, server: str, *, source: str) -> str:
     return yaml_files.dump_yaml(document)
 
 
+def with_authorities(text: str, ca_pem: str, *, source: str) -> str:
+    """The kubeconfig with these authorities for the current cluster's server; everything else stays. One that names a file for them is returned
+    as it is. Raises HostError (kubeconfig-unreadable)."""
+    found = parse_kubeconfig(text, source=source)
+    if found.ca_file or not found.ca_pem or found.ca_pem == ca_pem:
+        return text
+    document = _load(text, source)
+    cluster = _entry(document, "clusters", name=found.cluster_name, source=source)
+    cluster["certificate-authority-data"] = _base64(ca_pem)
+    return yaml_files.dump_yaml(document)
+
+
 def _load(text: str, source: str) -> dict[str, Any]:
     if len(text) > _MAX_BYTES:
         raise _invalid(source, f"it has more than {_MAX_BYTES} bytes")

@@ -8,6 +8,7 @@ cmd/kubeadm/app/phases/certs/certlist.go.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -179,9 +180,11 @@ def find_warnings(host: Host, paths: Paths, *, ca: str, cluster: ClusterConfigur
     )
 
 
-def renew(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) -> str:
-    """Renew a certificate: the same names, a new key, valid from now; intermediates that follow it in its file stay. Returns missing |
-    external | renewed.
+def renew(
+    host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration, crosses: Sequence[x509.Certificate] = ()
+) -> str:
+    """Renew a certificate: the same names, a new key, valid from now; intermediates that follow it in its file stay. crosses: those that lead
+    from its authority to another one, which a server is to show from now on. Returns missing | external | renewed.
 
     The key is written right before its certificate. Programs that loaded the old pair keep using it until they are restarted.
     """
@@ -202,7 +205,7 @@ def renew(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) 
     new = certificates.issue_leaf_cert(
         certificates.subject_of(cert), key, ca=ca, validity=certificates.plan_validity(host.now(), seconds)
     )
-    following = pki.read_certs(host, spec.cert_path(paths))[1:]
+    following = (*crosses, *pki.read_certs(host, spec.cert_path(paths))[1:])
     text = certificates.chain_to_pem(new, following=following, now=host.now())
     pki.write_keeping_mode(host, spec.key_path(paths), text=private_keys.key_to_pem(key).reveal(), mode=0o600)
     pki.write_keeping_mode(host, spec.cert_path(paths), text=text, mode=0o644)

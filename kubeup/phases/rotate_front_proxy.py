@@ -13,7 +13,6 @@ from typing import Optional
 
 from kubeup.cluster import request_header
 from kubeup.cluster.api import Api
-from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import watch
@@ -35,9 +34,6 @@ FLAGS = (
 )
 READ_S = 90.0
 """How long an API server may take to read its files again: a second as a rule, and it looks once a minute besides."""
-PUBLISHED_S = 90.0
-SETTLED_S = 3.0
-"""For how long the former one has to stay away from what is published: an API server that still had it would add it again at once."""
 
 
 class FrontProxy(stages.Kind):
@@ -81,22 +77,7 @@ class FrontProxy(stages.Kind):
 
     def end(self, ctx: RotationRun, work: Work) -> None:
         """Raises ClusterError (rotation-not-proven)."""
-        seen = 0
-
-        def look() -> str:
-            nonlocal seen
-            is_back = request_header.withdraw(ctx.api, work.former)
-            seen = 0 if is_back else seen + 1
-            return "" if seen > SETTLED_S else f"ConfigMap kube-system/{request_header.CONFIG} has the former one again"
-
-        missing, _ = watch(ctx.host, look, timeout_s=PUBLISHED_S, poll_s=1.0)
-        if missing:
-            raise ClusterError(
-                "extension API servers are told of the former authority again and again",
-                cause=missing,
-                remedy="see which API server still has it: grep requestheader-client-ca-file of its manifest, on each control plane",
-                code="rotation-not-proven",
-            )
+        stages.withdraw_published(ctx, work.former, key=request_header.KEY, flag="requestheader-client-ca-file")
         ctx.report.note("certificates of the former authority are refused by every API server")
 
 
@@ -109,7 +90,7 @@ def _wait_until_published(ctx: RotationRun, work: Work) -> str:
         ]
         return f"ConfigMap kube-system/{request_header.CONFIG} lacks {' and '.join(lacks)}" if lacks else ""
 
-    return watch(ctx.host, look, timeout_s=PUBLISHED_S, poll_s=0.5)[0]
+    return watch(ctx.host, look, timeout_s=stages.PUBLISHED_S, poll_s=0.5)[0]
 
 
 def _find_lack(ctx: RotationRun, api: Api, *, work: Work) -> str:

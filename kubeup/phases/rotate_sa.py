@@ -17,7 +17,6 @@ from kubeup.cluster.api import Api
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
-from kubeup.machine.waiting import say_round, watch
 from kubeup.node.rotated_pairs import TRUST, USE, Pair
 from kubeup.phases import rotation as stages
 from kubeup.phases import static_pods_swap
@@ -25,7 +24,6 @@ from kubeup.phases.rotation import RotationRun, Work
 from kubeup.trouble import Trouble
 
 with lazily:
-    from kubeup.cluster import objects
     from kubeup.swap import proof
 
 SERVER, MANAGER = "kube-apiserver", "kube-controller-manager"
@@ -33,10 +31,6 @@ FLAGS = ((SERVER, "service-account-key-file", "sa.pub"), (SERVER, "service-accou
          (MANAGER, "service-account-private-key-file", "sa.key"))  # fmt: skip
 READ_S = 30.0
 """How long this node's API server may take to answer as the stage wants it, after its restart."""
-ROLLED_S = 600.0
-"""How long restarted workloads may take until none of their former pods is left."""
-MOST_NAMED = 20
-"""How many of those who hold a former token are named."""
 
 
 class ServiceAccounts(stages.Kind):
@@ -76,7 +70,7 @@ class ServiceAccounts(stages.Kind):
         """Raises ClusterError (rotation-still-used)."""
         used = moments.find(work.one.used) or rotation.read_time(ctx.api)
         if ctx.restarts:
-            _restart_workloads(ctx, used)
+            stages.restart_workloads(ctx, lambda: _find_holders(ctx, used))
         holders = _find_holders(ctx, used)
         lines = [f"pod {one.pod} until {moments.show(one.until)}" for one in holders]
         kid = account_tokens.kid_of_key(work.former.key)
@@ -95,7 +89,7 @@ class ServiceAccounts(stages.Kind):
             cause=f"{lines[0]}; whoever has no other token is refused once the former key is dropped",
             remedy=remedy,
             code="rotation-still-used",
-            details=lines[1:MOST_NAMED],
+            details=lines[1 : stages.MOST_NAMED],
         )
 
     def end(self, ctx: RotationRun, work: Work) -> None:
@@ -139,25 +133,6 @@ def _find_stale(ctx: RotationRun) -> Iterator[str]:
                 f"clients of the API server at {server}, which has got {count} calls with tokens that were renewed long before; its audit "
                 "log says whose: authentication.k8s.io/stale-token"
             )
-
-
-def _restart_workloads(ctx: RotationRun, used: datetime.datetime) -> None:
-    """Restart what made the pods that may hold a former token, and wait until those are gone. Raises ClusterError."""
-    owners = {(one.owner_kind, one.owner) for one in _find_holders(ctx, used) if one.owner}
-    for kind, name in sorted(owners):
-        ctx.report.note(f"restarting {kind} {name}")
-        path = account_tokens.path_of_workload(kind, name)
-        objects.restart_pods(ctx.api, path, now=rotation.read_time(ctx.api))
-
-    def look() -> str:
-        left = [one.pod for one in _find_holders(ctx, used) if (one.owner_kind, one.owner) in owners]
-        return f"{', '.join(left[:3])}{' and others' if len(left) > 3 else ''} still run" if left else ""
-
-    def tell(missing: str, elapsed: float) -> bool:
-        ctx.report.waiting(say_round("the restarted workloads", missing, elapsed=elapsed, timeout_s=ROLLED_S))
-        return False
-
-    watch(ctx.host, look, timeout_s=ROLLED_S, is_over=tell, poll_s=2.0)
 
 
 SERVICE_ACCOUNTS = ServiceAccounts()

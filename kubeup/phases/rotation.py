@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Optional
+from typing import Optional, Protocol
 
-from kubeup.cluster import rotation
+from kubeup.cluster import account_tokens, request_header, rotation
+from kubeup.cluster.account_tokens import Holder
 from kubeup.cluster.api import ApiRefused
 from kubeup.cluster.rotation import Rotation
 from kubeup.engine.run import Outputs, Results, Run
@@ -20,7 +21,7 @@ from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazily
-from kubeup.machine.waiting import wait_for
+from kubeup.machine.waiting import say_round, wait_for, watch
 from kubeup.node.rotated_pairs import DROP, TRUST, USE, Pair
 from kubeup.phases import static_pods_swap
 from kubeup.phases.static_pods_swap import SwapRun
@@ -32,12 +33,20 @@ with lazily:
     from kubeup.cluster import health, objects
     from kubeup.node import pki, rotated_pairs
 
+ROLLED_S = 600.0
+"""How long restarted workloads may take until none of their former pods is left."""
+PUBLISHED_S = 90.0
+SETTLED_S = 3.0
+"""For how long the former one has to stay away from what is published: an API server that still had it would add it again at once."""
+MOST_NAMED = 20
+"""How many of those who hold something of the former one are named."""
 SHARED = ("", "ca", "front-proxy-ca", "etcd-ca")
 """Whose private keys the control planes share, by the authority; "" for the key that signs tokens."""
 COMMANDS = {
     "sa": "kb certs rotate-sa",
     "front-proxy": "kb certs rotate-ca front-proxy",
     "etcd": "kb certs rotate-ca etcd",
+    "cluster": "kb certs rotate-ca cluster",
 }
 """By what the cluster's record says that is rotated."""
 
@@ -68,12 +77,23 @@ class Kind:
     unused_when = ""
     """From when on nobody needs the former one, in words."""
 
+    @property
+    def takes_workers(self) -> bool:
+        """Whether workers take part, whose kubelets trust it too."""
+        return self.word in rotation.WITH_WORKERS
+
     def check(self, ctx: RotationRun) -> None:
         """Whether this control plane can take part. Raises KbError."""
+
+    def prepare(self, ctx: RotationRun, work: Work) -> None:
+        """What has to be so on this node before the files of the pair may say what the stage wants. Raises KbError."""
 
     def take_up(self, ctx: RotationRun, work: Work) -> None:
         """Have what reads the files of the pair read them, and prove it of this node. Raises KbError."""
         raise NotImplementedError
+
+    def settle(self, ctx: RotationRun, work: Work) -> None:
+        """What follows in the cluster once every node has acknowledged the stage, before that is proven. Raises KbError."""
 
     def prove(self, ctx: RotationRun, work: Work) -> Sequence[Trouble]:
         """What is not as the stage wants it, over all nodes."""
@@ -98,6 +118,10 @@ class RotationRun(SwapRun):
     restarts: bool = False
     force: bool = False
 
+    def take(self, stage: str) -> Outputs:
+        """This control plane's part in a stage, if that is the present one. Raises KbError."""
+        return _take_stage(self, stage)
+
 
 # ---- preflight
 
@@ -114,7 +138,7 @@ def check_rotation(ctx: RotationRun) -> Outputs:
     if one is None:
         rotated_pairs.read_pair(ctx.host, _place(ctx))
         _refuse_unwell(ctx)
-    done = one is not None and rotation.read_marks(ctx.api).get(ctx.config.node.name) == one.mark
+    done = one is not None and rotation.read_marks(ctx.api, one.what).get(ctx.config.node.name) == one.mark
     if ctx.kind.stops and not (done and one is not None and one.stage == USE and not ctx.finishes):
         static_pods_swap.check_restart(ctx, ctx.kind.stops)
         _ask_for_gap(ctx)
@@ -162,7 +186,7 @@ def _refuse_unwell(ctx: RotationRun) -> None:
 
 def _ask_for_gap(ctx: RotationRun) -> None:
     """Raises UsageError (not-confirmed)."""
-    if not static_pods_swap.list_other_servers(ctx):
+    if "kube-apiserver" in ctx.kind.stops and not static_pods_swap.list_other_servers(ctx):
         gap_s = static_pods_swap.ETCD_GAP_S if "etcd" in ctx.kind.stops else static_pods_swap.API_GAP_S
         ctx.agree(
             f"the API is away for about {gap_s} s in each stage, since no other API server serves. Pods keep running."
@@ -194,7 +218,7 @@ def begin(ctx: RotationRun) -> Outputs:
     """Make the following pair, or turn the rotation round. Raises ClusterError, HostError."""
     one = rotation.read(ctx.api)
     if one is None and ctx.continues:
-        rotation.forget_marks(ctx.api, rotation.read_marks(ctx.api))
+        rotation.forget_marks(ctx.api, rotation.read_marks(ctx.api, ctx.kind.word))
         ctx.report.note(f"no rotation of {ctx.kind.title} is under way, and none is begun")
     elif one is None:
         present = rotated_pairs.read_pair(ctx.host, _place(ctx))
@@ -202,7 +226,8 @@ def begin(ctx: RotationRun) -> Outputs:
         pairs = rotation.seal(ctx.api, (present, made), key=_seal_key(ctx))
         _withdraw_shared(ctx)
         following = next(pair for pair in pairs if pair.id != present.id)
-        one = rotation.begin(ctx.api, Rotation(ctx.kind.word, TRUST, present.id, following.id))
+        certs = (present.cert_pem, following.cert_pem) if ctx.kind.takes_workers else ()
+        one = rotation.begin(ctx.api, Rotation(ctx.kind.word, TRUST, present.id, following.id, certs=certs))
         ctx.report.note(f"the new one is {one.following[:16]}, the former one {one.former[:16]}")
     elif ctx.turns and not one.is_undo:
         one = rotation.turn_round(ctx.api, one)
@@ -221,40 +246,58 @@ def _withdraw_shared(ctx: RotationRun) -> None:
 # ---- the stages
 
 
-def trust(ctx: RotationRun) -> Outputs:
+class Taker(Protocol):
+    """The run of a node that takes part: of a control plane, or of a worker (rotate_worker.py)."""
+
+    def take(self, stage: str) -> Outputs: ...
+
+
+def trust(ctx: Taker) -> Outputs:
     """Raises KbError."""
-    return _take_stage(ctx, TRUST)
+    return ctx.take(TRUST)
 
 
-def use(ctx: RotationRun) -> Outputs:
+def use(ctx: Taker) -> Outputs:
     """Raises KbError."""
-    return _take_stage(ctx, USE)
+    return ctx.take(USE)
 
 
-def drop(ctx: RotationRun) -> Outputs:
+def drop(ctx: Taker) -> Outputs:
     """Raises KbError."""
-    return _take_stage(ctx, DROP)
+    return ctx.take(DROP)
 
 
 def _take_stage(ctx: RotationRun, stage: str) -> Outputs:
     one = rotation.read(ctx.api)
     if one is None or one.stage != stage:
         return None
-    own, marks = ctx.config.node.name, rotation.read_marks(ctx.api)
+    own, marks = ctx.config.node.name, rotation.read_marks(ctx.api, one.what)
     if stage == DROP and not rotation.find_left(one, marks) and not rotation.is_sealed(ctx.api):
-        rotation.end(ctx.api, marks)  # a run was cut off at its very end
+        rotation.end(ctx.api, marks, what=one.what)  # a run was cut off at its very end
         return Results(remaining=[])
     former, following = rotation.unseal(ctx.api, one, key=_seal_key(ctx))
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
-    work = Work(one, former, following, is_changed=_write_files(run, Work(one, former, following)))
+    work = Work(one, former, following)
+    run.kind.prepare(run, work)
+    work = dataclasses.replace(work, is_changed=_write_files(run, work))
     if work.is_changed or marks.get(own) != one.mark:
         _take_up(run, work)
         rotation.acknowledge(ctx.api, one, node=own)
         marks[own] = one.mark
     left = rotation.find_left(one, marks)
     if left:
-        return Results(remaining=[f"on control plane {name}: {ctx.kind.command} --continue" for name in left])
+        return Results(remaining=_say_left(ctx, left))
     return _end_stage(run, work)
+
+
+def _say_left(ctx: RotationRun, left: Sequence[str]) -> list[str]:
+    """The lines for the nodes that have not done this stage; workers come last, since they need what the control planes do in it."""
+    if not ctx.kind.takes_workers:
+        return [f"on control plane {name}: {ctx.kind.command} --continue" for name in left]
+    takers = rotation.read_takers(ctx.api)
+    first = [name for name in left if name in takers and takers[name].is_control_plane]
+    lines = [f"on control plane {name}: {ctx.kind.command} --continue" for name in first]
+    return lines + [f"on worker {name}: {ctx.kind.command} --continue" for name in left if name not in first]
 
 
 def _take_up(run: RotationRun, work: Work) -> None:
@@ -292,6 +335,7 @@ def _public(pair: Pair) -> str:
 
 def _end_stage(run: RotationRun, work: Work) -> Outputs:
     """What follows once every control plane has acknowledged the stage. Raises ClusterError: rotation-not-proven, rotation-still-used."""
+    run.kind.settle(run, work)
     troubles = list(run.kind.prove(run, work))
     if troubles:
         raise ClusterError(
@@ -304,7 +348,7 @@ def _end_stage(run: RotationRun, work: Work) -> Outputs:
     if work.stage == DROP:
         run.kind.end(run, work)
         _withdraw_shared(run)
-        rotation.end(run.api, rotation.read_marks(run.api))
+        rotation.end(run.api, rotation.read_marks(run.api, work.one.what), what=work.one.what)
         return Results(remaining=[])
     one = work.one
     if work.stage == USE:
@@ -369,6 +413,46 @@ def wait_for_stage(run: RotationRun, look: Callable[[], str], *, what: str, time
         )
 
     wait_for(run.host, look, goal="this stage", timeout_s=timeout_s, tell=run.report.waiting, failure=fail, poll_s=0.5)
+
+
+def withdraw_published(run: RotationRun, former: Pair, *, key: str, flag: str) -> None:
+    """Have extension API servers accept the former authority no more, and see that it stays away. key: in what is published; flag: from which
+    API servers have it. Raises ClusterError (rotation-not-proven)."""
+    seen = 0
+
+    def look() -> str:
+        nonlocal seen
+        is_back = request_header.withdraw(run.api, former, key=key)
+        seen = 0 if is_back else seen + 1
+        return "" if seen > SETTLED_S else f"ConfigMap kube-system/{request_header.CONFIG} has the former one again"
+
+    missing, _ = watch(run.host, look, timeout_s=PUBLISHED_S, poll_s=1.0)
+    if missing:
+        raise ClusterError(
+            "extension API servers are told of the former authority again and again",
+            cause=missing,
+            remedy=f"see which API server still has it: grep {flag} of its manifest, on each control plane",
+            code="rotation-not-proven",
+        )
+
+
+def restart_workloads(run: RotationRun, find_holders: Callable[[], Sequence[Holder]]) -> None:
+    """Restart what made the pods that may hold something of the former one, and wait until those are gone. Raises ClusterError."""
+    owners = {(one.owner_kind, one.owner) for one in find_holders() if one.owner}
+    for kind, name in sorted(owners):
+        run.report.note(f"restarting {kind} {name}")
+        path = account_tokens.path_of_workload(kind, name)
+        objects.restart_pods(run.api, path, now=rotation.read_time(run.api))
+
+    def look() -> str:
+        left = [one.pod for one in find_holders() if (one.owner_kind, one.owner) in owners]
+        return f"{', '.join(left[:3])}{' and others' if len(left) > 3 else ''} still run" if left else ""
+
+    def tell(missing: str, elapsed: float) -> bool:
+        run.report.waiting(say_round("the restarted workloads", missing, elapsed=elapsed, timeout_s=ROLLED_S))
+        return False
+
+    watch(run.host, look, timeout_s=ROLLED_S, is_over=tell, poll_s=2.0)
 
 
 def list_servers(run: Run) -> list[str]:

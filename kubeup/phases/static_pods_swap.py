@@ -464,14 +464,17 @@ def _check_again(run: SwapRun, swap: store.Swap) -> None:
         raise
 
 
-def restart(ctx: Run, names: Sequence[str] = ("kube-apiserver",)) -> None:
-    """Restart static pods with the manifests that they have: etcd with the API server that uses it, which is out of the load balancers
-    meanwhile. Raises KbError."""
+def restart(ctx: Run, names: Sequence[str] = ("kube-apiserver",), *, texts: Optional[Mapping[str, str]] = None) -> None:
+    """Restart static pods with the manifests that they have, or with those of `texts`: etcd with the API server that uses it, which is out of
+    the load balancers meanwhile. Raises KbError."""
     run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
-    wanted = check_restart(run, names)
+    found = check_restart(run, names)
+    pods = (dataclasses.replace(pod, wanted=(texts or {}).get(pod.name, pod.wanted)) for pod in found.pods)
+    wanted = store.Swap(tuple(pods))
     with _turn(run, is_new=True):
         swap = _begin(ctx, run, swap=wanted)
-        _tell_end(ctx, order.Order(run, swap, find_surroundings(run)).carry_out())
+        record = functools.partial(record_files, run, [run.paths.manifest(name) for name in wanted.changed])
+        _tell_end(ctx, order.Order(run, swap, find_surroundings(run), record).carry_out())
 
 
 def check_restart(run: Run, names: Sequence[str]) -> store.Swap:

@@ -1,4 +1,4 @@
-"""`kb certs rotate-sa` and `kb certs rotate-ca etcd|front-proxy` are killed after every single change: the same command comes to a good end, and the
+"""`kb certs rotate-sa` and `kb certs rotate-ca cluster|etcd|front-proxy` are killed after every single change: the same command comes to a good end, and the
 former key is refused then."""
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from .lab.changes import kill_after_each_change_in_turn
 from .lab.control_planes import KB
 from .lab.node import Node
 from .test_certs_rotate import ETCD, FRONT, PKI, SA, ask_etcd, is_over, rotate, speak_for_others, stage_of, status_of
+from .test_certs_rotate_cluster import CLUSTER, keep_former, knows, status_with
 from .test_day_two_killed import FEW, found
 
 pytestmark = pytest.mark.k8s_versions("1.35")
@@ -58,6 +59,23 @@ def test_the_authority_of_etcd(make_node: MakeNode, kb_pyz: Path, k8s_version: s
     sweep(node, f"{ETCD} --finish", "etcd", needed=())
     assert [ask_etcd(node, node, folder) for folder in (f"{PKI}/etcd", "/root")] == ["200", "000"]
     check_end(node, ETCD)
+
+
+def test_the_cluster_s_authority(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = found(make_node, kb_pyz, k8s_version, name="cp1", cluster=FEW)
+    keep_former(node)
+    server, own = f"{node.address}:6443", f"https://{node.address}:6443/api/v1/namespaces/default"
+    names = ("ca-signing.crt", "ca.crt", "ca.key", "apiserver.crt", "apiserver.key", "apiserver-kubelet-client.crt")
+    confs = [
+        f"write_file /etc/kubernetes/{name}.conf" for name in ("admin", "controller-manager", "scheduler", "kubelet")
+    ]
+    sweep(node, CLUSTER, "cluster", needed=[*(f"write_file {PKI}/{name}" for name in names), *confs])
+    assert [knows(node, server, ca) for ca in ("/root/former.crt", f"{PKI}/ca.crt")] == [True, True]
+    assert status_with(node, own, "/root/old.pem") == "200"
+    sweep(node, f"{CLUSTER} --finish", "cluster", needed=())
+    assert [knows(node, server, ca) for ca in ("/root/former.crt", f"{PKI}/ca.crt")] == [False, True]
+    assert status_with(node, own, "/root/old.pem") == "401"
+    check_end(node, CLUSTER)
 
 
 def sweep(node: Node, command: str, what: str, *, needed: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ def look_at_rotation(patient: Patient) -> Findings:
         one = rotation.read(api)
         if one is None:
             return
-        left = rotation.find_left(one, rotation.read_marks(api))
+        left = rotation.find_left(one, rotation.read_marks(api, one.what))
         command = COMMANDS.get(one.what, f"the command that began it ({one.what})")
         text = f"a rotation of {one.what} is in its stage {one.stage!r}"
         if left:
@@ -30,4 +30,5 @@ def look_at_rotation(patient: Patient) -> Findings:
             yield Finding("rotation", WARNING, text, f"on {' and on '.join(left)}: {command} --continue")
         else:
             end = f"{command} --finish" if one.stage == USE else f"{command} --continue"
-            yield Finding("rotation", WARNING, f"{text}, and every control plane has acknowledged it", f"go on: {end}")
+            who = "node" if one.what in rotation.WITH_WORKERS else "control plane"
+            yield Finding("rotation", WARNING, f"{text}, and every {who} has acknowledged it", f"go on: {end}")

@@ -15,20 +15,20 @@ from tests.fake_host import FakeHost
 from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient, notes, remedies
 
 
-def rotating_host(stage: str, *acknowledged: str) -> FakeHost:
-    """cp1 and cp2 in a rotation of the key of service accounts."""
+def rotating_host(stage: str, *acknowledged: str, what: str = "sa") -> FakeHost:
+    """cp1 and cp2, and a worker w1, in a rotation: of the key of service accounts, if nothing else is said."""
     host = make_host()
-    one = Rotation("sa", stage, "a" * 64, "b" * 64)
-    data = {"what": "sa", "stage": stage, "former": "a" * 64, "following": "b" * 64}
+    one = Rotation(what, stage, "a" * 64, "b" * 64)
+    data = {"what": what, "stage": stage, "former": "a" * 64, "following": "b" * 64}
     nodes = [
         {
             "metadata": {
                 "name": name,
-                "labels": {CONTROL_PLANE: ""},
+                "labels": {CONTROL_PLANE: ""} if name != "w1" else {},
                 "annotations": {ANNOTATION: one.mark} if name in acknowledged else {},
             }
         }
-        for name in ("cp1", "cp2")
+        for name in ("cp1", "cp2", "w1")
     ]
     answers = {
         "/api/v1/namespaces/kube-system/configmaps/kb-rotation": {"metadata": {"name": "kb-rotation"}, "data": data},
@@ -66,3 +66,12 @@ def test_none_a_worker_and_an_api_that_is_away() -> None:
     assert notes(host, "rotation") == []
     host.urls.clear()
     assert notes(host, "rotation") == []
+
+
+def test_workers_take_part_where_kubelets_trust_it() -> None:
+    host = rotating_host("use", "cp1", "cp2", what="cluster")
+    says = "a rotation of cluster is in its stage 'use', which w1 has not acknowledged"
+    assert notes(host, "rotation") == [("warning", says)]
+    assert remedies(host, "rotation") == ["on w1: kb certs rotate-ca cluster --continue"]
+    host = rotating_host("use", "cp1", "cp2", "w1", what="cluster")
+    assert notes(host, "rotation")[0][1].endswith("and every node has acknowledged it")

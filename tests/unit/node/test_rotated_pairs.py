@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kubeup.config.types import ClusterConfiguration
 from kubeup.errors import HostError
-from kubeup.node import certificates, pki, private_keys, rotated_pairs
+from kubeup.node import certificates, pki, private_keys, rotated_pairs, verify
 from kubeup.node.rotated_pairs import DROP, TRUST, USE, Pair
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -69,3 +70,30 @@ def test_kubeadm_s_reading_takes_the_signer() -> None:
         host.files = {str(place.key): holder.key_pem.reveal().encode(), str(place.public): text.encode()}
         assert pki.read_ca(host, Paths(), name="front-proxy-ca").cert == holder.cert
     assert place.public == Path("/etc/kubernetes/pki/front-proxy-ca.crt")
+
+
+def test_the_former_one_vouches_for_the_following_one() -> None:
+    """A client that knows either of them alone trusts what the following one has signed, if it is shown the certificate in between."""
+    host = FakeHost()
+    former, following = make("ca"), make("ca")
+    cross = rotated_pairs.cross_sign(following, former=former, now=host.now())
+    key = private_keys.generate_key("ECDSA-P256")
+    ca = certificates.Ca(following.cert, following.key, Path("/ca.crt"))
+    validity = certificates.plan_validity(host.now(), 3600)
+    leaf = certificates.issue_leaf_cert(certificates.Subject("x", is_server=True), key, ca=ca, validity=validity)
+
+    def is_trusted(pair: Pair, *chain: Any) -> bool:
+        return verify.find_fault(chain, [pair.cert], usage="server", now=host.now()) is None
+
+    assert is_trusted(former, leaf, cross) and is_trusted(following, leaf, cross) and not is_trusted(former, leaf)
+    assert rotated_pairs.is_cross(cross, following=following.cert, former=former.cert)
+    assert not rotated_pairs.is_cross(following.cert, following=following.cert, former=former.cert)
+    assert cross.not_valid_after_utc <= min(former.cert.not_valid_after_utc, following.cert.not_valid_after_utc)
+
+
+def test_a_text_about_others_stays() -> None:
+    former, following, other = (make("ca").cert_pem for _ in range(3))
+    for stage in ORDER:
+        assert rotated_pairs.render_where_known(other, former=former, following=following, stage=stage) == other
+    both = rotated_pairs.render_where_known(other + former, former=former, following=following, stage=TRUST)
+    assert both == former + following + other
