@@ -241,6 +241,17 @@ def read_api_servers(api: Api) -> tuple[str, ...]:
         return ()
 
 
+def render_selector(selector: Any) -> str:
+    """A LabelSelector as a query has it: `app=web,tier in (a,b),!old`."""
+    found = selector if isinstance(selector, dict) else {}
+    parts = [f"{key}={value}" for key, value in (found.get("matchLabels") or {}).items()]
+    for row in found.get("matchExpressions") or ():
+        key, verb, values = row.get("key"), row.get("operator"), ",".join(row.get("values") or ())
+        forms = {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": f"{key}"}
+        parts.append(forms.get(str(verb), f"!{key}"))
+    return ",".join(parts)
+
+
 # ---- changes
 
 

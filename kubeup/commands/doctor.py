@@ -47,7 +47,8 @@ def doctor(call: Invocation) -> int:
         if note.remedy:
             call.tell(f"{'':<7}  {'':<{width}}  remedy: {_on_one_line(note.remedy)}")
     warnings = sum(note.level == "warning" for note in notes)
-    call.print(f"{len(errors)} errors, {warnings} warnings; nothing was changed")
+    but = ", but for pods that were made and are gone again" if call.flags.get("probe-pods") else ""
+    call.print(f"{len(errors)} errors, {warnings} warnings; nothing was changed{but}")
     return UNFIT if errors else 0
 
 
@@ -59,7 +60,10 @@ def _examine(call: Invocation) -> tuple[node_files.Patient, list[facts.Finding]]
     of_cluster = bool(call.flags.get("cluster"))
     if of_cluster:
         _require_control_plane(patient)
-    notes = table.examine(patient, table.OF_THE_CLUSTER if of_cluster else None)
+    looks = table.OF_THE_CLUSTER if of_cluster else table.LOOKS
+    if call.flags.get("probe-pods"):
+        looks = table.with_pods(looks, local)
+    notes = table.examine(patient, looks)
     if "textfile" in call.flags:
         prefix = metrics.CLUSTER if of_cluster else metrics.NODE
         took_s = local.monotonic() - started
@@ -87,6 +91,13 @@ def _watch(call: Invocation) -> int:
             cause="--watch writes lines for as long as it runs",
             remedy="leave one of them out",
             code="watch-as-text-only",
+        )
+    if call.flags.get("probe-pods"):
+        raise UsageError(
+            "--watch with --probe-pods",
+            cause="it would make pods every few seconds",
+            remedy="leave one of them out",
+            code="watch-makes-no-pods",
         )
     local, before = launcher.open_host(call), dict[tuple[str, str], facts.Finding]()
     while True:

@@ -222,6 +222,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("no-drain", "Do not evict the node's pods first: before another minor, or before it is removed", takes="flag", of=("upgrade rollback", "upgrade apply", "upgrade node", "upgrade runtime", "node remove", "node reboot")),
     Flag("drain-timeout", "How long disruption budgets may refuse to let pods go (default 5m)", metavar="DURATION", of=("upgrade apply", "upgrade node", "upgrade runtime", "upgrade rollback", "node remove", "node drain", "node reboot")),
     Flag("cluster", "Examine the cluster as a control plane knows it, and not this node", takes="flag", of=("doctor",)),
+    Flag("probe-pods", "Make short pods here and on other nodes, and prove what they reach", takes="flag", of=("doctor",)),
     Flag("textfile", "Write the findings as metrics to a file in this folder, for node_exporter", metavar="DIR", of=("doctor",)),
     Flag("watch", "Go on, and print what begins and what ends", takes="flag", of=("doctor",)),
     Flag("if-required", "Reboot only if the package manager says that one is due", takes="flag", of=("node reboot",)),

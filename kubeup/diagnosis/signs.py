@@ -331,6 +331,12 @@ SANDBOX_SIGNS: tuple[Sign, ...] = (
         remedy="install it (containernetworking-plugins, or the plugin of your pod network) into {path}, " + THEN,
     ),
     Sign(
+        r"no IP addresses available in range set: (?P<range>[\d.:a-f-]+)",
+        cause="no address is left for a pod on this node ({range})",
+        remedy="compare whose they are with the pods that run: crictl pods -q --no-trunc; head /run/kb/pod-addresses/*/* /var/lib/cni/networks/*/*; remove "
+        "the files of sandboxes that are gone, " + THEN,
+    ),
+    Sign(
         r"no space left on device",
         cause="the disk that holds the runtime's data is full",
         remedy="make space: df -h {runtime_data}, " + THEN,

@@ -10,51 +10,26 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import sys
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.addresses import join_host_port
-from kubeup.cluster import dns_query
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
-from kubeup.network import forwarding
 from kubeup.network.node_routes import CNI_FILE
 from kubeup.node import crictl, runtime
 from kubeup.paths import Paths
-from kubeup.shapes import fit, fit_what_does, read_rows
-from kubeup.trouble import Trouble
+from kubeup.shapes import fit, fit_what_does
 
 NAME = "kb-probe"
 NAMESPACES = Path("/run/netns")
 PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
 _MAX_PODS = 20
-_ANSWER_S = 2
-_ASK = f"""
-import concurrent.futures, json, socket, sys
-def ask(question):
-    kind, address, port, payload = question
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as one:
-            one.settimeout({_ANSWER_S})
-            one.connect((address, port))
-            if kind == "tcp":
-                return "open"
-            one.send(bytes.fromhex(payload))
-            return one.recv(65535).hex()
-    except OSError:
-        return ""
-questions = json.loads(sys.argv[1])
-with concurrent.futures.ThreadPoolExecutor(len(questions)) as pool:
-    print(json.dumps(list(pool.map(ask, questions))))
-"""
-"""Run inside the namespace with the Python that runs kb, so that no image or other program is needed."""
 
 
 @frozen
@@ -106,75 +81,6 @@ def server_ways(url: str) -> tuple[Way, ...]:
         return ()
 
 
-# ---- probing
-
-
-def find_cut(host: Host, namespace: Path, *, ways: Ways) -> Optional[Trouble]:
-    """What is not reached from a namespace; None if everything is, or if the probe cannot run there."""
-    places = (*ways.services, *ways.behind)
-    answers = _ask(host, namespace, places=places, name=ways.name)
-    if answers is None:
-        return None
-    reached = {place for place, is_reached in zip(places, answers) if is_reached}
-    missing = [way for way in ways.services if way not in reached]
-    return _explain(missing, ways, reached=reached, drops=forwarding.describe_drops(host)) if missing else None
-
-
-def _unhex(text: object) -> Optional[bytes]:
-    try:
-        return bytes.fromhex(str(text))
-    except ValueError:
-        return None
-
-
-def _ask(host: Host, namespace: Path, *, places: Sequence[Way], name: str) -> Optional[list[bool]]:
-    query_id = int(host.monotonic() * 1000) & 0xFFFF
-    questions = []
-    for place in places:
-        kind = dns_query.TYPE_AAAA if ":" in place.address else dns_query.TYPE_A
-        payload = dns_query.render_query(name, query_id=query_id, record_type=kind).hex() if place.kind == "udp" else ""
-        questions.append((place.kind, place.address, place.port, payload))
-    argv = ["nsenter", f"--net={namespace}", sys.executable, "-I", "-S", "-c", _ASK, json.dumps(questions)]
-    answer = host.query(argv, timeout_s=5 * _ANSWER_S)
-    told = read_rows(answer.stdout if answer.ok else "", str)
-    if len(told) != len(places):
-        return None  # the pod has ended meanwhile, or nsenter is missing
-    return [
-        bool(dns_query.parse_answer(_unhex(text), query_id=query_id)) if place.kind == "udp" else bool(text)
-        for place, text in zip(places, told)
-    ]
-
-
-def _explain(missing: Sequence[Way], ways: Ways, *, reached: Iterable[Way], drops: str) -> Trouble:
-    behind = [way for way in ways.behind if way in reached]
-    lost = [way for way in ways.behind if way not in reached]
-    what = f"a pod on this node does not reach {_list((*missing, *lost), 'nor')}, though the node itself does"
-    seen = f"it reaches {_list(sorted(reached, key=str), 'and')}" if reached else "it reaches nothing that was asked"
-    if drops or not reached or any(way.is_here for way in lost):
-        return Trouble(
-            what,
-            f"{seen}: what pods send is dropped where it is forwarded{f' ({drops})' if drops else ''}",
-            "let it pass: iptables -S FORWARD and nft list ruleset show the rule; kb-routes keeps an accept rule for the pods "
-            "there (journalctl -u kb-routes -n 20), sysctl net.ipv4.ip_forward has to be 1",
-        )
-    if behind and not lost:
-        return Trouble(
-            what,
-            f"{seen}: kube-proxy's rules here do not forward what pods send",
-            "see what kube-proxy says: crictl logs $(crictl ps -q --name kube-proxy)",
-        )
-    return Trouble(
-        what,
-        f"{seen}: CoreDNS does not run, or the way to the pods of the nodes where it runs is cut",
-        "see where it runs (kubectl -n kube-system get pods -o wide -l k8s-app=kube-dns); kb doctor, here and there, looks at the "
-        "way between the two",
-    )
-
-
-def _list(ways: Iterable[Way], word: str) -> str:
-    return f" {word} ".join(map(str, ways))
-
-
 # ---- existing pods
 
 
@@ -191,6 +97,17 @@ def find_namespaces(host: Host, socket: str, *, limit: int = 2, but_dns: bool = 
     answer = host.query(crictl.crictl_argv(socket, "inspectp", *ids[:_MAX_PODS]), timeout_s=15)
     found = [_namespace_of(pod) for pod in crictl.split_json(answer.stdout)]
     return [Path(path) for path in found if path][:limit]
+
+
+def find_namespace(host: Host, socket: str, *, pod: str) -> Optional[Path]:
+    """The network namespace of the pod with this name; None if there is none, or a program for it is missing."""
+    if not (host.which("crictl") and host.which("nsenter")):
+        return None
+    listed = host.query(crictl.crictl_argv(socket, "pods", "-q", "--state", "ready", "--name", pod), timeout_s=15)
+    ids = listed.stdout.split() if listed.ok else []
+    answer = host.query(crictl.crictl_argv(socket, "inspectp", ids[0]), timeout_s=15) if ids else None
+    found = [_namespace_of(one) for one in crictl.split_json(answer.stdout)] if answer is not None else []
+    return Path(found[0]) if found and found[0] else None
 
 
 def _namespace_of(pod: Any) -> str:

@@ -7,7 +7,7 @@ from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazily
 from kubeup.phases.soak_static_pods import expected_pods, is_well, running_for_s, soak
 from kubeup.phases.wait_dns import dns_chain, has_dns, has_proxy, look_up_dns, wait_for_dns
-from kubeup.phases.wait_pod_ways import first_pod, plan_ways, wait_for_pod_ways
+from kubeup.phases.wait_pod_ways import find_pod_cut, first_pod, plan_ways, wait_for_pod_ways
 from kubeup.phases.waits import Wait
 
 with lazily:
@@ -82,7 +82,7 @@ def node_is_verified(ctx: Run) -> bool:
     if status != "True" or (has_dns(ctx) and look_up_dns(ctx)):
         return False
     ways, place = _plan_ways(ctx), first_pod(ctx)  # a probe creates nothing, so it uses an existing pod
-    return not (place and ways.services) or pod_view.find_cut(ctx.host, place, ways=ways) is None
+    return not (place and ways.services) or find_pod_cut(ctx, place, ways=ways) is None
 
 
 SOAK = Act(do=verify_node, probe=node_is_verified, live="cluster")

@@ -13,8 +13,9 @@ from kubeup.phases.waits import Wait
 from kubeup.trouble import Trouble
 
 with lazily:
-    from kubeup.diagnosis import signs
-    from kubeup.network import node_routes, pod_view
+    from kubeup.cluster import objects
+    from kubeup.diagnosis import container_trouble, signs
+    from kubeup.network import node_routes, pod_view, pod_walks
 
 POD_WAYS_TIMEOUT_S = 60
 """How long a pod may fail to reach what the node reaches. A new node's rules and routes follow within seconds."""
@@ -39,12 +40,21 @@ def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
             nonlocal cut
             try:
                 place = find_place()
-                cut = pod_view.find_cut(ctx.host, place, ways=ways) if place else None
+                cut = find_pod_cut(ctx, place, ways=ways) if place else None
             except HostError as error:
                 cut = Trouble(error.what, error.cause, error.remedy)
             return cut.what if cut else ""
 
         Wait(ctx, POD_WAYS_TIMEOUT_S, "a pod's way to the cluster", find_cause=find_cause).until(look)
+
+
+def find_pod_cut(ctx: Run, place: Path, *, ways: pod_view.Ways) -> Optional[Trouble]:
+    """The first broken link from a pod's network namespace to what all pods need, as `kb doctor` finds it."""
+
+    def find_lost_rules() -> Optional[Trouble]:
+        return container_trouble.find_lost_rules(ctx.host, ctx.config.node.cri_socket)
+
+    return pod_walks.find_cut(ctx.host, place, ways=ways, find_lost_rules=find_lost_rules)
 
 
 def first_pod(ctx: Run) -> Optional[Path]:
@@ -60,4 +70,6 @@ def plan_ways(ctx: Run, dns_address: str, *, behind: Iterable[pod_view.Way] = ()
     """The Services of the cluster's DNS (unless its address is "") and API, and their known endpoints."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     services = pod_view.service_ways(dns_address, ctx.config.cluster.service_address(1))
-    return pod_view.Ways(name, services, (*behind, *pod_view.server_ways(ctx.api.server)))
+    servers = (f"https://{server}" for server in objects.read_api_servers(ctx.api))
+    urls = dict.fromkeys((ctx.api.server, *servers))
+    return pod_view.Ways(name, services, (*behind, *(way for url in urls for way in pod_view.server_ways(url))))

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional
 
 from kubeup import releases
+from kubeup.cluster import objects
 from kubeup.cluster.api import Api, ApiRefused, Object, path_of
 from kubeup.frozen_values import frozen
 from kubeup.machine.http import Unreachable
@@ -169,7 +170,7 @@ def _read_budgets(api: Api, unread: list[str]) -> Iterator[Budget]:
         status, meta = budget.get("status") or {}, budget["metadata"]
         if status.get("disruptionsAllowed", 0) > 0 or not status.get("expectedPods"):
             continue
-        selector = render_selector((budget.get("spec") or {}).get("selector"))
+        selector = objects.render_selector((budget.get("spec") or {}).get("selector"))
         namespace = str(meta.get("namespace") or "")
         pods = _list(api, path_of("Pod", namespace=namespace), unread=unread, label=selector)
         nodes = sorted({node for pod in pods if (node := str((pod.get("spec") or {}).get("nodeName") or ""))})
@@ -177,17 +178,6 @@ def _read_budgets(api: Api, unread: list[str]) -> Iterator[Budget]:
         cause = f"{healthy} of its {status['expectedPods']} pods are healthy, and it wants {wanted} to stay"
         if nodes:
             yield Budget(f"{namespace}/{meta['name']}", tuple(nodes), cause)
-
-
-def render_selector(selector: Any) -> str:
-    """A LabelSelector as a query has it: `app=web,tier in (a,b),!old`."""
-    found = selector if isinstance(selector, dict) else {}
-    parts = [f"{key}={value}" for key, value in (found.get("matchLabels") or {}).items()]
-    for row in found.get("matchExpressions") or ():
-        key, verb, values = row.get("key"), row.get("operator"), ",".join(row.get("values") or ())
-        forms = {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": f"{key}"}
-        parts.append(forms.get(str(verb), f"!{key}"))
-    return ",".join(parts)
 
 
 def _read_webhooks(api: Api, unread: list[str]) -> Iterator[Webhook]:

@@ -15,18 +15,22 @@ import pytest
 from .lab.config import lab_config
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
+from .lab.settings import read_releases
 from .test_init_options import BRIDGE, LISTING, init, put
 
 MakeNode = Callable[..., Node]
-VERSION = "1.35"
+MINORS = ("1.35", "1.36")
 SCHEDULER = "/etc/kubernetes/manifests/kube-scheduler.yaml"
 FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
 
 
-@pytest.fixture(scope="module")
-def cp1(lab: Lab, kb_pyz: Path) -> Iterator[Node]:
-    node = lab.add_node("cp1", version=VERSION)
-    put(node, kb_pyz, lab_config(VERSION, address=node.address, kb=BRIDGE))
+@pytest.fixture(scope="module", params=MINORS)
+def cp1(request: pytest.FixtureRequest, lab: Lab, kb_pyz: Path) -> Iterator[Node]:
+    minor: str = request.param
+    if minor not in read_releases():
+        pytest.skip(f"KB_E2E_BIN has no Kubernetes {minor}")
+    node = lab.add_node("cp1", version=minor)
+    put(node, kb_pyz, lab_config(minor, address=node.address, kb=BRIDGE))
     init(node)
     node.wait_node_ready()
     yield node

@@ -24,6 +24,7 @@ from kubeup.doctor.looks.kubelet_files import look_at_kubelet_files
 from kubeup.doctor.looks.machine_events import look_at_events
 from kubeup.doctor.looks.machine_limits import look_at_limits
 from kubeup.doctor.looks.pod_tokens import look_at_pod_tokens
+from kubeup.doctor.looks.pod_ways import DOES, NAME, look_at_leftovers, prove_pod_ways
 from kubeup.doctor.looks.registered_node import look_at_node
 from kubeup.doctor.looks.rotating import look_at_rotation
 from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
@@ -35,6 +36,7 @@ from kubeup.doctor.looks.whole_cluster import look_at_cluster, look_at_rights, l
 from kubeup.doctor.node_files import Patient
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
+from kubeup.machine.host import Host
 
 
 @frozen
@@ -105,10 +107,38 @@ LOOKS: tuple[Look, ...] = (
     Look("backups", "scheduled backups are made, and are there", look_at_backups),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look(
+        NAME,
+        DOES,
+        look_at_leftovers,
+        (
+            "kubelet-files",
+            "CRI",
+            "machine",
+            "manifests",
+            "chain",
+            "pod-network",
+            "load-balancer",
+            "rights",
+            "node",
+            "pod-tokens",
+        ),
+    ),
+    Look(
         "dns",
         "node and pods reach the cluster's DNS and API through their Services",
         look_at_dns,
-        ("kubelet-files", "CRI", "manifests", "chain", "pod-network", "load-balancer", "rights", "node", "pod-tokens"),
+        (
+            "kubelet-files",
+            "CRI",
+            "manifests",
+            "chain",
+            "pod-network",
+            "load-balancer",
+            "rights",
+            "node",
+            "pod-tokens",
+            NAME,
+        ),
     ),
     Look("tunnel", "the pod network's tunnel reaches the nodes behind routers, if there are any", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
@@ -135,12 +165,22 @@ _OF_SERVERS = frozenset({"chain", "manifests", "certificates", "etcd-alarms"})
 """The looks whose errors keep this node's own controllers from leading."""
 
 
+def with_pods(looks: Sequence[Look], changing: Host) -> tuple[Look, ...]:
+    """The same checks, of which the one of pods makes some through `changing`."""
+    prove = functools.partial(prove_pod_ways, changing=changing)
+    kept = tuple(dataclasses.replace(look, look=prove) if look.name == NAME else look for look in looks)
+    own = next(look for look in LOOKS if look.name == NAME)
+    return kept if any(look.name == NAME for look in looks) else (*looks, dataclasses.replace(own, look=prove))
+
+
 def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Finding]:
     """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails. What comes of an error of
     another check is said as such, once."""
     chosen = LOOKS if looks is None else looks
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        results = list(pool.map(functools.partial(_take_look, patient), chosen))
+        slowest_first = sorted(chosen, key=lambda look: look.name != NAME)
+        begun = {look: pool.submit(_take_look, patient, look) for look in slowest_first}
+    results = [begun[look].result() for look in chosen]
     notes: list[Finding] = []
     broken, twice = set[str](), set[str]()
     """The looks that found an error, and the static pods that have two manifests: whatever is wrong with these comes of that."""

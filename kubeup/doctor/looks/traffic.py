@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Optional
 
 from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import dns_service, probes
+from kubeup.cluster import dns_service, objects, probes
 from kubeup.diagnosis import container_trouble
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.looks import pod_wiring
@@ -25,6 +27,7 @@ from kubeup.network import (
     node_routes,
     pod_network,
     pod_view,
+    pod_walks,
     route_keeper,
     route_plan,
     step_aside,
@@ -199,22 +202,30 @@ def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Finding
     ways = _read_ways(patient, dns_address, name=name) if places else None
     for place in places:
         # a lost datagram is not a broken path, so try again
-        cut = ways and pod_view.find_cut(host, place, ways=ways) and pod_view.find_cut(host, place, ways=ways)
+        cut = ways and _find_cut(patient, place, ways=ways) and _find_cut(patient, place, ways=ways)
         if cut:
             yield Finding("dns", ERROR, str(cut), cut.remedy)
             return
 
 
+def _find_cut(patient: Patient, place: Path, *, ways: pod_view.Ways) -> Optional[Trouble]:
+    host, socket = patient.host, patient.config.node.cri_socket
+    rules = functools.partial(container_trouble.find_lost_rules, host, socket)
+    return pod_walks.find_cut(host, place, ways=ways, find_lost_rules=rules)
+
+
 def _read_ways(patient: Patient, dns_address: str, *, name: str) -> pod_view.Ways:
     """The Services, and their endpoints as far as this node's identity may read them."""
-    api_address, pods, server = "", [], ""
+    api_address, pods, servers = "", [], list[str]()
     with contextlib.suppress(KbError):
         api = open_api(patient)
-        server = api.server
+        servers = [api.server]
         service = api.get(kubeapi.path_of("Service", "kubernetes", namespace="default")) or {}
         api_address = str((service.get("spec") or {}).get("clusterIP") or "")
         pods = probes.read_dns_pods(api) if patient.is_control_plane else []
-    behind = (*pod_view.dns_pod_ways(pods, patient.config.node.name), *pod_view.server_ways(server))
+        servers += [f"https://{one}" for one in objects.read_api_servers(api)]
+    reached = (way for url in dict.fromkeys(servers) for way in pod_view.server_ways(url))
+    behind = (*pod_view.dns_pod_ways(pods, patient.config.node.name), *reached)
     return pod_view.Ways(name, pod_view.service_ways(dns_address, api_address), behind)
 
 

@@ -12,7 +12,7 @@ import pytest
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
 from kubeup.network import pod_view
-from kubeup.network.pod_view import Way, Ways
+from kubeup.network.pod_view import Way
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 
@@ -49,57 +49,6 @@ def make_host(*reached: Way, forward: str = "ACCEPT", has_chain: bool = True) ->
     host.answers["iptables -S FORWARD"] = f"-P FORWARD {forward}\n"
     host.answers["iptables -S KB-FORWARD"] = CommandResult((), 0 if has_chain else 1)
     return host
-
-
-@pytest.mark.parametrize(
-    ("reached", "forward", "words", "remedy"),
-    [
-        (
-            (API, SERVER),
-            "DROP",
-            "dropped where it is forwarded (the chain FORWARD of iptables has the policy DROP",
-            "iptables -S FORWARD",
-        ),
-        ((API, SERVER), "ACCEPT", "dropped where it is forwarded", "iptables -S FORWARD"),
-        ((), "ACCEPT", "it reaches nothing that was asked", "net.ipv4.ip_forward"),
-        (
-            (HERE, SERVER),
-            "ACCEPT",
-            "kube-proxy's rules here do not forward what pods send",
-            "crictl logs $(crictl ps -q --name kube-proxy)",
-        ),
-        ((HERE, SERVER, API), "ACCEPT", "kube-proxy's rules", "kube-proxy"),
-    ],
-)
-def test_the_link_that_broke_is_named(reached: tuple[Way, ...], forward: str, words: str, remedy: str) -> None:
-    cut = pod_view.find_cut(make_host(*reached, forward=forward), PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER)))
-    assert cut is not None
-    assert cut.what.startswith("a pod on this node does not reach the cluster's DNS at 10.96.0.10:53")
-    assert ("the API's Service at 10.96.0.1:443" in cut.what) is (API not in reached)
-    assert words in cut.cause and remedy in cut.remedy
-
-
-def test_dns_pods_beyond_the_node_are_the_way_between_nodes() -> None:
-    cut = pod_view.find_cut(make_host(API, SERVER), PLACE, ways=Ways(NAME, (DNS, API), (THERE, SERVER)))
-    assert cut is not None
-    assert "nor CoreDNS on cp2 at 10.244.1.5:53" in cut.what and "the way to the pods of the nodes" in cut.cause
-    assert "kb doctor" in cut.remedy
-
-
-def test_a_policy_that_kb_s_rules_make_up_for_is_no_cut() -> None:
-    host = make_host(DNS, API, HERE, SERVER, forward="DROP")
-    assert pod_view.find_cut(host, PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER))) is None
-
-
-def test_a_missing_rule_of_kb_s_is_told() -> None:
-    cut = pod_view.find_cut(make_host(forward="DROP", has_chain=False), PLACE, ways=Ways(NAME, (DNS,)))
-    assert cut is not None and "and no rule KB-FORWARD" in cut.cause
-
-
-def test_a_pod_that_ended_meanwhile_tells_nothing() -> None:
-    host = make_host()
-    host.answers["nsenter"] = CommandResult((), 1, stderr="cannot open /run/netns/x")
-    assert pod_view.find_cut(host, PLACE, ways=Ways(NAME, (DNS,))) is None
 
 
 def sandbox(path: str) -> dict[str, Any]:
