@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import pytest
+
+from kubeup.cluster import etcd
 from kubeup.doctor.looks import storage
 from kubeup.machine.http import HttpResponse
-from tests.unit.doctor.doctor_case import APISERVER, make_host, notes, remedies
+from tests.unit.doctor.doctor_case import APISERVER, make_host, make_patient, notes, remedies
 
 
 def test_an_external_etcd_is_judged_by_what_this_node_meets() -> None:
@@ -41,7 +45,64 @@ def test_a_slow_disk_is_told_by_etcd_s_own_count() -> None:
     ((level, text),) = notes(host, "disk")
     assert level == "warning"
     assert "the disk of /data/etcd is slow: one of 100 writes takes longer than 128 ms" in text
-    assert storage.read_fsync_p99_s("etcd_disk_wal_fsync_duration_seconds_count 5\n") is None
+    assert (
+        storage.read_p99_s("etcd_disk_wal_fsync_duration_seconds_count 5\n", "etcd_disk_wal_fsync_duration_seconds")
+        is None
+    )
+    commits = METRICS.replace("wal_fsync", "backend_commit").format(fast=10, fair=900, slow=995)
+    host.urls[url] = HttpResponse(200, (METRICS.format(fast=10, fair=900, slow=995) + commits).encode())
+    ((_, text),) = notes(host, "disk")
+    assert text.endswith(
+        "(etcd needs 10 ms), and one of 100 commits of the database takes longer than 128 ms (etcd needs 25 ms)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "hours", "says"),
+    [
+        (5, 1.5, "has changed 4 times in the 90 minutes since"),
+        (31, 24, "has changed 30 times in the 24 hours since"),
+        (31, 72, ""),
+        (4, 0.1, ""),
+    ],
+)
+def test_a_leader_that_changes_often(seen: int, hours: float, says: str) -> None:
+    host = make_host()
+    started = host.now().timestamp() - hours * 3600
+    text = f"etcd_server_leader_changes_seen_total {seen}\nprocess_start_time_seconds {started:.9e}\n"
+    host.urls["http://127.0.0.1:2381/metrics"] = HttpResponse(200, text.encode())
+    found = notes(host, "disk")
+    assert [level for level, _ in found] == (["warning"] if says else [])
+    assert all(says in text for _, text in found)
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("size", "used", "quota", "says"),
+    [
+        (900 * MIB, 300 * MIB, 0, "has 900 MiB, of which 300 are in use"),
+        (900 * MIB, 800 * MIB, 0, ""),
+        (90 * MIB, 9 * MIB, 0, ""),
+        (1800 * MIB, 1700 * MIB, 0, "with 2048 MiB (its quota) etcd takes no more writes"),
+        (1800 * MIB, 1700 * MIB, 8192 * MIB, ""),
+    ],
+)
+def test_a_file_of_etcd_that_is_large(size: int, used: int, quota: int, says: str) -> None:
+    """Every member is judged, by its own quota if it tells one."""
+    members = [etcd.Member("1", "cp1", (), ()), etcd.Member("2", "cp2", (), ())]
+    statuses = {
+        "1": etcd.Status("", db_size=MIB, db_in_use=MIB),
+        "2": etcd.Status("", db_size=size, db_in_use=used, db_quota=quota),
+    }
+    found = list(storage._judge_space(make_patient(make_host()), members, statuses=statuses))
+    assert [note.name for note in found] == (["etcd/space"] if says else [])
+    assert all(
+        says in note.text and "on cp2" in note.text and note.remedy.startswith("kb etcd defrag") for note in found
+    )
+    alarmed = dataclasses.replace(statuses["2"], trouble="alarm:NOSPACE")
+    assert not list(storage._judge_space(make_patient(make_host()), members, statuses={**statuses, "2": alarmed}))
 
 
 def test_an_alarm_of_etcd_is_told_by_itself() -> None:
