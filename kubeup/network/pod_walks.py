@@ -130,7 +130,8 @@ class Walk:
         by_node = [one for one in silent if self.from_node.get(one.question)]
         same = next((cut_off[one.node] for one in silent if one.node in cut_off), None)
         if not goal.behind:
-            cause, remedy = goal.if_none
+            drops = forwarding.describe_drops(self.host)
+            cause, remedy = self._say_stays("what pods send is dropped here", drops) if drops else goal.if_none
         elif not silent:
             cause, remedy = self._explain_service()
         elif same is not None:
