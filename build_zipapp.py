@@ -442,6 +442,7 @@ WITHOUT_BYTECODE = tuple(
             "backup",
             "bundle",
             "certs",
+            "closing_look",
             "config_",
             "doctor",
             "drift",

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
-from kubeup.errors import HostError, KbError, UsageError
+from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
 with lazily:
     from kubeup.airgap import oci_layout
     from kubeup.cluster import api, node_events
+    from kubeup.commands import closing_look
     from kubeup.config import load_init
     from kubeup.doctor import node_files
     from kubeup.engine import run, runner, state
@@ -301,7 +302,13 @@ class Launch:
             state=node_state,
             keeps_journal=keeps_journal and self.call.program.keeps_state,
         )
-        return worker.run(ctx, only=only, skip=skip)
+        try:
+            return worker.run(ctx, only=only, skip=skip)
+        except ClusterError as error:
+            is_own = self.call.program.keeps_state and self.call.command.workflow in closing_look.WORKFLOWS
+            if is_own and self.local.is_live and not self.is_dry:
+                closing_look.explain_failure(self.local, error)
+            raise
 
     def print_result(self, result: RunResult, *, more: Optional[Mapping[str, Any]] = None) -> None:
         """more: fields of the command's own, for -o json and yaml."""

@@ -24,6 +24,7 @@ from kubeup.paths import Paths
 with lazily:
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import eviction, membership
+    from kubeup.commands import closing_look
     from kubeup.config import load_init, types
     from kubeup.doctor import foreign_node, node_files
     from kubeup.engine import run
@@ -127,6 +128,8 @@ def _upgrade(launch: Launch, *, version: str, plan: Optional[Path] = None) -> in
             _check_plan(launch, node_state, plan=plan, version=version)
         ctx = dataclasses.replace(make_run(launch, node_state, version=version), goes_on=goes_on)
         result = _work(launch, ctx, node_state=node_state)
+    if not launch.is_dry:
+        closing_look.warn_of_pods(launch.local, call.report)
     launch.print_result(result)
     if call.output == "text" and not launch.is_dry:
         left = list(result.results.remaining or ())
