@@ -47,8 +47,8 @@ def doctor(call: Invocation) -> int:
         if note.remedy:
             call.tell(f"{'':<7}  {'':<{width}}  remedy: {_on_one_line(note.remedy)}")
     warnings = sum(note.level == "warning" for note in notes)
-    but = ", but for pods that were made and are gone again" if call.flags.get("probe-pods") else ""
-    call.print(f"{len(errors)} errors, {warnings} warnings; nothing was changed{but}")
+    what = "nothing but pods of the proof" if call.flags.get("probe-pods") else "nothing"
+    call.print(f"{len(errors)} errors, {warnings} warnings; {what} was changed")
     return UNFIT if errors else 0
 
 
