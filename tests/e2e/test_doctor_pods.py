@@ -69,9 +69,7 @@ def test_pods_that_are_well_and_are_gone_again(pair: Pair) -> None:
     assert "0 errors" in told and "nothing but pods of the proof was changed" in told
     assert "pod-ways" in cp1.run("python3 kb.pyz doctor --cluster --probe-pods").stdout
     told = cp1.run("python3 kb.pyz doctor").stdout
-    assert (
-        "not proven: what a new pod gets and reaches, since none was made: python3 kb.pyz doctor --probe-pods" in told
-    )
+    assert "not proven: what a new pod gets and reaches, since none was made: kb doctor --probe-pods" in told
 
 
 def test_a_worker_needs_a_kubeconfig(pair: Pair) -> None:
@@ -90,7 +88,7 @@ BREAKS = {
     ),
     "a rule there": (
         1, "iptables -I FORWARD 1 -s 10.244.0.0/24 -j DROP", "iptables -D FORWARD -s 10.244.0.0/24 -j DROP",
-        "pods of node w1", "what pods send there leaves this machine, and nothing comes back", "on that machine: python3 kb.pyz doctor --probe-pods",
+        "pods of node w1", "what pods send there leaves this machine, and nothing comes back", "on that machine: kb doctor --probe-pods",
     ),
     "nftables here": (
         0, "nft add table inet x; nft 'add chain inet x f { type filter hook forward priority 10; }'; nft add rule inet x f ip daddr 10.244.1.0/24 drop",
