@@ -212,8 +212,9 @@ def fill_disk(node: Node, *, leave_mib: int = 0) -> None:
 
 
 def filling(leave_mib: int = 0) -> str:
-    """For the shell: take all but this much of the disk."""
-    return f"fallocate -l $(( $(df --output=avail -k {DISK} | tail -n 1) - {leave_mib} * 1024 ))K {DISK}/filler"
+    """For the shell: take all but this much of the disk. Where somebody else takes some in the same moment, fallocate takes none."""
+    take = f"fallocate -l $(( $(df --output=avail -k {DISK} | tail -n 1) - {leave_mib} * 1024 ))K {DISK}/filler"
+    return f"for _ in 1 2 3 4 5 6 7 8 9; do {take} && break; sleep 0.1; done"
 
 
 def free_disk(node: Node) -> None:

@@ -13,7 +13,7 @@ from .lab.control_planes import check_members
 from .lab.node import Node, wait_until
 from .lab.static_pods import SLOW, is_out, list_left, meddle, read_manifests, read_running, read_stored
 from .test_join_load_balancer import wait_servers
-from .test_static_pods import filling, free_disk, make_control_plane, make_three, told
+from .test_static_pods import DISK, filling, free_disk, make_control_plane, make_three, told
 from .test_upgrade import APPLY, BACK_S, check_as_before, check_version, edit_config, offer
 from .test_upgrade_attacked import NEXT, await_end, begun, start_all
 
@@ -52,6 +52,7 @@ def test_an_etcd_that_does_not_start_and_a_full_disk(make_node: MakeNode, kb_pyz
     )
     told(ended)
     found = read_manifests(node)
+    assert int(node.run(f"stat -c %s {DISK}/filler").stdout) > 0, "the disk was not filled"
     free_disk(node)
     is_new = all(f":{version}" in text for name, text in found.items() if name != "etcd")
     assert is_new or found == texts, "half of each"
