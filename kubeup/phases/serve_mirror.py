@@ -233,7 +233,8 @@ def _judge_certificate(ctx: Run) -> str:
     left_s = (certificates.not_after(chain[0]) - ctx.host.now()).total_seconds()
     lifetime_s = (certificates.not_after(ca.cert) - ctx.host.now()).total_seconds()
     is_due = left_s <= RENEW_BEFORE_S and left_s <= lifetime_s - 86400
-    return f"{cert_path} expires in {left_s / 86400:.0f} days" if is_due else ""
+    when = f"expires in {left_s / 86400:.0f} days" if left_s > 0 else "has expired"
+    return f"{cert_path} {when}" if is_due else ""
 
 
 def _own_tls(ctx: Run) -> Tls:

@@ -72,10 +72,10 @@ def read_metric(node: Node, name: str) -> int:
 
 
 def expire_mirror(node: Node) -> None:
-    """Have the node's mirror present a certificate that ended yesterday, from the right authority."""
+    """Have the node's mirror present a certificate that ended yesterday, from the right authority and for the same names."""
     node.run(
         "cd /etc/kubernetes/pki && openssl req -new -key kb-mirror.key -subj /CN=kb-mirror -out /tmp/m.csr && "
-        f"printf 'subjectAltName=IP:{node.address}' >/tmp/m.ext && "
+        "openssl x509 -in kb-mirror.crt -noout -ext subjectAltName | sed -n '2s/IP Address:/IP:/g; 2s/^ */subjectAltName=/p' >/tmp/m.ext && "
         "openssl x509 -req -in /tmp/m.csr -CA ca.crt -CAkey ca.key -days -1 -extfile /tmp/m.ext -out kb-mirror.crt && "
         "systemctl restart kb-mirror"
     )
