@@ -129,7 +129,9 @@ class Walk:
         silent = [one for one in goal.behind if not self.from_pod.get(one.question)]
         by_node = [one for one in silent if self.from_node.get(one.question)]
         same = next((cut_off[one.node] for one in silent if one.node in cut_off), None)
-        if not goal.behind:
+        if not any(self.from_pod.values()) and any(self.from_node.values()):
+            cause, remedy = self._explain_nothing()
+        elif not goal.behind:
             drops = forwarding.describe_drops(self.host)
             cause, remedy = self._say_stays("what pods send is dropped here", drops) if drops else goal.if_none
         elif not silent:
@@ -151,6 +153,14 @@ class Walk:
                 cause, remedy = self._explain_drop(one.question, is_here=one.is_here)
                 share = f", to which one of {len(goal.behind)} questions to {goal.what} goes"
                 yield Lost(_UNREACHED, one.what + share, cause, remedy)
+
+    def _explain_nothing(self) -> tuple[str, str]:
+        rules = (self._find_rule(question) for question, answer in self.from_node.items() if answer)
+        rule = next(filter(None, rules), "")
+        if rule:
+            return _say_dropped(rule), _say_removal(rule)
+        cause = "it reaches nothing that was asked, and this node does: what pods send, or its answer, is dropped here"
+        return self._say_stays(cause, forwarding.describe_drops(self.host))
 
     def _explain_service(self) -> tuple[str, str]:
         rules = self.find_lost_rules()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
 from kubeup.engine.run import Run
-from kubeup.errors import HostError
+from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.phases.waits import Wait
 from kubeup.trouble import Trouble
@@ -54,7 +56,15 @@ def find_pod_cut(ctx: Run, place: Path, *, ways: pod_view.Ways) -> Optional[Trou
     def find_lost_rules() -> Optional[Trouble]:
         return container_trouble.find_lost_rules(ctx.host, ctx.config.node.cri_socket)
 
-    return pod_walks.find_cut(ctx.host, place, ways=ways, find_lost_rules=find_lost_rules)
+    cut = pod_walks.find_cut(ctx.host, place, ways=ways, find_lost_rules=find_lost_rules)
+    if cut is None:
+        return None
+    servers: tuple[str, ...] = ()
+    with contextlib.suppress(KbError):  # what is known has to do
+        servers = objects.read_api_servers(ctx.api)
+    more = [way for server in servers for way in pod_view.server_ways(f"https://{server}") if way not in ways.behind]
+    known = dataclasses.replace(ways, behind=(*ways.behind, *more))
+    return pod_walks.find_cut(ctx.host, place, ways=known, find_lost_rules=find_lost_rules) if more else cut
 
 
 def first_pod(ctx: Run) -> Optional[Path]:
@@ -70,6 +80,4 @@ def plan_ways(ctx: Run, dns_address: str, *, behind: Iterable[pod_view.Way] = ()
     """The Services of the cluster's DNS (unless its address is "") and API, and their known endpoints."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     services = pod_view.service_ways(dns_address, ctx.config.cluster.service_address(1))
-    servers = (f"https://{server}" for server in objects.read_api_servers(ctx.api))
-    urls = dict.fromkeys((ctx.api.server, *servers))
-    return pod_view.Ways(name, services, (*behind, *(way for url in urls for way in pod_view.server_ways(url))))
+    return pod_view.Ways(name, services, (*behind, *pod_view.server_ways(ctx.api.server)))

@@ -35,7 +35,7 @@ from tests.unit.network.test_pod_view import API, DNS, HERE, NAME, PLACE, SERVER
             "this node itself reaches it, so what pods send, or its answer, is dropped here",
             "iptables -S FORWARD",
         ),
-        ((), "ACCEPT", "what is sent with pods' addresses is lost: here, on the way", "iptables -S INPUT"),
+        ((), "ACCEPT", "it reaches nothing that was asked, and this node does", "iptables -S INPUT"),
         (
             (HERE, SERVER),
             "ACCEPT",

@@ -46,7 +46,7 @@ def test_a_node_whose_pods_reach_nothing_is_not_ready(tmp_path: Path) -> None:
     assert caught.value.what.startswith(
         "a pod on this node does not reach the cluster's DNS at 10.96.0.10:53 nor the API's Service"
     )
-    assert "dropped where it is forwarded" in caught.value.cause and "iptables -S FORWARD" in caught.value.remedy
+    assert "it reaches nothing that was asked" in caught.value.cause and "iptables -S FORWARD" in caught.value.remedy
     assert ctx.host.monotonic() - started < 90
     assert "(still waiting)" in str(ctx.report.notes)
     assert {(kind, address, port) for kind, address, port, _ in asked} >= {("udp", "10.96.0.10", 53), ("tcp", "10.96.0.1", 443), ("tcp", "10.0.0.11", 6443)}  # fmt: skip
