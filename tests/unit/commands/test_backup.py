@@ -15,6 +15,7 @@ import pytest
 
 import kb
 from kubeup.backup import archive
+from kubeup.doctor import node_files
 from kubeup.errors import Interrupted
 from kubeup.machine.filters import ProgramFailed
 from kubeup.machine.host import Argv, shown_argv
@@ -231,7 +232,9 @@ def test_what_a_killed_one_left_is_removed(node: Node) -> None:
 
 
 def test_a_worker_is_refused(node: Node, capsys: Any) -> None:
-    node.remove(Paths().manifest("kube-apiserver"))
+    for name in node_files.COMPONENTS:
+        node.remove(Paths().manifest(name))
+    node.remove(Paths().pki / "apiserver.crt")
     told = refused(node, capsys, "-o", str(FILE), code="not-a-control-plane")
     assert "a worker holds nothing of the cluster" in told
 
