@@ -405,6 +405,8 @@ _OPTIONS = (
 )
 FILES["/boot/config-6.1.0-9-amd64"] = "".join(f"CONFIG_{name}=y\n" for name in _OPTIONS.split())
 SAID = {
+    "systemctl show containerd --property MainPID --value": "0\n",
+    "containerd config dump": "",
     # what programs say that only look; {address} is the machine's
     "ip -json addr": '[{"ifname": "eth0", "flags": ["UP"], "addr_info": [{"local": "{address}", "prefixlen": 24, "scope": "global"}]}]',
     "ip -json address show": '[{"ifname": "eth0", "mtu": 1500, "flags": ["UP"], "addr_info": [{"local": "{address}", "prefixlen": 24, "scope": "global"}]}]',

@@ -243,10 +243,11 @@ def test_a_node_that_went_away_and_a_controller_manager_that_does_not_lead(cp1: 
         (note,) = [note for note in examine(cp1)["cluster"] if "w1" in note["text"]]
         assert note["level"] == "warning" and note["text"].startswith("node w1 is not Ready: ")
         cp1.run(f"kill -STOP {pid}")
-        found = [note["text"] for note in examine(cp1)["cluster"]]
-        assert any(
-            text.startswith("no kube-controller-manager leads: cp1 has not renewed its lease") for text in found
-        ), found
+        found = examine(cp1)
+        assert "kube-controller-manager is not healthy" in only_error(found, "chain/probe")["text"]
+        told = [note["text"] for note in found["cluster"]]
+        follows = "because of that: no kube-controller-manager leads: cp1 has not renewed its lease"
+        assert any(text.startswith(follows) for text in told), told
     finally:
         cp1.run(f"kill -CONT {pid}", check=False)
         cp1.kubectl("delete node w1")
