@@ -177,10 +177,7 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails. What comes of an error of
     another check is said as such, once."""
     chosen = LOOKS if looks is None else looks
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        slowest_first = sorted(chosen, key=lambda look: look.name != NAME)
-        begun = {look: pool.submit(_take_look, patient, look) for look in slowest_first}
-    results = [begun[look].result() for look in chosen]
+    results = _take_all(patient, chosen)
     notes: list[Finding] = []
     broken, twice = set[str](), set[str]()
     """The looks that found an error, and the static pods that have two manifests: whatever is wrong with these comes of that."""
@@ -200,6 +197,17 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
         }
         notes.extend(found)
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
+
+
+def _take_all(patient: Patient, looks: Sequence[Look]) -> list[list[Finding]]:
+    slowest_first = sorted(looks, key=lambda look: look.name != NAME)
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        begun = {look: pool.submit(_take_look, patient, look) for look in slowest_first}
+        return [begun[look].result() for look in looks]
+    finally:
+        # who is interrupted waits for the proof that has made pods: it removes them
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _take_look(patient: Patient, look: Look) -> list[Finding]:

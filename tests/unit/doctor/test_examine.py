@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import Finding
-from kubeup.doctor.looks import table
+from kubeup.doctor.looks import pod_ways, table
+from kubeup.doctor.node_files import Patient
+from kubeup.errors import Interrupted
 from tests.unit.doctor.doctor_case import make_host, make_patient
 
 
@@ -35,6 +41,33 @@ def test_a_note_is_written_under_these_names_in_this_order() -> None:
     note = Finding("disk", "warning", "etcd's disk is slow", "give it a faster one")
     written = '{"look": "disk", "level": "warning", "text": "etcd\'s disk is slow", "remedy": "give it a faster one"}'
     assert json.dumps(table.as_dict(note)) == written
+
+
+def test_who_is_interrupted_waits_for_what_was_made_to_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kb ends by the signal, and no thread outlives that: the pods of the proof would stay."""
+    removed = threading.Event()
+    proves = threading.Event()
+
+    def prove(patient: Patient) -> Iterator[Finding]:
+        proves.set()
+        time.sleep(0.5)
+        removed.set()
+        yield from ()
+
+    def interrupt(number: int, frame: object) -> None:
+        assert proves.is_set()
+        raise Interrupted(number)
+
+    monkeypatch.setattr(table, "LOOKS", (table.Look(pod_ways.NAME, "pods reach", prove),))
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(Interrupted):
+            table.examine(make_patient(make_host()))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    assert removed.is_set()
 
 
 def test_what_comes_of_an_error_is_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
