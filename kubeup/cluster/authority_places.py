@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 from cryptography import x509
 
+from kubeup.addresses import host_of, port_of
 from kubeup.cluster.account_tokens import ROOT_CA
 from kubeup.cluster.api import Api, ApiRefused, Object, path_of
 from kubeup.cluster.objects import PUBLIC, apply_cluster_info
@@ -187,9 +188,8 @@ def read_server(api: Api, bundle: Bundle) -> Optional[x509.Certificate]:
 def _find_place(api: Api, client: Mapping[str, Any]) -> Optional[tuple[str, int]]:
     url, service = str(client.get("url") or ""), client.get("service") or {}
     if url.startswith("https://"):
-        host, _, port = url[8:].partition("/")[0].partition("]" if url[8:].startswith("[") else ":")
-        number = port.lstrip(":")
-        return host.strip("[]"), int(number) if number.isdecimal() else 443
+        place = url[8:].partition("/")[0]
+        return host_of(place), port_of(place, 443)
     if not service.get("name"):
         return None
     found = api.get(path_of("Service", str(service["name"]), namespace=str(service.get("namespace") or "default")))

@@ -39,7 +39,7 @@ def explain_silence(api: Api, servers: Sequence[str], *, reads_pods: bool) -> Op
 
 def _explain_pods(api: Api, selector: Mapping[str, str]) -> Optional[Trouble]:
     pods = api.list(path_of("Pod", namespace=objects.SYSTEM))
-    chosen = [pod for pod in pods if _matches(pod, selector)]
+    chosen = [pod for pod in pods if _chooses(selector, fit_what_does(pod, _POD)["metadata"]["labels"])]
     if not chosen:
         return _explain_none(api, selector)
     if any(probes.node_condition(pod)[0] == "True" for pod in chosen):
@@ -57,8 +57,8 @@ def _explain_pods(api: Api, selector: Mapping[str, str]) -> Optional[Trouble]:
     )
 
 
-def _matches(pod: Mapping[str, Any], selector: Mapping[str, str]) -> bool:
-    labels = fit_what_does(pod, _POD)["metadata"]["labels"]
+def _chooses(selector: Mapping[str, str], labels: Mapping[str, Any]) -> bool:
+    """Whether a Service with this selector leads to pods with these labels; without one it leads to none."""
     return bool(selector) and all(labels.get(key) == value for key, value in selector.items())
 
 
@@ -72,7 +72,7 @@ def _explain_none(api: Api, selector: Mapping[str, str]) -> Trouble:
         "spec!": {"replicas": int, "template!": {"metadata!": {"labels!": {str: str}}}},
     }
     rows = [fit_what_does(one, shape) for one in deployments]
-    fitting = [one for one in rows if _has(one, selector)]
+    fitting = [one for one in rows if _chooses(selector, one["spec"]["template"]["metadata"]["labels"])]
     if not fitting:
         others = [one["metadata"]["name"] for one in rows if one["metadata"]["name"] in ("coredns", "kube-dns")]
         cause = f"the pods of Deployment {others[0]} have other labels" if others else "no Deployment makes such pods"
@@ -89,8 +89,3 @@ def _explain_none(api: Api, selector: Mapping[str, str]) -> Trouble:
         f"Deployment {name} has none of its {replicas} pods",
         f"kubectl -n {objects.SYSTEM} describe deployment,replicaset",
     )
-
-
-def _has(deployment: Mapping[str, Any], selector: Mapping[str, str]) -> bool:
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
-    return bool(selector) and all(labels.get(key) == value for key, value in selector.items())

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from kubeup.addresses import host_of, port_of
 from kubeup.cluster import etcd
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazily
@@ -125,8 +126,7 @@ def _try_pair(client: etcd.Etcd, pair: Pair) -> str:
 def _find_other_signer(client: etcd.Etcd, work: Work) -> str:
     """Whether the member shows a certificate of another authority than the stage's, in words; "" if it does not, or it cannot be seen."""
     place = client.endpoints[0].partition("://")[2].partition("/")[0]
-    host, _, port = place.rpartition(":")
-    pem = client.host.served_cert(host.strip("[]"), int(port or 2379))
+    pem = client.host.served_cert(host_of(place), port_of(place, 2379))
     shown = certificates.parse_shown(pem) if pem else ()
     signer = rotated_pairs.holder_of_key(work.stage, former=work.former, following=work.following)
     if shown and not certificates.is_issued_by(shown[0], signer.cert):

@@ -80,7 +80,7 @@ def _judge_client_authority(patient: Patient) -> Findings:
     host = patient.host
     path = (patient.config.kubelet.get("authentication") or {}).get("x509") or {}
     trusted = Path(str(path.get("clientCAFile") or patient.paths.pki / "ca.crt"))
-    own, authorities = _read_own_cert(patient), _read_certs(host, trusted)
+    (own, _), authorities = _read_own(patient), _read_certs(host, trusted)
     if own is None or not authorities or any(certificates.is_issued_by(own, one) for one in authorities):
         return
     text = f"{trusted} is not the authority that signed this node's own certificate: the kubelet turns the API servers away (kubectl logs and exec)"
@@ -91,23 +91,22 @@ def _judge_client_authority(patient: Patient) -> Findings:
 def trusts_another_cluster(patient: Patient) -> bool:
     """Whether the authority in the kubeconfig did not sign the kubelet's own certificate. In a cluster whose servers have an authority of their
     own that is no fault, so it explains a handshake that fails, and proves nothing by itself."""
-    path = patient.paths.kubeconfig("kubelet.conf")
+    own, ca_pem = _read_own(patient)
     try:
-        found = kubeconfig.read_kubeconfig(patient.host.read_text(path), host=patient.host, path=path)
-        authorities = certificates.parse_certs(found.ca_pem)
-    except (KbError, ValueError):
+        authorities = certificates.parse_certs(ca_pem)
+    except ValueError:
         return False
-    own = _read_own_cert(patient)
     return own is not None and not any(certificates.is_issued_by(own, one) for one in authorities)
 
 
-def _read_own_cert(patient: Patient) -> Optional[Any]:
+def _read_own(patient: Patient) -> tuple[Optional[Any], str]:
+    """The kubelet's certificate, None if it cannot be read, and the authorities in its kubeconfig (PEM)."""
     path = patient.paths.kubeconfig("kubelet.conf")
     try:
         found = kubeconfig.read_kubeconfig(patient.host.read_text(path), host=patient.host, path=path)
     except KbError:
-        return None
-    return next((cert for _, cert in parse_first(path, found.client_cert_pem)), None)
+        return None, ""
+    return next((cert for _, cert in parse_first(path, found.client_cert_pem)), None), found.ca_pem
 
 
 def _read_certs(host: Any, path: Path) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.addresses import join_host_port
+from kubeup.addresses import host_of, join_host_port, port_of
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import objects, probe_pods, probes
 from kubeup.cluster.api import Api, path_of
@@ -294,7 +294,7 @@ def _find_goals(proof: _Proof, families: set[bool]) -> tuple[Goal, ...]:
     service = proof.api.get(path_of("Service", "kubernetes", namespace="default")) or {}
     spec = service.get("spec") or {}
     own = {address: name for name, node in proof.nodes.items() for address in _addresses_of(node)}
-    servers = [Question("tcp", *_split(text)) for text in objects.read_api_servers(proof.api)]
+    servers = [Question("tcp", host_of(text), port_of(text)) for text in objects.read_api_servers(proof.api)]
     backends = tuple(
         Backend(f"API server {_say(one)}", one, own.get(one.address, ""), is_here=own.get(one.address) == proof.own)
         for one in servers
@@ -315,11 +315,6 @@ def _find_goals(proof: _Proof, families: set[bool]) -> tuple[Goal, ...]:
             question = Question(kind, address, 53)
             goals.append(Goal(f"the cluster's DNS at {_say(question)} by {by}", question, behind, if_none))
     return tuple(goal for goal in goals if (":" in goal.question.address) in families)
-
-
-def _split(text: str) -> tuple[str, int]:
-    address, _, port = text.rpartition(":")
-    return address.strip("[]"), int(port)
 
 
 def _say(question: Question) -> str:

@@ -92,7 +92,7 @@ def _judge_addresses(patient: Patient, folder: Path, *, cidrs: list[str], config
 
 
 def _find_leaked(patient: Patient, folder: Path, *, addresses: list[str]) -> list[str]:
-    """The addresses whose sandbox the runtime does not know; [] if it does not say. Only a hundred files are read."""
+    """The addresses whose sandbox the runtime does not know; [] if it does not say."""
     argv = crictl.crictl_argv(patient.config.node.cri_socket, "pods", "-q", "--no-trunc")
     answer = patient.host.query(argv, timeout_s=15)
     if not answer.ok:

@@ -48,6 +48,19 @@ class Look:
     """The findings whose errors bring about what this one finds, by their names or the first part of these."""
 
 
+_BELOW_PODS = (
+    "kubelet-files",
+    "CRI",
+    "manifests",
+    "chain",
+    "pod-network",
+    "load-balancer",
+    "rights",
+    "node",
+    "pod-tokens",
+)
+"""What breaks the ways of every pod on this node."""
+
 LOOKS: tuple[Look, ...] = (
     Look("kubelet-files", "the files are there from which the kubelet starts", look_at_kubelet_files),
     Look("checks", "this machine is fit for Kubernetes", look_at_checks, ("kubelet-files",)),
@@ -110,35 +123,13 @@ LOOKS: tuple[Look, ...] = (
         NAME,
         DOES,
         look_at_leftovers,
-        (
-            "kubelet-files",
-            "CRI",
-            "machine",
-            "manifests",
-            "chain",
-            "pod-network",
-            "load-balancer",
-            "rights",
-            "node",
-            "pod-tokens",
-        ),
+        (*_BELOW_PODS, "machine"),
     ),
     Look(
         "dns",
         "node and pods reach the cluster's DNS and API through their Services",
         look_at_dns,
-        (
-            "kubelet-files",
-            "CRI",
-            "manifests",
-            "chain",
-            "pod-network",
-            "load-balancer",
-            "rights",
-            "node",
-            "pod-tokens",
-            NAME,
-        ),
+        (*_BELOW_PODS, NAME),
     ),
     Look("tunnel", "the pod network's tunnel reaches the nodes behind routers, if there are any", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
