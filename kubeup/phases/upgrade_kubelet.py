@@ -251,8 +251,8 @@ def spared(run: UpgradeRun, *, leaves_minor: bool) -> Iterator[None]:
     with turn.hold([run], work="swapping"):
         if has_etcd:
             static_pods_swap.check_quorum(run)
-        around.leave()
-        try:
+        try:  # what leaves the balancers has to come back, also where a command of the user's fails half-way
+            around.leave()
             if has_etcd:
                 order.lead_away(run)
             yield

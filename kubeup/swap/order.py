@@ -100,7 +100,9 @@ class Order:
         if "etcd" in names:
             names.add(SERVER)
         try:
+            self._wake_other("etcd")
             self._bring_back_servers(names & set(self.swap.names))
+            self._wake_other(SERVER)  # before the controllers, of which some end without it
             self._bring_back([self.swap.pod(name) for name in wake.CONTROLLERS if name in names])
         except KbError:
             self._leave_none_out()
@@ -117,6 +119,11 @@ class Order:
     def _wait_back(self, pods: Iterable[Pod]) -> None:
         for pod in pods:
             self._wait_again(pod.name, pod.former, timeout_s=BACK_S)
+
+    def _wake_other(self, name: str) -> None:
+        """Have a server of this node that is none of the pods of this swap serve again, if a full disk has ended it."""
+        if name not in self.swap.names and self.run.host.exists(self.run.paths.manifest(name)):
+            wake.wake_server(self.run, name)
 
     def _leave_none_out(self) -> None:
         """Give the kubelet back what is out: it starts by itself when its cause is over, a network that is away for example. Not etcd,

@@ -40,6 +40,7 @@ WATCH_S, SERVES_S = 10.0, 5.0
 LEAD_S = 40.0
 """How long the only controller-manager or scheduler may take to lead: the former lease may have to run out first."""
 LEADERS = ("kube-controller-manager", "kube-scheduler")
+SERVERS = ("etcd", "kube-apiserver")
 POLL_S = 0.2
 RUNTIME_S = 60.0
 """How long the runtime may take to say which containers there are: a busy machine's answers late."""
@@ -60,12 +61,22 @@ class NotProven(ClusterError):
 # ---- one pod
 
 
-def wait_until_works(run: Run, name: str, *, text: str, known: Collection[str] = (), timeout_s: float = START_S) -> str:
-    """Wait until the pod of this manifest serves; return its container's ID. known: containers of before.
+def wait_until_works(
+    run: Run,
+    name: str,
+    *,
+    text: str,
+    known: Collection[str] = (),
+    timeout_s: float = START_S,
+    last_resort_s: float = LAST_RESORT_S,
+) -> str:
+    """Wait until the pod of this manifest serves; return its container's ID. known: containers of before. last_resort_s: without a container
+    for so long the kubelet is restarted, if timeout_s is longer than START_S.
 
     Raises NotProven (static-pod-not-working) with the first cause: an exit is one at once.
     """
     start = _Start(run, name, text=text, known=frozenset(known), timeout_s=timeout_s)
+    start.restarts_after = last_resort_s if timeout_s > START_S else None
     longest_s = start.deadline + manifests.KUBELET_S
     missing, elapsed = watch(run.host, start.look, timeout_s=longest_s, is_over=start.is_over, poll_s=POLL_S)
     if missing:
@@ -86,7 +97,7 @@ class _Start:
         self.trouble: Optional[Trouble] = None
         self.has_exited = False
         self._nudged = self._looked = self._asked = 0.0
-        self._may_restart = timeout_s > START_S
+        self.restarts_after: Optional[float] = None
 
     def look(self) -> str:
         newest = find_newest(self.run, self.name, known=self.known)
@@ -111,16 +122,17 @@ class _Start:
         if not self.container and elapsed - self._nudged > NUDGE_S:
             self._nudged = elapsed
             manifests.nudge(self.run, self.name)
-        if elapsed > CAUSE_AFTER_S and elapsed - self._looked > CAUSE_EVERY_S:
+        self.trouble = self.trouble or find_fallen(self.run)
+        if self.trouble is None and elapsed > CAUSE_AFTER_S and elapsed - self._looked > CAUSE_EVERY_S:
             self._looked = elapsed
             link = self._find_link(missing)
             self.trouble = link if link is not None and link.is_final else None
         return self.trouble is not None
 
     def _restart_kubelet(self, elapsed: float) -> bool:
-        if self.container or not self._may_restart or elapsed < LAST_RESORT_S:
+        if self.container or self.restarts_after is None or elapsed < self.restarts_after:
             return False
-        self._may_restart = False
+        self.restarts_after = None
         self.run.report.note(f"the kubelet has not started {self.name} for {elapsed:.0f} s: restarting the kubelet")
         services.run(self.run.host, "restart", unit="kubelet")
         return True
@@ -180,6 +192,20 @@ def _find_full_disk(run: Run) -> Optional[Trouble]:
         if free < FULL:
             remedy = f"make space: du -xh {place} | sort -h | tail"
             return Trouble(f"{place} has {free >> 20} MiB of free space", "no pod can be started without some", remedy)
+    return None
+
+
+def find_fallen(run: Run) -> Optional[Trouble]:
+    """The full disk that has ended etcd or the API server of this node, which no swap had to touch for that: until there is space, each of
+    its next starts ends too, and the kubelet delays each for twice as long as the last. The way back has space to give. None if both run,
+    or are out."""
+    full = _find_full_disk(run)
+    if full is None:
+        return None
+    for name in SERVERS:
+        newest = find_newest(run, name) if run.host.exists(run.paths.manifest(name)) else None
+        if newest is not None and newest.state == "exited":
+            return Trouble(f"{name} has ended: {full.what}", "it cannot work without some", full.remedy)
     return None
 
 
@@ -399,6 +425,8 @@ def watch_all(run: Run, containers_of: Mapping[str, str]) -> None:
 
     def is_over(_: str, elapsed: float) -> bool:
         run.report.waiting(f"watching {', '.join(containers_of)}: {elapsed:.0f} s of {WATCH_S:.0f} s")
+        fallen = find_fallen(run)
+        bad.extend([fallen] if fallen is not None else [])
         return bool(bad) or (elapsed > WATCH_S and not is_silent)
 
     began = run.host.monotonic()
@@ -433,7 +461,7 @@ def wait_for_lead(run: Run, before: Mapping[str, str], *, first: Mapping[str, st
     of a former one on this node has to run out. first: their renewals some seconds ago (read_renewals): the lease of a dead one stands
     still. is_only: there is no other, so wait until it leads.
 
-    Raises NotProven (static-pod-not-working) if the only one does not lead in time."""
+    Raises NotProven (static-pod-not-working) if the only one does not lead in time, or none can since the disk is full."""
     found = dict.fromkeys(before, "")
 
     def look() -> str:
@@ -446,11 +474,14 @@ def wait_for_lead(run: Run, before: Mapping[str, str], *, first: Mapping[str, st
 
     def is_over(missing: str, elapsed: float) -> bool:
         run.report.waiting(f"{missing} to lead: {elapsed:.0f} s of {longest_s:.0f} s")
-        return False
+        return find_fallen(run) is not None
 
     leading: list[Leading] = []
     longest_s = LEAD_S * patience.find_patience(run.host) if is_only else 0.0
     missing, _ = watch(run.host, look, timeout_s=longest_s, is_over=is_over, poll_s=0.5)
+    fallen = find_fallen(run) if missing else None
+    if fallen is not None:
+        raise _not_proven(fallen)
     if missing and is_only:
         late = missing.split(", ")[0]
         held = f"its lease is held by {found[late] or 'nobody'}"

@@ -502,6 +502,24 @@ def test_an_api_server_that_the_new_kubelet_starts_again_is_out_of_the_balancers
     assert not is_spared or told[-1] == "rejoin"
 
 
+def test_a_users_command_that_fails_before_the_stop_is_followed_by_the_one_that_takes_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may have taken the API server out of a balancer by half."""
+    told = watch_surroundings(monkeypatch)
+
+    def leave() -> None:
+        told.append("leave")
+        raise HostError("the command of --before-stop ended", cause="x", remedy="x", code="users-command-failed")
+
+    around = order.Surroundings(lambda: False, leave, lambda: told.append("rejoin"))
+    monkeypatch.setattr(static_pods_swap, "find_surroundings", lambda run, **more: around)
+    run = as_control_plane(make_worker())
+    with pytest.raises(HostError), upgrade_kubelet.spared(run, leaves_minor=True):
+        told.append("work")
+    assert told == ["hold", "count", "leave", "rejoin"]
+
+
 def test_a_member_that_went_meanwhile_keeps_the_static_pods_running(monkeypatch: pytest.MonkeyPatch) -> None:
     """etcd ends with the kubelet of another minor: the others would be left without a quorum."""
     told = watch_surroundings(monkeypatch)

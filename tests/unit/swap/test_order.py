@@ -555,6 +555,80 @@ def test_the_ballast_goes_before_the_way_back(stage: Stage) -> None:
     assert dropped < back[-1]
 
 
+class FullDisk(ControlPlane):
+    """A disk that fills up: it ends etcd, also each of its next starts, until the ballast goes. The kubelet delays each for longer."""
+
+    filled: bool = False
+
+    def fill(self) -> None:
+        self.filled = True
+        for one in self.running("etcd"):
+            self._end(one)
+
+    def free_bytes(self, path: Path) -> int:
+        return 0 if self.is_full else self.free
+
+    @property
+    def is_full(self) -> bool:
+        return self.filled and "/var/lib/kb/swap/ballast" in self.files
+
+    def _start(self, pod: Any, *, attempt: int) -> None:
+        super()._start(pod, attempt=attempt)
+        if pod.name == "etcd":
+            self.back_off_s = 10.0 * 2 ** max(0, attempt - 1)
+            if self.is_full:
+                pod.container.mood, pod.container.stops_at = "exits", self.ticks + 0.4
+
+
+@pytest.mark.parametrize("name", [*CONTROLLERS, "kube-apiserver"])
+@pytest.mark.parametrize("load", ["0.1", "16.0"])
+@pytest.mark.parametrize("at", ["out", "in"])
+def test_a_disk_that_ends_etcd_during_the_swap_of_another_has_it_go_back_at_once(
+    stage: Stage, name: str, load: str, at: str
+) -> None:
+    """Each further start of etcd on a full disk would delay the next one for twice as long, and the way back has the space that it needs."""
+    host = make_control_plane(FullDisk)
+    assert isinstance(host, FullDisk)
+    host.files["/proc/loadavg"] = f"{load} 0 0 1/1 1".encode()
+    host.free = 1 << 30
+    moved = f"move {MANIFESTS}/.{name}.yaml.kb-former" if at == "out" else f"move {MANIFESTS}/{name}.yaml"
+
+    def fill(change: str) -> None:
+        if change == moved and not host.filled:
+            host.fill()
+
+    host.at_change = fill
+    began = host.ticks
+    run = make_swap_run(host, wanted(name))
+    with pytest.raises(ClusterError) as caught:
+        static_pods_swap.swap_pods(run)
+    assert "free space" in str(caught.value) or "free space" in caught.value.cause
+    assert host.serves("etcd") and host.serves("kube-apiserver") and host.ticks - began < 45.0, host.ticks - began
+    assert "etcd has ended meanwhile" in said(run)
+    assert "run systemctl restart kubelet" not in host.changes  # which would cost a minute without an API server
+    host.violations.clear()  # the disk has stopped etcd under its API server, not kb
+    expect_settled(host, FORMER, status="taken back")
+
+
+def test_an_etcd_that_the_kubelet_delays_for_minutes_is_started_by_a_new_kubelet(stage: Stage) -> None:
+    """A run that was killed left it so; its way back has space, and the kubelet does not know that."""
+    host = make_control_plane()
+    host.at_change = lambda change: kill_at(host, change, f"move {MANIFESTS}/.kube-scheduler.yaml.kb-former")
+    with pytest.raises(Gone):
+        swap(host, "kube-scheduler")
+    host.revive()
+    host.pods["etcd"].container.attempt = 6  # type: ignore[union-attr]
+    host.back_off_s = 300.0
+    host._end(host.running("etcd")[0])
+    host.at_change = lambda change: None
+    began = host.ticks
+    run = undo_run(host)
+    static_pods_swap.swap_pods(run)
+    assert "restarting the kubelet" in said(run) and host.ticks - began < 60.0
+    host.violations.clear()  # somebody else has stopped etcd under its API server
+    expect_settled(host, FORMER, status="taken back")
+
+
 def test_a_signal_takes_the_way_back_and_stays_a_signal(stage: Stage) -> None:
     host = make_control_plane()
     came: list[int] = []
