@@ -7,8 +7,11 @@ from typing import Any, Optional
 
 from kubeup.cluster import objects, probes, stuck_pods
 from kubeup.cluster.api import Api, path_of
+from kubeup.errors import HostError
+from kubeup.json_text import as_table
 from kubeup.shapes import fit_what_does
 from kubeup.trouble import Trouble
+from kubeup.yaml_files import load_mapping
 
 SERVICE = "kube-dns"
 _POD = {"metadata!": {"name!": str, "labels!": {str: str}}, "spec!": {"nodeName!": str}}
@@ -35,6 +38,22 @@ def explain_silence(api: Api, servers: Sequence[str], *, reads_pods: bool) -> Op
             f"correct it (clusterDNS: [{', '.join(addresses)}]), here and in ConfigMap {objects.SYSTEM}/kubelet-config; then: systemctl restart kubelet",
         )
     return _explain_pods(api, spec["selector"]) if reads_pods else None
+
+
+def is_left_out(api: Api, servers: Sequence[str]) -> bool:
+    """Whether the cluster is meant to be without DNS (`dns.disabled`, as `--skip-phases addon/coredns` stores it too), and no Service of
+    anybody's is at these addresses. Raises Unreachable, ApiRefused."""
+    shape = {"spec!": {"clusterIP!": str, "clusterIPs!": [str]}}
+    for service in api.list(path_of("Service")):
+        spec = fit_what_does(service, shape)["spec"]
+        if {spec["clusterIP"], *spec["clusterIPs"]} & set(servers):
+            return False
+    text = objects.read_config_key(api, "kubeadm-config", key="ClusterConfiguration")
+    try:
+        stored = load_mapping(text, "ConfigMap kubeadm-config")
+    except HostError:  # what damaged it has findings of its own
+        return False
+    return as_table(stored.get("dns")).get("disabled") is True
 
 
 def _explain_pods(api: Api, selector: Mapping[str, str]) -> Optional[Trouble]:

@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 from kubeup.addresses import host_of, join_host_port, port_of
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import objects, probe_pods, probes
+from kubeup.cluster import dns_service, objects, probe_pods, probes
 from kubeup.cluster.api import Api, path_of
 from kubeup.cluster.probe_pods import ProbePod, Wish
 from kubeup.diagnosis import container_trouble, pod_trouble
@@ -306,7 +306,10 @@ def _find_goals(proof: _Proof, families: set[bool]) -> tuple[Goal, ...]:
     ]
     pods = [(address, node) for address, node in probes.read_dns_pods(proof.api) if (":" in address) in families]
     if_none = ("no pod of CoreDNS is Ready", "kubectl -n kube-system get pods -o wide -l k8s-app=kube-dns")
-    for address in map(str, proof.patient.config.kubelet.get("clusterDNS") or ()):
+    addresses = [str(address) for address in proof.patient.config.kubelet.get("clusterDNS") or ()]
+    if not pods and dns_service.is_left_out(proof.api, addresses):
+        addresses = []
+    for address in addresses:
         for kind, by in (("udp", "UDP"), ("dns-tcp", "TCP")):
             behind = tuple(
                 Backend(f"CoreDNS on {node} by {by}", Question(kind, pod, 53), node, is_here=node == proof.own)

@@ -168,6 +168,8 @@ def look_at_dns(patient: Patient) -> Findings:
     if any(probes.lookup_in_cluster(patient.host, str(server), name=name) for server in servers):
         yield from _look_from_pods(patient, str(servers[0]), name=name)
         return
+    if _is_left_out(patient, [str(server) for server in servers]):
+        return
     lost = container_trouble.find_lost_rules(patient.host, patient.config.node.cri_socket)
     what = f"the cluster's DNS at {servers[0]} does not answer for {name}"
     if lost:
@@ -185,6 +187,13 @@ def look_at_dns(patient: Patient) -> Findings:
         what + (f" (kube-proxy: {line})" if line else ""),
         f"see whether CoreDNS and kube-proxy run{where}: kubectl -n kube-system get pods -o wide",
     )
+
+
+def _is_left_out(patient: Patient, servers: list[str]) -> bool:
+    """Whether nobody wants a DNS in this cluster, as far as that can be read."""
+    with contextlib.suppress(KbError):
+        return dns_service.is_left_out(open_api(patient), servers)
+    return False
 
 
 def _explain_silence(patient: Patient, servers: list[str]) -> Optional[Trouble]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from kubeup.cluster import dns_service
 from kubeup.cluster.api import Api, Identity
 from kubeup.machine.http import HttpResponse, Tls
@@ -70,3 +72,22 @@ def test_pods_that_are_not_ready() -> None:
     waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}, "name": "coredns"}
     stuck["status"]["containerStatuses"] = [waiting]
     assert "does not run (ImagePullBackOff): Back-off" in explain(pods=[stuck])
+
+
+@pytest.mark.parametrize(
+    ("stored", "address", "is_so"),
+    [
+        ("dns: {disabled: true}", "10.96.0.1", True),
+        ("dns: {disabled: true}", "10.96.0.10", False),  # somebody's own
+        ("dns: {}", "10.96.0.1", False),
+        ("dns: [", "10.96.0.1", False),
+    ],
+)
+def test_a_cluster_that_is_meant_to_have_none(stored: str, address: str, is_so: bool) -> None:
+    host = FakeHost()
+    services = [{"metadata": {"name": "one"}, "spec": {"clusterIPs": [address]}}]
+    config = {"metadata": {"name": "kubeadm-config"}, "data": {"ClusterConfiguration": stored}}
+    host.urls[f"{SERVER}/api/v1/services"] = HttpResponse(200, json.dumps({"items": services}).encode())
+    host.urls[f"{SYSTEM}/configmaps/kubeadm-config"] = HttpResponse(200, json.dumps(config).encode())
+    api = Api(host, Identity(SERVER, Tls()), retry_s=0)
+    assert dns_service.is_left_out(api, ["10.96.0.10"]) is is_so

@@ -147,6 +147,17 @@ def test_a_pod_may_do_nothing_and_ends_by_itself() -> None:
     assert container["imagePullPolicy"] == "IfNotPresent"
 
 
+def test_a_cluster_that_is_meant_to_have_no_dns(host: FakeHost, fake: ClusterFake) -> None:
+    host.answers["nsenter"] = host.answers[sys.executable] = answer_but("10.96.0.10")
+    del fake.cluster.objects[f"{PODS}/coredns-1"]
+    path = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config"
+    config = {"kind": "ConfigMap", "metadata": {"name": "kubeadm-config"}, "data": {"ClusterConfiguration": "dns: {}"}}
+    fake.cluster.objects[path] = config
+    assert [note.level for note in prove(host, fake) if "DNS" in note.text] == ["error"]
+    fake.cluster.objects[path] = {**config, "data": {"ClusterConfiguration": "dns: {disabled: true}"}}
+    assert prove(host, fake) == []
+
+
 def test_a_way_that_is_cut_is_an_error(host: FakeHost, fake: ClusterFake) -> None:
     host.answers["nsenter"] = answer_but("10.244.1.9")
     (note,) = prove(host, fake)

@@ -119,6 +119,21 @@ def test_a_cluster_dns_that_does_not_answer() -> None:
     assert "10.96.0.10 does not answer for kubernetes.default.svc.example.org" in text
 
 
+def test_a_cluster_that_is_meant_to_have_no_dns() -> None:
+    """As it is stored where CoreDNS was left out: said to be deleted, and to be installed, at the end of each upgrade."""
+    host, system = make_host(), f"{SERVER}/api/v1/namespaces/kube-system"
+    host.urls[f"{SERVER}/api/v1/services"] = HttpResponse(200, json.dumps({"items": []}).encode())
+    host.urls[f"{system}/services/kube-dns"] = HttpResponse(404, b'{"reason": "NotFound"}')
+    config = {"metadata": {"name": "kubeadm-config"}, "data": {"ClusterConfiguration": "dns: {}"}}
+    url = f"{system}/configmaps/kubeadm-config"
+    host.urls[url] = HttpResponse(200, json.dumps(config).encode())
+    ((level, text),) = notes(host, "dns")
+    assert level == "error" and "there is no Service kube-dns" in text
+    config["data"]["ClusterConfiguration"] = "dns: {disabled: true}"
+    host.urls[url] = HttpResponse(200, json.dumps(config).encode())
+    assert notes(host, "dns") == []
+
+
 def test_a_pod_that_does_not_reach_what_the_node_reaches() -> None:
     host = make_host()
     host.datagrams["10.96.0.10:53"] = lambda data: bytes.fromhex(dns_answer(data.hex()))
