@@ -277,7 +277,8 @@ def _flags_of_pod(pod: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _find_wanted_room(ctx: SwapRun, place: Path) -> int:
-    """The free space, in bytes, below which the kubelet deletes images or evicts pods, from its evictionHard; at least ROOM. Source:
+    """The free space, in bytes, below which the kubelet deletes images or evicts pods, from its evictionHard; at least ROOM.
+    The ballast of the swap comes on top. Source:
     DefaultEvictionHard of pkg/kubelet/apis/config/v1beta1/defaults_linux.go, imageGCHighThresholdPercent of types.go"""
     config = ctx.config.kubelet
     given = config.get("evictionHard")
@@ -288,7 +289,7 @@ def _find_wanted_room(ctx: SwapRun, place: Path) -> int:
     percent = max(percent, 100 - high if isinstance(high, int) else 0)
     shown = ctx.host.query(["df", "-B1", "--output=size", str(place)]).stdout.split()
     size = int(shown[-1]) if shown and shown[-1].isdecimal() else 0
-    return max(ROOM, size * percent // 100)
+    return max(ROOM, size * percent // 100) + (sum(order.BALLAST_MIB.values()) << 20)
 
 
 def _without_pull(trial: pod_trials.Trial) -> pod_trials.Trial:

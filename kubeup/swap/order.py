@@ -30,8 +30,9 @@ with lazily:
     from kubeup.cluster import etcd_stop
     from kubeup.node import etcd_data
 
-BALLAST_MIB = 64
-"""Space that is kept for the way back, in case the disk fills up meanwhile: a pod that starts needs some."""
+BALLAST_MIB = {"ballast": 96, "ballast-2": 64}
+"""Space that is kept for the way back, in case the disk fills up meanwhile. It goes in two parts: an etcd that starts takes 61 MiB at once, the
+next segment of its log (SegmentSizeBytes of server/storage/wal), and the kubelet needs some for each pod that it starts after that."""
 SERVER = "kube-apiserver"
 CALLED = frozenset(("etcd", SERVER))
 """The pods whose swap takes the API server away from those who call it."""
@@ -92,7 +93,7 @@ class Order:
 
     def go_back(self) -> None:
         """Bring every former pod back. Raises KbError."""
-        drop_ballast(self.run)
+        drop_ballast(self.run, next(iter(BALLAST_MIB)))
         manifests.keep_kubelet(self.run)
         if self.swap.data_dir and self._may_have_served():
             etcd_data.remove_copy(self.run.host, Path(self.swap.data_dir))
@@ -102,9 +103,11 @@ class Order:
         try:
             self._wake_other("etcd")
             self._bring_back_servers(names & set(self.swap.names))
+            drop_ballast(self.run)
             self._wake_other(SERVER)  # before the controllers, of which some end without it
             self._bring_back([self.swap.pod(name) for name in wake.CONTROLLERS if name in names])
         except KbError:
+            drop_ballast(self.run)
             self._leave_none_out()
             raise
         # never taken out, or put back by an earlier run
@@ -378,11 +381,13 @@ def _say_unproven(one: proof.Leading) -> str:
 
 def keep_ballast(run: Run) -> None:
     """Occupy some space that the way back can have. Without fallocate, or on a file system that lacks it, there is none."""
-    place = store.folder(run.paths) / "ballast"
-    run.host.run(["fallocate", "-l", f"{BALLAST_MIB}MiB", str(place)])
+    for name, size_mib in BALLAST_MIB.items():
+        run.host.run(["fallocate", "-l", f"{size_mib}MiB", str(store.folder(run.paths) / name)])
 
 
-def drop_ballast(run: Run) -> None:
-    place = store.folder(run.paths) / "ballast"
-    if run.host.exists(place):
-        run.host.remove(place)
+def drop_ballast(run: Run, *names: str) -> None:
+    """Give back these parts of it; all if none is named."""
+    for name in names or BALLAST_MIB:
+        place = store.folder(run.paths) / name
+        if run.host.exists(place):
+            run.host.remove(place)

@@ -76,7 +76,7 @@ def wait_until_works(
     Raises NotProven (static-pod-not-working) with the first cause: an exit is one at once.
     """
     start = _Start(run, name, text=text, known=frozenset(known), timeout_s=timeout_s)
-    start.restarts_after = last_resort_s if timeout_s > START_S else None
+    start.restarts_after = last_resort_s if start.is_way_back else None
     longest_s = start.deadline + manifests.KUBELET_S
     missing, elapsed = watch(run.host, start.look, timeout_s=longest_s, is_over=start.is_over, poll_s=POLL_S)
     if missing:
@@ -97,6 +97,7 @@ class _Start:
         self.trouble: Optional[Trouble] = None
         self.has_exited = False
         self._nudged = self._looked = self._asked = 0.0
+        self.is_way_back = timeout_s > START_S
         self.restarts_after: Optional[float] = None
 
     def look(self) -> str:
@@ -122,7 +123,11 @@ class _Start:
         if not self.container and elapsed - self._nudged > NUDGE_S:
             self._nudged = elapsed
             manifests.nudge(self.run, self.name)
-        self.trouble = self.trouble or find_fallen(self.run)
+        if (
+            self.trouble is None and not self.is_way_back
+        ):  # which has the space that is missing, and nothing better to do than to wait
+            is_stuck = not self.container and elapsed > NUDGE_S
+            self.trouble = find_fallen(self.run) or (_find_full_disk(self.run) if is_stuck else None)
         if self.trouble is None and elapsed > CAUSE_AFTER_S and elapsed - self._looked > CAUSE_EVERY_S:
             self._looked = elapsed
             link = self._find_link(missing)

@@ -321,6 +321,8 @@ def test_the_machine_fails_meanwhile(make_node: MakeNode, kb_pyz: Path, k8s_vers
 
     # the disk fills up
     end_either_way(faults, "kube-scheduler", {"kube-scheduler": "--kube-api-qps=70"}, filling(), "the disk full")
+    end = f"{filling()}; crictl stop --timeout 0 $(crictl ps -q --name ^etcd$)"
+    end_either_way(faults, "kube-scheduler", {"kube-scheduler": "--kube-api-qps=71"}, end, "etcd ended on a full disk")
     end_either_way(faults, "etcd", {"etcd": "--max-txn-ops=302"}, filling(), "the disk full")
 
     check_swap(node, with_flags(node, {name: flag + "2" for name, flag in HARMLESS.items()}), gap_s=BACK_WITH_ETCD_S)

@@ -305,4 +305,4 @@ def is_out(component: str) -> str:
 def list_left(node: Node) -> list[str]:
     """What a swap may not leave behind."""
     shown = node.run(f"ls -A {MANIFESTS} /var/lib/kb/swap /var/lib/etcd 2>/dev/null; true").stdout
-    return [word for word in shown.split() if ".kb-" in word or word == "ballast"]
+    return [word for word in shown.split() if ".kb-" in word or word.startswith("ballast")]

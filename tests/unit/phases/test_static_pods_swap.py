@@ -23,7 +23,7 @@ from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
 from kubeup.phases import static_pods_swap
 from kubeup.phases.static_pods_swap import SwapRun, check_cluster, check_swap
-from kubeup.swap import store
+from kubeup.swap import order, store
 from kubeup.trouble import Trouble
 from tests.fake_control_plane import (
     COMPONENTS,
@@ -43,6 +43,7 @@ from tests.unit.swap.swap_case import PATHS, Stage, make_swap_run, said, set_sta
 
 PAUSE = "registry.k8s.io/pause:3.10.1"
 ALL = {name: WANTED[name] for name in COMPONENTS}
+ENOUGH = static_pods_swap.ROOM + (sum(order.BALLAST_MIB.values()) << 20)
 TWO = {"cp2": True}
 THREE = {"cp2": True, "cp3": True}
 OTHERS = {"10.0.0.12:6443": True}
@@ -240,12 +241,12 @@ def test_what_was_tried_and_what_could_not_be_is_told(stage: Stage) -> None:
     assert "etcd: tried without starting it: nothing" in said(checked(make_control_plane(), wanted("etcd")))
 
 
-@pytest.mark.parametrize("free", [0, (256 << 20) - 1])
+@pytest.mark.parametrize("free", [0, ENOUGH - 1])
 def test_a_full_disk(stage: Stage, free: int) -> None:
     error = refused(make_control_plane(free=free), wanted("kube-scheduler"))
     assert error.code == "disk-full"
     assert "nothing was stopped" in error.cause
-    checked(make_control_plane(free=256 << 20), wanted("kube-scheduler"))
+    checked(make_control_plane(free=ENOUGH), wanted("kube-scheduler"))
 
 
 def test_an_image_that_cannot_be_pulled(stage: Stage) -> None:
@@ -686,7 +687,8 @@ def test_the_room_that_the_kubelet_wants(stage: Stage, kubelet: dict[str, Any], 
     host.answers["df"] = lambda argv: CommandResult(argv, 0, "1B-blocks\n100000000000\n")
     run = make_swap_run(host, {})
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, kubelet=kubelet))
-    wanted_room = max(static_pods_swap.ROOM, 1000000000 * percent)
+    ballast = sum(order.BALLAST_MIB.values()) << 20
+    wanted_room = max(static_pods_swap.ROOM, 1000000000 * percent) + ballast
     assert static_pods_swap._find_wanted_room(run, Path("/var/lib/kubelet")) == wanted_room
 
 

@@ -19,7 +19,7 @@ from tests.fake_control_plane import (
 )
 from tests.unit.swap.swap_case import PATHS, Stage, make_swap_run, undo_run
 
-CHANGES = {COMPONENTS: 29, ("etcd",): 19, ("kube-apiserver",): 13, COMPONENTS[2:]: 18}
+CHANGES = {COMPONENTS: 31, ("etcd",): 21, ("kube-apiserver",): 15, COMPONENTS[2:]: 20}
 """How many changes a swap of these makes: 1, the first, up to this one are killed."""
 KILLS = [(names, number, 0.0) for names, count in CHANGES.items() for number in range(1, count + 1)]
 KILLS += [(COMPONENTS, number, 5.0) for number in range(1, CHANGES[COMPONENTS] + 1)]
@@ -76,7 +76,7 @@ def test_undo_goes_back(stage: Stage, names: tuple[str, ...], number: int, after
 def test_undo_may_be_killed_too(stage: Stage, number: int) -> None:
     """Both are killed: the swap in its middle, the way back after each of its changes, and again with the command itself."""
     names = COMPONENTS
-    host = killed(names, 15, after_s=2.0)
+    host = killed(names, 16, after_s=2.0)
     host.changes.clear()
     host.dies_after = number
     try:
@@ -102,7 +102,7 @@ def test_undo_may_be_killed_too(stage: Stage, number: int) -> None:
 def test_a_way_back_that_was_killed_may_be_turned_forward_again(
     stage: Stage, names: tuple[str, ...], number: int
 ) -> None:
-    host = killed(names, 15, after_s=2.0)
+    host = killed(names, 16, after_s=2.0)
     host.changes.clear()
     host.dies_after = number
     with pytest.raises(Gone):
