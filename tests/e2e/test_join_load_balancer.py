@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import pytest
 
-from .lab.config import lab_config, list_ignored_checks
+from .lab.config import PATIENT_KUBELET, lab_config, list_ignored_checks
 from .lab.images import HAPROXY_IMAGE
 from .lab.node import Node, wait_until
 from .world.web import check_cluster_serves
@@ -39,7 +39,8 @@ echo "$began" $why; sleep 0.05; done >/root/dns.log
 
 def init(node: Node, kb_pyz: Path, **kb: Any) -> None:
     node.scp(kb_pyz, "/root/kb.pyz")
-    config = lab_config(node.release.minor, address=node.address, kb={"loadBalancer": {"mode": "local"}, **kb})
+    wishes = {"loadBalancer": {"mode": "local"}, **kb}
+    config = lab_config(node.release.minor, address=node.address, kubelet=PATIENT_KUBELET, kb=wishes)
     node.write("/root/init.yaml", config)
     node.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from .lab.config import lab_config
+from .lab.config import PATIENT_KUBELET, lab_config
 from .lab.control_planes import IGNORE, KB, check_members, code_of, read_members
 from .lab.node import Node, wait_until
 from .lab.settings import LabError
@@ -55,13 +55,6 @@ BACK_S, BACK_WITH_ETCD_S = 45.0, 90.0
 """For how long a component may be away, from the stop of the former one until that serves again: without etcd, and with it."""
 GAP_S = 2.0
 """For how long no call of a client may succeed while one of three control planes swaps its etcd and its API server."""
-PATIENT_KUBELET = {
-    "evictionHard": dict.fromkeys(
-        ("nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree"), "0%"
-    ),
-    "imageGCHighThresholdPercent": 100,
-}
-"""One that does not remove the images of stopped pods when the disk fills up."""
 ON_ONE_DISK = ("/etc/kubernetes", "/var/lib/containerd", "/var/lib/etcd", "/var/lib/kb", "/var/lib/kubelet", "/var/log")
 DISK = "/mnt/disk"
 

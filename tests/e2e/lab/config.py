@@ -12,6 +12,13 @@ from . import settings
 
 POD_SUBNET = "10.244.0.0/16"
 SERVICE_SUBNET = "10.96.0.0/12"
+PATIENT_KUBELET = {
+    "evictionHard": dict.fromkeys(
+        ("nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree"), "0%"
+    ),
+    "imageGCHighThresholdPercent": 100,
+}
+"""One that neither removes images nor evicts pods when the disk fills up: what a node has for a disk is this machine's, which others fill too."""
 
 
 def list_ignored_checks() -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from .config import lab_config, list_ignored_checks
+from .config import PATIENT_KUBELET, lab_config, list_ignored_checks
 from .node import Node, wait_until
 from .shell import Result
 
@@ -42,6 +42,7 @@ def start_cluster(
     first = nodes[0]
     lead_endpoint(first)
     config.setdefault("endpoint", ENDPOINT)
+    config.setdefault("kubelet", PATIENT_KUBELET)
     text = lab_config(
         first.release.minor, address=first.address, init={"certificateKey": KEY},
         kb=config.pop("kb", {"podNetwork": {"plugin": "bridge"}}), **config,
