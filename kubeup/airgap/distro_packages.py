@@ -116,6 +116,20 @@ def owns(host: Host, path: Path) -> bool:
     return bool(host.which("rpm")) and host.query(["rpm", "--query", "--file", str(path)]).ok
 
 
+def is_intact(host: Host, path: Path) -> bool:
+    """Whether the package manager put it there, and it is still as in its package, as far as that has checksums. Source: dpkg(1), rpm(8),
+    on --verify: the third letter of a line tells of the content."""
+    if host.which("dpkg-query"):
+        found = host.query(["dpkg-query", "--search", str(path)])
+        lines = [line for line in found.stdout.splitlines() if not line.startswith("diversion by ")]
+        names = [name for line in lines for name in line.rpartition(": ")[0].split(", ") if name]
+        words = ["dpkg", "--verify", *names] if names else []
+    else:
+        words = ["rpm", "--verify", "--file", str(path)] if owns(host, path) else []
+    told = host.query(words).stdout.splitlines() if words else []
+    return bool(words) and not any(line[2:3] == "5" and line.endswith(f" {path}") for line in told)
+
+
 def _rpm_version(host: Host, name: str) -> str:
     shown = host.query(["rpm", "--query", "--queryformat", "%{VERSION}", name])
     return shown.stdout.strip() if shown.ok else ""

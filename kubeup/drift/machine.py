@@ -1,7 +1,7 @@
 """What the record does not hold: the running kernel's settings, programs, what runs beside its files, and others' files in kb's places.
 
 Of the content of programs there is no record: one that kb placed has changed if its file changed since. For one that kb did not place, or
-an older kb, that is so if it changed at a time at which kb did not work. What a package brought is no drift.
+an older kb, that is so if it changed at a time at which kb did not work. What a package brought is no drift, until somebody changes it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def look_at_programs(ground: Ground) -> Iterator[Drift]:
             yield Drift(f"package/{path.name}", str(path), "it is not there", remedy="install it again")
         elif found is None:
             continue
-        elif _is_changed(ground, path) and not distro_packages.owns(ground.run.host, path):
+        elif _is_changed(ground, path) and not distro_packages.is_intact(ground.run.host, path):
             yield Drift(
                 f"package/{path.name}",
                 str(path),
@@ -239,7 +239,7 @@ def _foreign(ground: Ground, path: Path, *, name: str, remedy: str) -> Drift:
 
 def _is_foreign(ground: Ground, path: Path) -> bool:
     is_known = str(path) in ground.known_paths or str(path) in ground.recorded
-    return not is_known and not ground.was_there_before(path) and not distro_packages.owns(ground.run.host, path)
+    return not is_known and not ground.was_there_before(path) and not distro_packages.is_intact(ground.run.host, path)
 
 
 def _find_unit_files(ground: Ground) -> Iterator[tuple[str, Path]]:

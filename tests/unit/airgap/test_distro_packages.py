@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kubeup.airgap import distro_packages
@@ -125,3 +127,29 @@ def test_a_machine_without_the_manager_is_told() -> None:
     with pytest.raises(HostError) as caught:
         distro_packages.fetch(host, "apt", names=NAMES, version="v1.36.3", preset_name="")
     assert caught.value.code == "no-package-manager"
+
+
+@pytest.mark.parametrize(
+    ("program", "searched", "verified", "is_so"),
+    [
+        ("dpkg-query", "kubelet: /usr/bin/kubelet\n", "", True),
+        ("dpkg-query", "kubelet:amd64, other: /usr/bin/kubelet\n", "??5?????? c /etc/default/kubelet\n", True),
+        ("dpkg-query", "diversion by x from: /usr/bin/kubelet\nkubelet: /usr/bin/kubelet\n", "??5??????   /usr/bin/kubelet\n", False),
+        ("dpkg-query", "", "", False),
+        ("rpm", "kubelet-1.35.6-1.x86_64\n", ".......T.    /usr/bin/kubelet\n", True),
+        ("rpm", "kubelet-1.35.6-1.x86_64\n", "S.5....T.    /usr/bin/kubelet\n", False),
+        ("rpm", "", "", False),
+    ],
+)  # fmt: skip
+def test_what_a_package_brought_is_so_until_somebody_changes_it(
+    program: str, searched: str, verified: str, is_so: bool
+) -> None:
+    host = FakeHost(programs={program})
+    search = (
+        "dpkg-query --search /usr/bin/kubelet" if program == "dpkg-query" else "rpm --query --file /usr/bin/kubelet"
+    )
+    host.answers = {search: lambda words: CommandResult(words, 0 if searched else 1, searched)}
+    host.answers |= {
+        verb: lambda words: CommandResult(words, 1, verified) for verb in ("dpkg --verify", "rpm --verify")
+    }
+    assert distro_packages.is_intact(host, Path("/usr/bin/kubelet")) is is_so
