@@ -79,12 +79,14 @@ def gate(
     """
     before = led or read_leader_renewals(api)
     leases = api.list(NODE_LEASES) if counts_recent or not renewed else []
+    listed_at = api.host.monotonic()
     renewed = renewed or _parse_renewals(leases)
     recent = find_recent(api, leases) if counts_recent else ()
     servers = probe_api_servers(api)
     members = probe_etcd(etcd_client) if etcd_client is not None else []
     leaders, admission = probe_leaders(api, before), probe_admission(api)
-    nodes = probe_node_leases(api, probe_nodes(api), before=renewed, recent=recent)
+    watched_s = api.host.monotonic() - listed_at if counts_recent else 0.0
+    nodes = probe_node_leases(api, probe_nodes(api), before=renewed, recent=recent, watched_s=watched_s)
     return [*nodes, *servers, *members, *admission, *leaders]
 
 
@@ -215,10 +217,11 @@ def probe_node_leases(
     *,
     before: Optional[Mapping[str, tuple[str, float]]] = None,
     recent: Collection[str] = (),
+    watched_s: float = 0.0,
 ) -> list[Part]:
     """`parts`, in which nodes that are well so far are in trouble if their kubelet does not renew its lease while kb watches: a node
     stays Ready for 40 s after its machine is gone. before: an earlier result of read_node_renewals, which saves most of the wait. recent: the
-    nodes that need not be watched for that."""
+    nodes that need not be watched for that. watched_s: how long ago `before` was read."""
     earlier = dict(before if before is not None else read_node_renewals(api))
     watched = [part.name for part in parts if part.kind == "node" and part.is_well and part.name in earlier]
     ready = [name for name in watched if name not in recent]
@@ -231,7 +234,7 @@ def probe_node_leases(
         return all(latest[name] != earlier[name] for name in ready)
 
     pause = 1 if len(earlier) <= MANY else NODE_LEASE_MOVES_S
-    becomes_so(api.host, have_all_moved, timeout_s=NODE_LEASE_MOVES_S, poll_s=pause)
+    becomes_so(api.host, have_all_moved, timeout_s=max(0.0, NODE_LEASE_MOVES_S - watched_s), poll_s=pause)
     still = {name for name in ready if latest[name] == earlier[name]}
     return [_judge_lease(part, earlier, is_still=part.name in still) for part in parts]
 
@@ -290,10 +293,13 @@ def _ask_ready(own: Api, server: str) -> Part:
     try:
         answer = own.probe_health("/readyz", timeout_s=SERVER_S)
     except Unreachable as error:
-        if error.reason == "tls":
+        if error.reason == "tls" and "not valid for" in error.cause:
             return Part(
                 "api-server", server, unproven=f"API server {server} does not present a certificate for that address"
             )
+        if error.reason == "tls":
+            what = f"API server {server} presents a certificate that its clients do not accept"
+            return Part("api-server", server, Trouble(what, error.cause, "on that machine: kb doctor"))
         remedy = f"on that machine: kb doctor; from here: curl -vk https://{server}/readyz"
         return Part("api-server", server, Trouble(f"API server {server} does not answer", error.cause, remedy))
     if answer.status == 200:

@@ -173,7 +173,8 @@ def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:
         answer = host.http_get(url, tls=tls or UNPROVEN, timeout_s=5)
     except Unreachable as error:
         return Health(False, error.reason)
-    body = answer.body[:400].decode(errors="replace").strip().replace("\n", "; ")
+    lines = answer.body[:4000].decode(errors="replace").strip().splitlines()
+    body = "; ".join([line for line in lines if line.startswith("[-]")] or lines)[:400]
     return Health(answer.status == 200, "healthy" if answer.status == 200 else f"HTTP {answer.status}: {body}")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from kubeup import moments
 from kubeup.cluster.api import Api, path_of
-from kubeup.shapes import fit_what_does
+from kubeup.shapes import Shape, fit_what_does
 from kubeup.trouble import Trouble
 
 _YOUNG_S = 60
@@ -41,6 +41,30 @@ def find_stuck(api: Api, namespace: str) -> list[Trouble]:
     """One trouble for each pod of `namespace` that is stuck. Ages are by this machine's clock."""
     now = api.host.now()
     return [found for pod in api.list(path_of("Pod", namespace=namespace)) if (found := _judge(pod, now))]
+
+
+_PLANE_POD: Shape = {"metadata!": {"name!": str, "labels!": {"component": str}}, "spec!": {"nodeName!": str}}
+
+
+def find_missing(api: Api, namespace: str, *, nodes: Sequence[str]) -> list[Trouble]:
+    """Static pods that some of these control planes run and others do not: a manifest that was taken away leaves no trace in the cluster but this, since
+    another controller leads, and an API server that is gone is no endpoint any more. nodes: those that are Ready."""
+    runs: dict[str, set[str]] = {}
+    for pod in api.list(path_of("Pod", namespace=namespace), label="tier=control-plane"):
+        found = fit_what_does(pod, _PLANE_POD)
+        component, node = found["metadata"]["labels"].get("component", ""), found["spec"]["nodeName"]
+        if component and found["metadata"]["name"] == f"{component}-{node}":
+            runs.setdefault(component, set()).add(node)
+    return [
+        Trouble(
+            f"control plane {node} runs no {component}",
+            f"the cluster has no pod {namespace}/{component}-{node}, and {' and '.join(sorted(having))} has one",
+            "on that machine: kb doctor",
+        )
+        for component, having in sorted(runs.items())
+        for node in nodes
+        if node not in having
+    ]
 
 
 def judge(api: Api, pod: Mapping[str, Any]) -> Optional[Trouble]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
@@ -25,9 +26,11 @@ from kubeup.config.types import (
     PodNetwork,
 )
 from kubeup.diagnosis.checks import facts
+from kubeup.errors import KbError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
-from kubeup.network import pod_network
+from kubeup.machine.http import Unreachable
+from kubeup.network import load_balancer, pod_network
 from kubeup.node import certificates, kubelet
 from kubeup.paths import Paths
 from kubeup.releases import Release
@@ -48,6 +51,8 @@ class Patient:
     kubeconfig: Path
     is_member: bool
     """Whether a kubelet was configured here, so the node belongs to a cluster."""
+    server: str = ""
+    """The API server to ask in the place of this node's load balancer, which leads to any of them (choose_server)."""
 
     @property
     def is_control_plane(self) -> bool:
@@ -98,9 +103,53 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
     return Patient(host, paths, own, release, kubeconfig_file or default, is_member)
 
 
-def open_api(patient: Patient) -> kubeapi.Api:
-    """A client with this node's identity, which asks once. Raises what read_identity does."""
-    return kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+def open_api(patient: Patient, kubeconfig: Optional[Path] = None) -> kubeapi.Api:
+    """A client with this node's identity, or another one's, which asks once. Raises what read_identity does."""
+    api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, kubeconfig or patient.kubeconfig), retry_s=0)
+    is_balanced = patient.server and _leads_to_balancer(patient, api.server)
+    return api.with_server(patient.server) if is_balanced else api
+
+
+def _leads_to_balancer(patient: Patient, server: str) -> bool:
+    settings = load_balancer.read_settings(patient.host, patient.paths)
+    return server == f"https://{settings.endpoint}"
+
+
+def list_servers(patient: Patient) -> tuple[str, ...]:
+    """`https://10.0.0.11:6443`: every API server at its own address as this node's load balancer knows them, this node's own first; () without
+    a load balancer."""
+    host, paths = patient.host, patient.paths
+    if not host.exists(load_balancer.settings_path(paths)):
+        return ()
+    servers, _ = load_balancer.parse_config(facts.read_or_empty(host, str(load_balancer.config_path(paths))))
+    own = find_own_server(host, paths)
+    told = [f"https://{server}" for server in servers]
+    return tuple(dict.fromkeys([own, *told] if own in told else told))
+
+
+def choose_server(patient: Patient) -> Patient:
+    """With the first API server that serves, if this node has a load balancer: each connection through it may lead to another server, so one that is
+    sick would spoil some answers, and others not."""
+    servers = list_servers(patient)
+    if len(servers) < 2:
+        return patient
+    try:
+        api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+    except KbError:
+        return patient  # the checks report why
+
+    def serves(server: str) -> bool:
+        try:
+            return api.with_server(server).probe_health("/readyz", timeout_s=_READY_S).status == 200
+        except Unreachable:
+            return False
+
+    with ThreadPoolExecutor(len(servers)) as pool:
+        ready = [server for server, is_ready in zip(servers, pool.map(serves, servers)) if is_ready]
+    return dataclasses.replace(patient, server=ready[0]) if ready else patient
+
+
+_READY_S = 3
 
 
 def _read_join(host: Host, paths: Paths) -> Optional[Join]:

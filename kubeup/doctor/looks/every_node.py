@@ -21,5 +21,9 @@ def look_at_every_node(patient: Patient) -> Findings:
 
 def look_at_system_pods(patient: Patient) -> Findings:
     """The pods of kube-system: DNS, kube-proxy, and what else the cluster was given."""
-    for trouble in stuck_pods.find_stuck(open_api(patient), objects.SYSTEM):
+    api = open_api(patient)
+    nodes = api.list(kubeapi.path_of("Node"), label=objects.CONTROL_PLANE_TAINT.key)
+    ready = sorted(str(node["metadata"]["name"]) for node in nodes if probes.node_condition(node)[0] == "True")
+    missing = stuck_pods.find_missing(api, objects.SYSTEM, nodes=ready)
+    for trouble in (*missing, *stuck_pods.find_stuck(api, objects.SYSTEM)):
         yield Finding("pods", ERROR, str(trouble), trouble.remedy)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kubeup.cluster import api as kubeapi
+from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
-from kubeup.doctor.node_files import Patient
+from kubeup.doctor.node_files import Patient, list_servers
 from kubeup.machine.http import Unreachable
 from kubeup.secret import Secret
 
@@ -25,25 +26,44 @@ def look_at_pod_tokens(patient: Patient) -> Findings:
     if not patient.is_member or not patient.host.exists(patient.paths.kubeconfig("kubelet.conf")):
         return
     identity = kubeapi.read_identity(patient.host, patient.paths.kubeconfig("kubelet.conf"))
-    refused = []
-    for pod, path in _find_tokens(patient):
-        token = Secret(facts.read_or_empty(patient.host, str(path)).strip())
-        own = kubeapi.Identity(identity.server, dataclasses.replace(identity.tls, cert_pem=None, key_pem=None), token)
-        try:
-            answer = kubeapi.Api(patient.host, own, retry_s=0).probe_health("/version", timeout_s=5)
-        except Unreachable:
-            return  # the check of this node reports why
-        if answer.status != 401:
-            return
-        refused.append(pod)
-    if refused:
-        names = ", ".join(dict.fromkeys(refused))
+    servers = list_servers(patient) or (identity.server,)
+    tokens = list(_find_tokens(patient))
+    refused = {server: _find_refused(patient, identity, server=server, tokens=tokens) for server in servers}
+    names = ", ".join(dict.fromkeys(pod for pods in refused.values() for pod in pods))
+    pki = patient.paths.pki
+    strict = [server.partition("://")[2] for server, pods in refused.items() if pods]
+    if strict and len(strict) < len(servers):
+        text = (
+            f"API server {', '.join(strict)} refuses the service account tokens of pods ({names}), which the others take: its key of service "
+            f"accounts ({pki}/sa.key, sa.pub) is not the cluster's"
+        )
+        remedy = f"put there what the other control planes have in {pki}/sa.key and sa.pub, then: {signs.say_restart(patient.host, 'kube-apiserver')}"
+        yield Finding("pod-tokens", ERROR, text, remedy)
+    elif strict:
         text = f"the API server refuses the service account tokens of this node's pods ({names}): it does not know the key that signed them"
         remedy = (
-            f"put the key back that signed them ({patient.paths.pki}/sa.key and sa.pub, the same on every control plane); if it is lost, "
+            f"put the key back that signed them ({pki}/sa.key and sa.pub, the same on every control plane); if it is lost, "
             "have every pod get a new token: kubectl -n kube-system rollout restart daemonset,deployment, and in other namespaces"
         )
         yield Finding("pod-tokens", ERROR, text, remedy)
+
+
+def _find_refused(
+    patient: Patient, identity: kubeapi.Identity, *, server: str, tokens: Sequence[tuple[str, Path]]
+) -> list[str]:
+    """The pods whose tokens this API server refuses; none if it takes one of them, or does not answer."""
+    refused = []
+    for pod, path in tokens:
+        token = Secret(facts.read_or_empty(patient.host, str(path)).strip())
+        own = kubeapi.Identity(server, dataclasses.replace(identity.tls, cert_pem=None, key_pem=None), token)
+        try:
+            answer = kubeapi.Api(patient.host, own, retry_s=0).probe_health("/version", timeout_s=5)
+        except Unreachable:
+            return []  # another check reports why
+        if answer.status != 401:
+            return []
+        refused.append(pod)
+    return refused
 
 
 def _find_tokens(patient: Patient) -> Iterator[tuple[str, Path]]:

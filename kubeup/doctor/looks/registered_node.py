@@ -14,6 +14,8 @@ from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.looks import kubelet_files
 from kubeup.doctor.node_files import (
     Patient,
+    list_servers,
+    open_api,
     read_called_name,
     read_cert_node_name,
     read_installed_kubelet,
@@ -43,7 +45,7 @@ def look_at_node(patient: Patient) -> Findings:
             f"{paths.kubelet_flags_env}), then: {signs.say_restart(host, 'kubelet')}",
         )
     try:
-        api = kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=0)
+        api = open_api(patient, paths.kubernetes / "kubelet.conf")
         node = api.get(kubeapi.path_of("Node", name))
         requests = api.list(
             kubeapi.path_of("CertificateSigningRequest"), field=f"spec.signerName={signing_request.SERVING_SIGNER}"
@@ -51,6 +53,7 @@ def look_at_node(patient: Patient) -> Findings:
     except KbError as error:
         yield _describe_silence(patient, name, error=error)
         return
+    yield from _ask_other_servers(patient, api, name=name)
     if node is None:
         text = f"the cluster has no node {name}: it was deleted, and a kubelet registers only when it starts"
         remedy = f"{signs.say_restart(host, 'kubelet')}; if it was removed for good: kb reset --force"
@@ -78,7 +81,31 @@ def _describe_silence(patient: Patient, name: str, *, error: KbError) -> Finding
         text = f"{what}: {path} trusts another authority (certificate-authority-data) than the one that signed this node's certificate: {error.cause}"
         remedy = f"put the cluster's there (on a control plane: base64 -w0 {patient.paths.pki / 'ca.crt'}); then: {signs.say_restart(patient.host, 'kubelet')}"
         return Finding("node", ERROR, text, remedy)
+    if isinstance(error, kubeapi.ApiRefused) and error.http_status == 403:
+        text = f"an API server lets this node's kubelet not do what it has to: {error.cause}"
+        return Finding("node", ERROR, text, _UNAUTHORIZED)
     return Finding("node", ERROR, f"{what}: {error}", error.remedy)
+
+
+_UNAUTHORIZED = "on that control plane, see that --authorization-mode in /etc/kubernetes/manifests/kube-apiserver.yaml has Node (it is Node,RBAC by default): kb doctor"
+
+
+def _ask_other_servers(patient: Patient, api: kubeapi.Api, *, name: str) -> Findings:
+    """Whether the others of this node's API servers take its kubelet for what it is: its load balancer leads to each of them in turn."""
+    for server in list_servers(patient):
+        if server == api.server:
+            continue
+        try:
+            answer = api.with_server(server).probe_health(kubeapi.path_of("Node", name), timeout_s=5)
+        except Unreachable:
+            continue  # the check of the load balancer or of the cluster reports why
+        place = server.partition("://")[2]
+        if answer.status == 401:
+            text = f"API server {place} does not accept the certificate of this node's kubelet, and others do: its --client-ca-file is not the cluster's"
+            yield Finding("node", ERROR, text, "on that machine: kb doctor")
+        elif answer.status == 403:
+            text = f"API server {place} lets this node's kubelet not read its node, and others do: its --authorization-mode lacks Node"
+            yield Finding("node", ERROR, text, _UNAUTHORIZED)
 
 
 def _judge_node_ip(patient: Patient, own: set[str]) -> Findings:

@@ -7,11 +7,12 @@ import datetime
 from pathlib import Path
 
 from kubeup.cluster import probes
-from kubeup.diagnosis import chain
+from kubeup.diagnosis import chain, signs
 from kubeup.diagnosis.checks import facts, table
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import COMPONENTS, Patient, open_api, read_flags
 from kubeup.errors import KbError
+from kubeup.node import containers
 from kubeup.shapes import fit_what_does
 from kubeup.yaml_files import load_mapping
 
@@ -41,6 +42,12 @@ def look_at_chain(patient: Patient) -> Findings:
     link = chain.find_broken_link(
         patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
     )
+    absent = _find_absent(patient, next(iter(unhealthy), "")) if link is None or link.link == "probe" else ""
+    if absent:
+        text = f"{absent} does not run: the kubelet has made no container of {patient.paths.manifest(absent)}, and has not said why"
+        remedy = f"{signs.say_restart(patient.host, 'kubelet')}, which makes it read its manifests again"
+        yield Finding("chain/container", ERROR, text, remedy)
+        return
     if link:
         yield Finding(f"chain/{link.link}", ERROR, str(link), link.remedy)
         return
@@ -48,6 +55,19 @@ def look_at_chain(patient: Patient) -> Findings:
         yield Finding(
             "chain/probe", ERROR, f"{name} is not healthy: {seen}", f"crictl logs $(crictl ps -q --name {name})"
         )
+
+
+def _find_absent(patient: Patient, component: str) -> str:
+    """The first unhealthy component, if it has no container although its manifest has been there for a while; else ""."""
+    manifest = patient.host.stat(patient.paths.manifest(component)) if component else None
+    if manifest is None or patient.host.now().timestamp() - manifest.ctime < _STARTED_S:
+        return ""
+    found = containers.ask_containers(patient.host, patient.config.node.cri_socket, name=component, has_exits=False)
+    return component if found == [] else ""
+
+
+_STARTED_S = 15
+"""By this time a kubelet has made a container of a manifest, or has said why not."""
 
 
 def probe_components(patient: Patient) -> dict[str, str]:

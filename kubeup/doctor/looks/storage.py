@@ -14,6 +14,7 @@ from kubeup.doctor.node_files import Patient, read_flags, read_mapping
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 
+OWN_MEMBER = "etcd/own"
 SLOW_FSYNC_S, SLOW_COMMIT_S = 0.01, 0.025
 """etcd's own recommendations: 99 of 100 writes of the log are on disk within 10 ms, of the database within 25 ms (docs of etcd, FAQ and metrics)."""
 _FSYNC, _COMMIT = "etcd_disk_wal_fsync_duration_seconds", "etcd_disk_backend_commit_duration_seconds"
@@ -106,9 +107,8 @@ def look_at_etcd(patient: Patient) -> Findings:
     try:
         members = client.list_members(is_sure=False)
     except Unreachable as error:
-        yield Finding(
-            "etcd", ERROR, f"no etcd member answers: {error}", "see its log: crictl logs of the container etcd"
-        )
+        text = f"the member of etcd on this node does not answer: {error.cause}"
+        yield Finding(OWN_MEMBER, ERROR, text, "see its log: crictl logs $(crictl ps -aq --name etcd | head -1)")
         return
     statuses = etcd.read_statuses(client, members)
     trouble = {member_id: status.away for member_id, status in statuses.items() if status.away}

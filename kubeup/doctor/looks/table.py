@@ -15,6 +15,7 @@ from typing import Optional
 
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, WARNING, Finding, Findings
+from kubeup.doctor import node_files
 from kubeup.doctor.looks.backups import look_at_backups
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
@@ -29,7 +30,7 @@ from kubeup.doctor.looks.registered_node import look_at_node
 from kubeup.doctor.looks.rotating import look_at_rotation
 from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
 from kubeup.doctor.looks.skew import look_at_clock
-from kubeup.doctor.looks.storage import look_at_disk, look_at_etcd
+from kubeup.doctor.looks.storage import OWN_MEMBER, look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
 from kubeup.doctor.looks.whole_cluster import look_at_cluster, look_at_rights, look_at_whole_cluster
@@ -106,7 +107,7 @@ LOOKS: tuple[Look, ...] = (
             "rights",
         ),
     ),
-    Look("pod-tokens", "the API server knows the tokens of this node's pods", look_at_pod_tokens, ("chain", "node")),
+    Look("pod-tokens", "every API server knows the tokens of this node's pods", look_at_pod_tokens, ("chain", "node")),
     Look("served-certificates", "servers present the certificates that are on disk", look_at_served_certs),
     Look("auto-renewal", "the timer that renews certificates runs, and did not fail last time", look_at_auto_renewal),
     Look("clock", "this clock and the API server's agree", look_at_clock),
@@ -145,6 +146,7 @@ OF_THE_CLUSTER: tuple[Look, ...] = (
         look_at_whole_cluster,
     ),
     Look("nodes", "nothing keeps pods away from the nodes that are Ready", look_at_every_node),
+    Look("pod-tokens", "every API server knows the tokens of pods", look_at_pod_tokens),
     Look("pods", "no pod of kube-system is stuck", look_at_system_pods, ("cluster", "nodes")),
 )
 """The checks of --cluster, which need no more of this machine than its identity."""
@@ -153,7 +155,7 @@ _AT_ONCE = 6
 
 
 _OF_SERVERS = frozenset({"chain", "manifests", "certificates", "etcd-alarms"})
-"""The looks whose errors keep this node's own controllers from leading."""
+"""The looks whose errors keep this node's own controllers from leading, and its API server and its member of etcd from serving."""
 
 
 def with_pods(looks: Sequence[Look], changing: Host) -> tuple[Look, ...]:
@@ -168,6 +170,7 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails. What comes of an error of
     another check is said as such, once."""
     chosen = LOOKS if looks is None else looks
+    patient = node_files.choose_server(patient)
     results = _take_all(patient, chosen)
     notes: list[Finding] = []
     broken, twice = set[str](), set[str]()
@@ -176,8 +179,7 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
         if broken & set(look.after):
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
         if broken & _OF_SERVERS:
-            own = f": {patient.config.node.name} has not renewed its lease"
-            found = [_as_consequence(note, WARNING) if own in note.text else note for note in found]
+            found = [_as_consequence(note, ERROR, WARNING) if _is_own(patient, note) else note for note in found]
         found = [
             _as_consequence(note, ERROR, WARNING) if any(pod in note.text for pod in twice) else note for note in found
         ]
@@ -188,6 +190,16 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
         }
         notes.extend(found)
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
+
+
+def _is_own(patient: Patient, note: Finding) -> bool:
+    """Whether it tells what this node's own server or controller does not do."""
+    server = node_files.find_own_server(patient.host, patient.paths).rpartition("/")[2]
+    return (
+        f": {patient.config.node.name} has not renewed its lease" in note.text
+        or note.name == OWN_MEMBER
+        or bool(server and note.text.startswith((f"API server {server} ", f"no answer from https://{server}/")))
+    )
 
 
 def _take_all(patient: Patient, looks: Sequence[Look]) -> list[list[Finding]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Optional
 
@@ -18,7 +19,7 @@ from kubeup.doctor.node_files import Patient, open_api
 from kubeup.errors import KbError
 from kubeup.json_text import as_table
 from kubeup.machine.host import Host
-from kubeup.machine.http import UNPROVEN, Unreachable
+from kubeup.machine.http import UNPROVEN, AnyTls, Tls, Unreachable
 from kubeup.network import (
     drain,
     drain_marks,
@@ -64,7 +65,7 @@ def look_at_load_balancer(patient: Patient) -> Findings:
         text = f"the load balancer runs with other servers than {path} names ({', '.join(servers)})"
         yield Finding(name, WARNING, text, f"systemctl restart {load_balancer.UNIT}, which makes it read its file")
     else:
-        yield from _judge_way_to(host, servers)
+        yield from _judge_way_to(patient, servers)
     if host.query(["systemctl", "is-active", load_balancer.UNIT]).stdout.strip() != "active":
         text = f"{load_balancer.UNIT} does not run: API servers that come or go are not followed"
         yield Finding(
@@ -76,25 +77,42 @@ def look_at_load_balancer(patient: Patient) -> Findings:
     yield from _look_at_marks(patient)
 
 
-def _judge_way_to(host: Host, servers: Sequence[str]) -> Findings:
-    """Whether this machine reaches an API server at its own address: behind a load balancer, a firewall between looks like a broken handshake."""
-    causes = dict[str, str]()
-    for server in servers:
-        try:
-            host.http_get(f"https://{server}/livez", tls=UNPROVEN, timeout_s=3)
-            return
-        except Unreachable as error:
-            if error.reason == "tls":
-                return
-            causes[server] = error.cause
-            is_silent = error.reason == "timeout"
-    named = "; ".join(f"{server}: {cause}" for server, cause in causes.items())
-    text = f"no API server answers this node ({named})"
-    if is_silent:
+def _judge_way_to(patient: Patient, servers: Sequence[str]) -> Findings:
+    """Whether this machine reaches an API server at its own address: behind a load balancer, a firewall between looks like a broken handshake. And on
+    a worker, whether each of those that it reaches proves itself: the load balancer leads to all of them."""
+    tls = _read_trust(patient)
+    with ThreadPoolExecutor(len(servers)) as pool:
+        seen = dict(zip(servers, pool.map(functools.partial(_ask_server, patient.host, tls), servers)))
+    reached = [server for server, error in seen.items() if error is None or error.reason == "tls"]
+    doubtful = {server: error.cause for server, error in seen.items() if error is not None and error.reason == "tls"}
+    if reached and len(doubtful) < len(reached) and not patient.is_control_plane:
+        for server, cause in doubtful.items():
+            text = f"API server {server}, to which this node's load balancer leads, presents a certificate that this node does not accept: {cause}"
+            yield Finding("load-balancer", ERROR, text, "on that machine: kb doctor")
+    if reached:
+        return
+    named = "; ".join(f"{server}: {error.cause}" for server, error in seen.items() if error)
+    if any(error and error.reason == "timeout" for error in seen.values()):
         remedy = "let TCP pass from here to there (a firewall or security group drops it; of this machine's own: iptables -S; nft list ruleset)"
     else:
         remedy = "see what is wrong there, on a control plane: kb doctor"
-    yield Finding("load-balancer", ERROR, text, remedy)
+    yield Finding("load-balancer", ERROR, f"no API server answers this node ({named})", remedy)
+
+
+def _read_trust(patient: Patient) -> AnyTls:
+    try:
+        tls = kubeapi.read_identity(patient.host, patient.paths.kubeconfig("kubelet.conf")).tls
+    except KbError:
+        return UNPROVEN  # the check of its files reports why
+    return Tls(tls.ca)
+
+
+def _ask_server(host: Host, tls: AnyTls, server: str) -> Optional[Unreachable]:  # noqa: PLR0917
+    try:
+        host.http_get(f"https://{server}/livez", tls=tls, timeout_s=3)
+    except Unreachable as error:
+        return error
+    return None
 
 
 def _look_at_marks(patient: Patient) -> Findings:

@@ -332,6 +332,23 @@ def test_an_api_server_whose_certificate_does_not_name_its_address_is_not_proven
     assert part.trouble is None and "does not present a certificate for that address" in part.unproven
 
 
+def test_an_api_server_whose_certificate_has_ended_is_in_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = make_cluster()
+    url = "https://10.0.0.12:6443/readyz"
+    get = cluster.http_get
+
+    def ended(asked: str, **options: Any) -> HttpResponse:
+        if asked == url:
+            raise Unreachable(url, "tls", text="certificate verify failed: certificate has expired")
+        return get(asked, **options)
+
+    monkeypatch.setattr(cluster, "http_get", ended)
+    (part,) = [part for part in health.probe_api_servers(api_of(cluster)) if not part.is_well]
+    assert "presents a certificate that its clients do not accept" in str(part.trouble) and "has expired" in str(
+        part.trouble
+    )
+
+
 def test_a_server_that_does_not_answer_at_all_is_raised() -> None:
     with pytest.raises(Unreachable):
         health.gate(api_of(Cluster()))

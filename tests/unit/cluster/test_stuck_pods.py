@@ -61,3 +61,18 @@ def test_what_is_on_its_way_is_not_stuck() -> None:
     starts = make_pod(containerStatuses=[waiting("ContainerCreating")])
     runs = make_pod(containerStatuses=[{"name": "coredns", "state": {"running": {}}}])
     assert find(ends, starts, runs, {}) == []
+
+
+def test_a_control_plane_that_lacks_what_the_others_run() -> None:
+    def plane_pod(component: str, node: str) -> dict[str, Any]:
+        meta = {"name": f"{component}-{node}", "namespace": "kube-system", "labels": {"component": component}}
+        return {"metadata": meta, "spec": {"nodeName": node}}
+
+    host = FakeHost()
+    pods = [plane_pod("kube-apiserver", "cp1"), plane_pod("kube-apiserver", "cp2"), plane_pod("kube-scheduler", "cp1")]
+    url = f"{SERVER}/api/v1/namespaces/kube-system/pods?labelSelector=tier%3Dcontrol-plane"
+    host.urls[url] = HttpResponse(200, json.dumps({"items": pods}).encode())
+    api = Api(host, Identity(SERVER, Tls()), retry_s=0)
+    (told,) = stuck_pods.find_missing(api, "kube-system", nodes=["cp1", "cp2"])
+    assert str(told).startswith("control plane cp2 runs no kube-scheduler: ") and "cp1 has one" in str(told)
+    assert stuck_pods.find_missing(api, "kube-system", nodes=["cp1"]) == []

@@ -116,3 +116,19 @@ def test_a_manifest_that_is_lost_or_damaged(name: str, text: Optional[bytes], sa
     assert level == "error" and path in told and says in told
     phase = "etcd local" if name == "etcd" else f"control-plane {name[5:]}"
     assert remedies(host, "manifests")[0].endswith(f"kb init phase {phase}")
+
+
+def test_a_component_of_which_the_kubelet_has_made_no_container() -> None:
+    """It says nothing of it: it has not seen the manifest. The API server, which complains of etcd, is not the cause."""
+    host = make_host()
+    manifest = "/etc/kubernetes/manifests/etcd.yaml"
+    host.urls["http://127.0.0.1:2381/health?serializable=false"] = HttpResponse(503, b"")
+    host.urls["http://127.0.0.1:10248/healthz"] = HttpResponse(200, b"ok")
+    host.mtimes[manifest] = host.now().timestamp() - 60
+    first = notes(host, "chain")[0]
+    assert first == (
+        "error",
+        f"etcd does not run: the kubelet has made no container of {manifest}, and has not said why",
+    )
+    host.mtimes[manifest] = host.now().timestamp() - 5  # it may still come
+    assert all("has made no container" not in text for _, text in notes(host, "chain"))

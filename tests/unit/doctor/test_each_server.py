@@ -1,0 +1,163 @@
+"""Several API servers behind a node's own load balancer: each connection leads to another one, so doctor asks one that serves, and proves of the
+others, each at its own address, that they take this node and its pods for what they are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, WARNING, Finding
+from kubeup.doctor import node_files
+from kubeup.doctor.looks import table, traffic
+from kubeup.machine.http import HttpResponse, Unreachable
+from kubeup.network import load_balancer
+from kubeup.paths import Paths
+from tests.fake_host import FakeHost
+from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient, notes, remedies
+from tests.unit.doctor.test_registered_node import REQUESTS, node_host
+
+ENDPOINT = "https://api.kb.test:7443"
+OTHER, THIRD = "https://10.77.0.12:6443", "https://10.77.0.13:6443"
+NODE = "/api/v1/nodes/cp1"
+
+
+def balance(host: FakeHost, *servers: str) -> FakeHost:
+    """With kb's load balancer before these servers, to which every kubeconfig leads."""
+    settings = load_balancer.Settings("api.kb.test:7443", 7444, "unix:///run/containerd/containerd.sock")
+    host.write_file(load_balancer.settings_path(Paths()), load_balancer.render_settings(settings))
+    names = [server.partition("://")[2] for server in servers]
+    host.write_file(load_balancer.config_path(Paths()), load_balancer.render_config(settings, names))
+    for name in ("admin.conf", "kubelet.conf"):
+        path = f"/etc/kubernetes/{name}"
+        host.files[path] = host.files[path].replace(SERVER.encode(), ENDPOINT.encode())
+    return host
+
+
+def ready(host: FakeHost, *servers: str) -> None:
+    for server in servers:
+        host.urls[f"{server}/readyz"] = HttpResponse(200, b"ok")
+
+
+@pytest.mark.parametrize(
+    ("serve", "chosen"),
+    [((SERVER, OTHER), SERVER), ((OTHER, THIRD), OTHER), ((), ENDPOINT)],
+    ids=["its own first", "one that serves", "nobody"],
+)
+def test_who_is_asked(serve: tuple[str, ...], chosen: str) -> None:
+    host = balance(make_host(), OTHER, SERVER, THIRD)
+    ready(host, *serve)
+    host.urls[f"{THIRD}/readyz"] = host.urls.get(f"{THIRD}/readyz", HttpResponse(500, b"[-]etcd failed"))
+    patient = node_files.choose_server(make_patient(host))
+    assert node_files.open_api(patient).server == chosen
+
+
+def test_another_cluster_s_server_is_left_as_it_is_named() -> None:
+    """--kubeconfig, or a control plane's kubelet.conf, which names its own server."""
+    host = balance(make_host(), SERVER, OTHER)
+    ready(host, OTHER)
+    path = "/etc/kubernetes/kubelet.conf"
+    host.files[path] = host.files[path].replace(ENDPOINT.encode(), SERVER.encode())
+    patient = node_files.choose_server(make_patient(host))
+    assert node_files.open_api(patient, Paths().kubeconfig("kubelet.conf")).server == SERVER
+    assert node_files.open_api(patient).server == OTHER
+    assert node_files.choose_server(make_patient(make_host())).server == ""
+
+
+def put_token(host: FakeHost) -> None:
+    pod = "/var/lib/kubelet/pods/u1"
+    host.files[f"{pod}/volumes/kubernetes.io~projected/kube-api-access-x/token"] = b"a.b.c"
+    host.files[f"{pod}/containers/kube-proxy/x"] = b""
+
+
+def test_one_server_that_does_not_know_the_tokens_of_pods() -> None:
+    host = balance(make_host(), SERVER, OTHER)
+    put_token(host)
+    host.urls[f"{SERVER}/version"] = HttpResponse(200, b"{}")
+    assert notes(host, "pod-tokens") == []  # the other one does not answer, which is another check's
+    host.urls[f"{OTHER}/version"] = HttpResponse(401, b"{}")
+    ((level, text),) = notes(host, "pod-tokens")
+    assert level == "error" and text.startswith(
+        "API server 10.77.0.12:6443 refuses the service account tokens of pods (kube-proxy)"
+    )
+    assert "sa.key" in remedies(host, "pod-tokens")[0]
+    host.urls[f"{SERVER}/version"] = HttpResponse(401, b"{}")
+    ((_, text),) = notes(host, "pod-tokens")
+    assert text.startswith("the API server refuses the service account tokens of this node's pods")
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, "does not accept the certificate of this node's kubelet"),
+        (403, "its --authorization-mode lacks Node"),
+        (200, ""),
+    ],
+)
+def test_one_server_that_does_not_take_this_node_for_what_it_is(status: int, says: str) -> None:
+    host = balance(node_host(), SERVER, OTHER)
+    host.urls.update({url.replace(SERVER, ENDPOINT): answer for url, answer in host.urls.items()})
+    host.urls[f"{SERVER}{NODE}"] = HttpResponse(200, b"{}")
+    host.urls[f"{OTHER}{NODE}"] = HttpResponse(status, b"{}")
+    told = [text for _, text in notes(host, "node")]
+    assert len(told) == bool(says) and all("API server 10.77.0.12:6443 " in text and says in text for text in told), (
+        told
+    )
+
+
+def test_a_server_that_authorizes_no_kubelet_is_said_as_such() -> None:
+    host = node_host()
+    body = json.dumps({"kind": "Status", "reason": "Forbidden", "message": "system:node:cp1 cannot list"}).encode()
+    host.urls[REQUESTS] = HttpResponse(403, body)
+    ((level, text),) = notes(host, "node")
+    assert level == "error" and "lets this node's kubelet not do what it has to" in text
+    assert "--authorization-mode" in remedies(host, "node")[0] and "super-admin" not in remedies(host, "node")[0]
+
+
+@pytest.mark.parametrize("is_worker", [True, False])
+def test_one_server_whose_certificate_this_node_does_not_accept(
+    monkeypatch: pytest.MonkeyPatch, is_worker: bool
+) -> None:
+    """On a control plane it is the check of the whole cluster that names it."""
+    host = make_host()
+    if is_worker:
+        for path in [path for path in host.files if "/manifests/" in path or path.endswith("apiserver.crt")]:
+            del host.files[path]
+
+    def get(url: str, **_: Any) -> HttpResponse:
+        if url.startswith(OTHER):
+            raise Unreachable(url, "tls", text="certificate has expired")
+        return HttpResponse(200, b"ok")
+
+    patient = make_patient(host)
+    monkeypatch.setattr(host, "http_get", get)
+    found = list(traffic._judge_way_to(patient, [SERVER.partition("://")[2], OTHER.partition("://")[2]]))
+    assert [note.level for note in found] == ["error"] * is_worker
+    assert all(
+        note.text.startswith("API server 10.77.0.12:6443, to which") and "expired" in note.text for note in found
+    )
+
+
+# ---- what comes of what
+
+
+def say(*found: Finding, look: str, after: tuple[str, ...] = ()) -> table.Look:
+    return table.Look(look, "", lambda patient: iter(found), after)
+
+
+@pytest.mark.parametrize(
+    ("note", "becomes"),
+    [
+        (Finding("etcd/own", ERROR, "the member of etcd on this node does not answer: x", "y"), FOLLOWS),
+        (Finding("cluster", WARNING, "API server 10.77.0.11:6443 does not answer: x", "y"), FOLLOWS),
+        (Finding("cluster", WARNING, "API server 10.77.0.12:6443 does not answer: x", "y"), WARNING),
+        (Finding("etcd", ERROR, "etcd member cp2 does not serve", "y"), ERROR),
+    ],
+    ids=["its member", "its server", "another server", "another member"],
+)
+def test_what_this_node_s_own_servers_do_not_do_comes_of_its_broken_chain(note: Finding, becomes: str) -> None:
+    broken = say(Finding("chain/container", ERROR, "etcd exited", "see"), look="chain")
+    patient = make_patient(make_host())
+    assert [one.level for one in table.examine(patient, [broken, say(note, look="cluster")])] == [ERROR, becomes]
+    assert [one.level for one in table.examine(patient, [say(note, look="cluster")])] == [note.level]
