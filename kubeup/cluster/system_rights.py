@@ -6,18 +6,19 @@ Asks by reviews and by dry runs, and stores nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from kubeup.cluster import objects
 from kubeup.cluster.api import Api, ApiRefused, Object, path_of
+from kubeup.cluster.objects import read_api_servers
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
 from kubeup.machine.http import Unreachable
 from kubeup.shapes import fit_what_does
 from kubeup.trouble import Trouble
 
-_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 _REVIEW_S = 5
 
 
@@ -47,7 +48,9 @@ _NEEDS = (
 
 def find_lost_rights(api: Api, node: str) -> list[Trouble]:
     """Rights that a program of the cluster has no more, by the API server's own word. node: one of its nodes. Raises Unreachable."""
-    return [*filter(None, (_judge_account(api, need) for need in _NEEDS)), *_judge_node(api, node)]
+    accounts = filter(None, (_judge_account(api, need) for need in _NEEDS))
+    servers = [f"https://{server}" for server in read_api_servers(api)] or [api.server]
+    return [*accounts, *(trouble for server in servers for trouble in _judge_node(api.with_server(server), node))]
 
 
 def _judge_account(api: Api, need: _Need) -> Optional[Trouble]:
@@ -68,24 +71,45 @@ def _judge_account(api: Api, need: _Need) -> Optional[Trouble]:
     return Trouble(what, cause, need.remedy)
 
 
-def _judge_node(api: Api, node: str) -> Iterator[Trouble]:
-    wanted = {"verb": "update", "resource": "nodes", "subresource": "status", "name": node}
-    if _may(api, f"system:node:{node}", ["system:nodes", "system:authenticated"], wanted=wanted) is False:
-        yield Trouble(
-            f"the kubelet of node {node} may not update its node, so nodes become NotReady",
-            "the API server's --authorization-mode lacks Node (it is Node,RBAC by default)",
-            "put it back in /etc/kubernetes/manifests/kube-apiserver.yaml: --authorization-mode=Node,RBAC",
-        )
+def _judge_node(own: Api, node: str) -> Iterator[Trouble]:
+    """What one API server lets a kubelet do: authorizers are its own, and what they read is the cluster's."""
+    with contextlib.suppress(Unreachable):  # the check of the API servers reports why
+        if (
+            _may(own, f"system:node:{node}", ["system:nodes", "system:authenticated"], wanted=want_status(node))
+            is False
+        ):
+            yield deny_nodes(own.server)
+
+
+def want_status(node: str) -> dict[str, str]:
+    """What a kubelet has to be allowed all the time, for a review."""
+    return {"verb": "update", "resource": "nodes", "subresource": "status", "name": node}
+
+
+def deny_nodes(server: str) -> Trouble:
+    """That this API server does not let kubelets do what they have to."""
+    return Trouble(
+        f"API server {server.partition('://')[2]} lets no kubelet update its node, so nodes become NotReady",
+        "its --authorization-mode lacks Node (it is Node,RBAC by default)",
+        "put it back on that machine, in /etc/kubernetes/manifests/kube-apiserver.yaml: --authorization-mode=Node,RBAC",
+    )
+
+
+def may_update_status(api: Api, node: str) -> Optional[bool]:
+    """Whether the identity of `api`, a kubelet's, may update its node's status; None if the API server does not say. Raises Unreachable."""
+    return _review(api, "selfsubjectaccessreviews", spec={"resourceAttributes": want_status(node)})
 
 
 def _may(api: Api, user: str, groups: Sequence[str], *, wanted: Mapping[str, str]) -> Optional[bool]:  # noqa: PLR0917
     """Whether a user may do that; None if this identity may not ask."""
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {"user": user, "groups": list(groups), "resourceAttributes": dict(wanted)},
-    }
-    answer = api.ask(_REVIEWS, review, timeout_s=_REVIEW_S)
+    spec = {"user": user, "groups": list(groups), "resourceAttributes": dict(wanted)}
+    return _review(api, "subjectaccessreviews", spec=spec)
+
+
+def _review(api: Api, resource: str, *, spec: Mapping[str, Any]) -> Optional[bool]:
+    kind = "SelfSubjectAccessReview" if resource.startswith("self") else "SubjectAccessReview"
+    body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": dict(spec)}
+    answer = api.ask(f"/apis/authorization.k8s.io/v1/{resource}", body, timeout_s=_REVIEW_S)
     found = fit_what_does(as_table(answer.body.decode(errors="replace")), {"status!": {"allowed": bool}})
     return found["status"].get("allowed") if answer.status in (200, 201) else None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import node_state, probes, signing_request
+from kubeup.cluster import node_state, probes, signing_request, system_rights
 from kubeup.config import choose
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
@@ -34,16 +34,9 @@ def look_at_node(patient: Patient) -> Findings:
     name = read_cert_node_name(host, paths)
     if not patient.is_member or not name:
         return
-    called = read_called_name(host, read_kubelet_flags(host, paths))
-    if called != name:
-        yield Finding(
-            "node",
-            ERROR,
-            f"this machine is called {called} now, and its node is {name}: the kubelet cannot register, since its certificate "
-            f"is system:node:{name}'s",
-            f"hostnamectl set-hostname {name} (or add --hostname-override={name} to KUBELET_KUBEADM_ARGS in "
-            f"{paths.kubelet_flags_env}), then: {signs.say_restart(host, 'kubelet')}",
-        )
+    yield from _judge_called(patient, name)
+    refusing = list(_ask_servers(patient, name))
+    yield from refusing
     try:
         api = open_api(patient, paths.kubernetes / "kubelet.conf")
         node = api.get(kubeapi.path_of("Node", name))
@@ -51,9 +44,9 @@ def look_at_node(patient: Patient) -> Findings:
             kubeapi.path_of("CertificateSigningRequest"), field=f"spec.signerName={signing_request.SERVING_SIGNER}"
         )
     except KbError as error:
-        yield _describe_silence(patient, name, error=error)
+        if not (refusing and isinstance(error, kubeapi.ApiRefused)):
+            yield _describe_silence(patient, name, error=error)
         return
-    yield from _ask_other_servers(patient, api, name=name)
     if node is None:
         text = f"the cluster has no node {name}: it was deleted, and a kubelet registers only when it starts"
         remedy = f"{signs.say_restart(host, 'kubelet')}; if it was removed for good: kb reset --force"
@@ -73,6 +66,21 @@ def look_at_node(patient: Patient) -> Findings:
     yield from _judge_serving_requests(name, requests)
 
 
+def _judge_called(patient: Patient, name: str) -> Findings:
+    """A machine that was renamed: its kubelet has the certificate of the former name."""
+    host, paths = patient.host, patient.paths
+    called = read_called_name(host, read_kubelet_flags(host, paths))
+    if called != name:
+        yield Finding(
+            "node",
+            ERROR,
+            f"this machine is called {called} now, and its node is {name}: the kubelet cannot register, since its certificate "
+            f"is system:node:{name}'s",
+            f"hostnamectl set-hostname {name} (or add --hostname-override={name} to KUBELET_KUBEADM_ARGS in "
+            f"{paths.kubelet_flags_env}), then: {signs.say_restart(host, 'kubelet')}",
+        )
+
+
 def _describe_silence(patient: Patient, name: str, *, error: KbError) -> Finding:
     """Why the cluster does not answer this node's kubelet. An authority that did not even sign this node's own certificate is another cluster's."""
     what = f"the cluster does not say how node {name} is"
@@ -81,31 +89,31 @@ def _describe_silence(patient: Patient, name: str, *, error: KbError) -> Finding
         text = f"{what}: {path} trusts another authority (certificate-authority-data) than the one that signed this node's certificate: {error.cause}"
         remedy = f"put the cluster's there (on a control plane: base64 -w0 {patient.paths.pki / 'ca.crt'}); then: {signs.say_restart(patient.host, 'kubelet')}"
         return Finding("node", ERROR, text, remedy)
-    if isinstance(error, kubeapi.ApiRefused) and error.http_status == 403:
-        text = f"an API server lets this node's kubelet not do what it has to: {error.cause}"
-        return Finding("node", ERROR, text, _UNAUTHORIZED)
     return Finding("node", ERROR, f"{what}: {error}", error.remedy)
 
 
-_UNAUTHORIZED = "on that control plane, see that --authorization-mode in /etc/kubernetes/manifests/kube-apiserver.yaml has Node (it is Node,RBAC by default): kb doctor"
-
-
-def _ask_other_servers(patient: Patient, api: kubeapi.Api, *, name: str) -> Findings:
-    """Whether the others of this node's API servers take its kubelet for what it is: its load balancer leads to each of them in turn."""
-    for server in list_servers(patient):
-        if server == api.server:
-            continue
+def _ask_servers(patient: Patient, name: str) -> Findings:
+    """Whether each API server takes this node's kubelet for what it is: authorities and authorizers are each one's own, and a load balancer leads to each in
+    turn."""
+    try:
+        api = open_api(patient, patient.paths.kubernetes / "kubelet.conf")
+    except KbError:
+        return  # the check of the kubelet's files reports why
+    servers = list_servers(patient)
+    for server in servers or (api.server,):
+        own = api.with_server(server)
         try:
-            answer = api.with_server(server).probe_health(kubeapi.path_of("Node", name), timeout_s=5)
+            may = system_rights.may_update_status(own, name)
+            status = own.probe_health(kubeapi.path_of("Node", name), timeout_s=5).status if servers else 0
         except Unreachable:
             continue  # the check of the load balancer or of the cluster reports why
-        place = server.partition("://")[2]
-        if answer.status == 401:
+        if may is False:
+            trouble = system_rights.deny_nodes(server)
+            yield Finding("node", ERROR, str(trouble), trouble.remedy)
+        elif status == 401 and server != api.server:
+            place = server.partition("://")[2]
             text = f"API server {place} does not accept the certificate of this node's kubelet, and others do: its --client-ca-file is not the cluster's"
             yield Finding("node", ERROR, text, "on that machine: kb doctor")
-        elif answer.status == 403:
-            text = f"API server {place} lets this node's kubelet not read its node, and others do: its --authorization-mode lacks Node"
-            yield Finding("node", ERROR, text, _UNAUTHORIZED)
 
 
 def _judge_node_ip(patient: Patient, own: set[str]) -> Findings:

@@ -4,12 +4,13 @@ restarted, and what the kubelet makes static pods of."""
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
 
 from kubeup.cluster import probes
 from kubeup.diagnosis import chain, signs
 from kubeup.diagnosis.checks import facts, table
-from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
 from kubeup.doctor.node_files import COMPONENTS, Patient, open_api, read_flags
 from kubeup.errors import KbError
 from kubeup.node import containers
@@ -38,6 +39,14 @@ def look_at_chain(patient: Patient) -> Findings:
     if not patient.is_member:
         return
     unhealthy = {name: seen for name, seen in probe_components(patient).items() if seen}
+    if _STARTING.fullmatch(unhealthy.get("kube-apiserver", "")) and _is_young(patient, "kube-apiserver"):
+        del unhealthy["kube-apiserver"]
+        yield Finding(
+            "chain",
+            OK,
+            f"not proven: kube-apiserver was started less than {PROBES_S} s ago, and is not ready yet",
+            remedy="",
+        )
     components = (*patient.components, "kube-proxy", "coredns") if patient.is_control_plane else ("kube-proxy",)
     link = chain.find_broken_link(
         patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
@@ -55,6 +64,16 @@ def look_at_chain(patient: Patient) -> Findings:
         yield Finding(
             "chain/probe", ERROR, f"{name} is not healthy: {seen}", f"crictl logs $(crictl ps -q --name {name})"
         )
+
+
+_STARTING = re.compile(r"HTTP 500: \[-\]poststarthook/[^;]*(; \[-\]poststarthook/[^;]*)*")
+"""What an API server still has to do after its start."""
+
+
+def _is_young(patient: Patient, component: str) -> bool:
+    found = containers.list_containers(patient.host, patient.config.node.cri_socket, name=component, has_exits=False)
+    now = patient.host.now().timestamp()
+    return any(one.state == "running" and now - one.created_ns / 1e9 < PROBES_S for one in found)
 
 
 def _find_absent(patient: Patient, component: str) -> str:
@@ -105,8 +124,8 @@ def look_at_static_pods(patient: Patient) -> Findings:
         pod.component for pod in pods if pod.running_since and _seconds_since(patient, pod.running_since) < PROBES_S
     }
     for name, text in told.items():
-        if not text and name in young:
-            continue  # not probed yet
+        if name in young and (not text or probe_components(patient).get(name) == ""):
+            continue  # not probed yet, or not again since it has started
         flags = read_flags(patient.host, patient.paths, component=name)
         closed = probes.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
         remedy = probes.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"

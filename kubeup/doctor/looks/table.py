@@ -146,6 +146,7 @@ OF_THE_CLUSTER: tuple[Look, ...] = (
         look_at_whole_cluster,
     ),
     Look("nodes", "nothing keeps pods away from the nodes that are Ready", look_at_every_node),
+    Look("rights", "the cluster's own programs have their rights, and their pods could be made again", look_at_rights),
     Look("pod-tokens", "every API server knows the tokens of pods", look_at_pod_tokens),
     Look("pods", "no pod of kube-system is stuck", look_at_system_pods, ("cluster", "nodes")),
 )

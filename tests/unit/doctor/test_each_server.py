@@ -87,32 +87,43 @@ def test_one_server_that_does_not_know_the_tokens_of_pods() -> None:
     assert text.startswith("the API server refuses the service account tokens of this node's pods")
 
 
-@pytest.mark.parametrize(
-    ("status", "says"),
-    [
-        (401, "does not accept the certificate of this node's kubelet"),
-        (403, "its --authorization-mode lacks Node"),
-        (200, ""),
-    ],
-)
-def test_one_server_that_does_not_take_this_node_for_what_it_is(status: int, says: str) -> None:
-    host = balance(node_host(), SERVER, OTHER)
-    host.urls.update({url.replace(SERVER, ENDPOINT): answer for url, answer in host.urls.items()})
-    host.urls[f"{SERVER}{NODE}"] = HttpResponse(200, b"{}")
-    host.urls[f"{OTHER}{NODE}"] = HttpResponse(status, b"{}")
-    told = [text for _, text in notes(host, "node")]
-    assert len(told) == bool(says) and all("API server 10.77.0.12:6443 " in text and says in text for text in told), (
-        told
+REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+
+
+def allow(host: FakeHost, server: str, *, is_allowed: bool, status: int = 200) -> None:
+    """What a server answers to this node's kubelet."""
+    host.urls[f"{server}{NODE}"] = HttpResponse(status, b"{}")
+    host.urls[f"{server}{REVIEW}"] = HttpResponse(
+        201 if status == 200 else status, json.dumps({"status": {"allowed": is_allowed}}).encode()
     )
 
 
-def test_a_server_that_authorizes_no_kubelet_is_said_as_such() -> None:
+@pytest.mark.parametrize(
+    ("is_allowed", "status", "says"),
+    [
+        (True, 401, "does not accept the certificate of this node's kubelet"),
+        (False, 200, "lets no kubelet update its node"),
+        (True, 200, ""),
+    ],
+)
+def test_one_server_that_does_not_take_this_node_for_what_it_is(is_allowed: bool, status: int, says: str) -> None:
+    host = balance(node_host(), SERVER, OTHER)
+    host.urls.update({url.replace(SERVER, ENDPOINT): answer for url, answer in host.urls.items()})
+    allow(host, SERVER, is_allowed=True)
+    allow(host, OTHER, is_allowed=is_allowed, status=status)
+    told = [text for _, text in notes(host, "node")]
+    assert len(told) == bool(says), told
+    assert all("API server 10.77.0.12:6443 " in text and says in text for text in told), told
+
+
+def test_a_server_that_authorizes_no_kubelet_is_said_once() -> None:
+    """Without a load balancer too; what it then refuses is not said beside that."""
     host = node_host()
-    body = json.dumps({"kind": "Status", "reason": "Forbidden", "message": "system:node:cp1 cannot list"}).encode()
-    host.urls[REQUESTS] = HttpResponse(403, body)
+    allow(host, SERVER, is_allowed=False)
+    host.urls[REQUESTS] = HttpResponse(403, b'{"kind": "Status", "reason": "Forbidden", "message": "cannot list"}')
     ((level, text),) = notes(host, "node")
-    assert level == "error" and "lets this node's kubelet not do what it has to" in text
-    assert "--authorization-mode" in remedies(host, "node")[0] and "super-admin" not in remedies(host, "node")[0]
+    assert level == "error" and text.startswith("API server 10.77.0.11:6443 lets no kubelet update its node")
+    assert "--authorization-mode=Node,RBAC" in remedies(host, "node")[0]
 
 
 @pytest.mark.parametrize("is_worker", [True, False])
