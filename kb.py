@@ -159,7 +159,7 @@ JOIN = story(
     # 4. With --control-plane: etcd before the API server, so that each component finds the one it needs.
     control_planes_only(
         act("etcd-join",                            "Join etcd: first as a learner, as a voter once it has caught up", join_control_plane.ETCD_MEMBER),
-        step("control-plane-prepare/control-plane", "Write the static pods of the API server, the controller-manager and the scheduler", control_plane.plan_components),
+        step("control-plane-prepare/control-plane", "Write the static pods of the API server, the controller-manager and the scheduler", join_control_plane.plan_components),
         RENEWAL,
     ),
     act("kubelet-wait-bootstrap", "Wait until the cluster has signed the kubelet's own certificate", join_worker.BOOTSTRAP),

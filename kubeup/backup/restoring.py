@@ -15,7 +15,7 @@ from kubeup import releases
 from kubeup.addresses import join_host_port, replace_address
 from kubeup.backup import node_content
 from kubeup.backup.archive import FILES, OBJECTS, SNAPSHOT, About, Backup, Entry, file_name
-from kubeup.cluster import objects
+from kubeup.cluster import amid_rotation, objects
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.yaml_files import (
@@ -285,7 +285,7 @@ def _is_wanted(path: Path, about: About, *, is_same: bool) -> bool:
     pki = Path(about.pki)
     if pki in path.parents:
         name = str(path.relative_to(pki).with_suffix(""))
-        is_shared = name in (*_AUTHORITIES, "sa")
+        is_shared = name in (*_AUTHORITIES, "sa", amid_rotation.SIGNING.partition(".")[0])
         is_pair = path.suffix in (".crt", ".key", ".pub", ".csr")
         return is_shared or is_same or not is_pair
     is_kubeconfig = str(path.parent) == "/etc/kubernetes" and path.suffix == ".conf"

@@ -6,8 +6,9 @@ Nodes are Ready while nobody reaches their kubelets: they call the API server, a
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.cluster.health import Part
@@ -18,7 +19,8 @@ from kubeup.trouble import Trouble
 
 KUBELET_S = 4
 """How long the way to a kubelet may take. The API server itself would try for 30 s."""
-_AT_ONCE = 8
+AT_ONCE = 8
+Answer = TypeVar("Answer")
 _WAYS = (502, 503, 504)
 """The API server's answers if it does not reach a kubelet. Source: apimachinery, pkg/util/proxy/upgradeaware.go; api/errors ServiceUnavailable"""
 
@@ -26,8 +28,13 @@ _WAYS = (502, 503, 504)
 def probe_kubelets(api: Api, names: Sequence[str]) -> list[Part]:
     """Ask the API server of `api` for the health of each node's kubelet, which it has to call at its port for that: kubectl logs, exec
     and port-forward take the same way."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(functools.partial(_ask_kubelet, api), names))
+    return ask_each(names, functools.partial(_ask_kubelet, api))
+
+
+def ask_each(names: Sequence[str], ask: Callable[[str], Answer]) -> list[Answer]:
+    """What each node's kubelet answers, in the order of the names; some are asked at once, so that 500 nodes take no minutes."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(ask, names))
 
 
 def _ask_kubelet(api: Api, name: str) -> Part:

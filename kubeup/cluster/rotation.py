@@ -23,6 +23,10 @@ from cryptography.hazmat.primitives import serialization
 
 from kubeup import moments
 from kubeup.cluster import clock, objects, shared_certs
+from kubeup.cluster.amid_rotation import CERTS, PATH, unreadable
+from kubeup.cluster.amid_rotation import NAME as NAME
+from kubeup.cluster.amid_rotation import Rotation as Rotation
+from kubeup.cluster.amid_rotation import read as read
 from kubeup.cluster.api import AlreadyExists, Api, ApiRefused, Object, path_of
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
@@ -31,76 +35,20 @@ from kubeup.node.private_keys import Key
 from kubeup.node.rotated_pairs import DROP, TRUST, USE, Pair
 from kubeup.secret import Secret
 
-NAME = "kb-rotation"
 ANNOTATION = "kb.io/rotation"
 WITH_WORKERS = ("cluster",)
 """What every node's kubelet trusts, so that workers take part."""
 RIGHTS = "rbac/rotation.yaml"
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
-_PATH = path_of("ConfigMap", NAME, namespace=objects.SYSTEM)
 _SECRET = path_of("Secret", NAME, namespace=objects.SYSTEM)
 _PURPOSE = b"kb rotation"
 _KEY = "pairs"
-_CERTS = ("formerCert", "followingCert")
-
-
-@frozen
-class Rotation:
-    """what: sa, front-proxy, etcd or cluster. former, following: the ids of the pairs. is_undo: it goes back to a pair that was used before. used:
-    since when all control planes have used the following one, by the API server's clock; "" if they do not yet. version: of the
-    ConfigMap."""
-
-    what: str
-    stage: str
-    former: str
-    following: str
-    used: str = ""
-    is_undo: bool = False
-    version: str = ""
-    certs: tuple[str, ...] = ()
-    """The former and the following certificate (PEM), where workers take part; else ()."""
-
-    @property
-    def mark(self) -> str:
-        """What a node's annotation says once it has done the stage."""
-        return f"{self.what} {self.stage} {self.following[:16]}"
-
-
-def read(api: Api) -> Optional[Rotation]:
-    """The rotation that is under way. Raises ApiRefused, Unreachable, ClusterError (rotation-unreadable)."""
-    found = api.get(_PATH)
-    if found is None:
-        return None
-    data = found.get("data") or {}
-    stage = str(data.get("stage", ""))
-    if stage not in (TRUST, USE, DROP) or not data.get("following") or not data.get("what"):
-        raise _unreadable(f"ConfigMap kube-system/{NAME} has no stage that is known, or does not say what is rotated")
-    return Rotation(
-        str(data["what"]),
-        stage,
-        str(data.get("former", "")),
-        str(data["following"]),
-        str(data.get("used", "")),
-        is_undo=data.get("undo") == "true",
-        version=str(found["metadata"].get("resourceVersion") or ""),
-        certs=tuple(str(data[name]) for name in _CERTS if data.get(name)),
-    )
 
 
 def _render(one: Rotation) -> Object:
     data = {"what": one.what, "stage": one.stage, "former": one.former, "following": one.following, "used": one.used}
     return objects.render_config_map(
-        NAME, {**data, **dict(zip(_CERTS, one.certs)), "undo": "true" if one.is_undo else ""}
-    )
-
-
-def _unreadable(cause: str) -> ClusterError:
-    return ClusterError(
-        "the rotation that was begun in this cluster cannot be read",
-        cause=cause,
-        remedy="if no control plane has taken it up yet, forget it: "
-        f"kubectl -n kube-system delete configmap,secret {NAME}; then begin it again",
-        code="rotation-unreadable",
+        NAME, {**data, **dict(zip(CERTS, one.certs)), "undo": "true" if one.is_undo else ""}
     )
 
 
@@ -137,19 +85,19 @@ def unseal(api: Api, one: Rotation, *, key: Secret) -> tuple[Pair, Pair]:
     """(the former pair, the following one). Raises ClusterError (rotation-sealed, rotation-unreadable), ApiRefused, Unreachable."""
     kept = _open(api.get(_SECRET), key)
     if one.former not in kept or one.following not in kept:
-        raise _unreadable(f"Secret kube-system/{NAME} does not hold the keys that ConfigMap {NAME} names")
+        raise unreadable(f"Secret kube-system/{NAME} does not hold the keys that ConfigMap {NAME} names")
     return kept[one.former], kept[one.following]
 
 
 def _open(found: Optional[Object], key: Secret) -> dict[str, Pair]:
     if found is None:
-        raise _unreadable(f"Secret kube-system/{NAME} is not there, which holds the keys")
+        raise unreadable(f"Secret kube-system/{NAME} is not there, which holds the keys")
     try:
         data = base64.b64decode(str((found.get("data") or {}).get(_KEY) or ""), validate=True)
         text = shared_certs.decrypt(data, key)
         shown = parse_json(text, "the pairs")
     except (binascii.Error, ValueError) as error:
-        raise _unreadable(f"Secret kube-system/{NAME} does not hold what kb wrote") from error
+        raise unreadable(f"Secret kube-system/{NAME} does not hold what kb wrote") from error
     except ClusterError as error:
         raise ClusterError(
             f"Secret kube-system/{NAME} cannot be opened on this control plane",
@@ -158,7 +106,7 @@ def _open(found: Optional[Object], key: Secret) -> dict[str, Pair]:
             code="rotation-sealed",
         ) from error
     if not isinstance(shown, Mapping):
-        raise _unreadable(f"Secret kube-system/{NAME} does not hold what kb wrote")
+        raise unreadable(f"Secret kube-system/{NAME} does not hold what kb wrote")
     return {str(name): Pair(Secret(str(pair["key"])), str(pair["cert"])) for name, pair in shown.items()}
 
 
@@ -173,8 +121,7 @@ def withdraw_shared(api: Api) -> bool:
 
 def begin(api: Api, one: Rotation) -> Rotation:
     """Begin it, or take up what another control plane began in the same moment. Raises ApiRefused, Unreachable."""
-    if one.what in WITH_WORKERS:
-        objects.apply_objects(api, objects.load_objects(RIGHTS))
+    objects.apply_objects(api, objects.load_objects(RIGHTS))
     with contextlib.suppress(AlreadyExists):
         api.create(_render(one))
     return read(api) or one
@@ -222,10 +169,9 @@ def end(api: Api, nodes: Mapping[str, str], *, what: str) -> None:
     """Forget it, and first of all the former private key. nodes: name -> annotation; one that is left is of no rotation any more. Raises
     ApiRefused, Unreachable."""
     api.delete(_SECRET)
-    if what in WITH_WORKERS:
-        for obj in reversed(objects.load_objects(RIGHTS)):
-            api.delete(api.object_path(obj))
-    api.delete(_PATH)
+    for obj in reversed(objects.load_objects(RIGHTS)):
+        api.delete(api.object_path(obj))
+    api.delete(PATH)
     forget_marks(api, nodes)
 
 

@@ -18,7 +18,7 @@ from kubeup.trust import Anchors
 
 with lazily:
     from kubeup.airgap import air_gap_fence
-    from kubeup.cluster import api, find_cluster, join_documents, membership
+    from kubeup.cluster import amid_rotation, api, find_cluster, join_documents, membership
     from kubeup.config import load_join
     from kubeup.engine import run, step
     from kubeup.machine import fence
@@ -99,7 +99,15 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
         return 0
     if result.changes and not only and call.output == "text" and launch.target.mode == "live":
         call.print(result.results.join_text)
+        _tell_rotation(call, ctx)
     return 0
+
+
+def _tell_rotation(call: Invocation, ctx: Run) -> None:
+    """That a rotation of a shared key waits for this node from now on, if it does."""
+    (one,) = ctx.found.rotation or (None,)
+    if one is not None and (ctx.config.is_control_plane or one.certs):
+        call.print(amid_rotation.say_next(one, ctx.config.node.name))
 
 
 def _phases_for(call: Invocation, *, is_control_plane: bool, only: str) -> tuple[Phase, ...]:

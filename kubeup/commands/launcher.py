@@ -27,7 +27,7 @@ from kubeup.paths import Paths
 
 with lazily:
     from kubeup.airgap import oci_layout
-    from kubeup.cluster import api, node_events
+    from kubeup.cluster import amid_rotation, api, node_events
     from kubeup.commands import closing_look
     from kubeup.config import load_init
     from kubeup.doctor import node_files
@@ -220,9 +220,10 @@ class Launch:
                     kept.drop_expired(self.local, dataclasses.replace(paths, upgrade=place))
 
     def refuse_cut_off(self, paths: Paths) -> None:
-        """Raises HostError (swap-cut-off), (recovery-cut-off), (upgrade-cut-off); ClusterError (try-pending): what another command changes now
+        """Raises HostError (swap-cut-off), (recovery-cut-off), (upgrade-cut-off), (rotation-under-way); ClusterError (try-pending): what another command changes now
         would be swapped with it, or back, and the kubelet may be stopped."""
         name = self.call.command.name
+        amid_rotation.refuse_writer(self.local, paths, command=name, words=tuple(self.call.words))
         if name == "reset" or not self.call.program.keeps_state:
             return
         self._refuse_cut_off_recovery(paths)

@@ -27,6 +27,7 @@ with lazily:
 if TYPE_CHECKING:
     from kubeup.airgap.containerd_hosts import Mirror
     from kubeup.cluster import health, lease
+    from kubeup.cluster.amid_rotation import Rotation
     from kubeup.cluster.api import Api
     from kubeup.cluster.departure import Departing
     from kubeup.cluster.shared_certs import SharedFile
@@ -213,6 +214,8 @@ class Found:
     """This node's turn to join etcd, if it has to be held until its new member serves."""
     lagging: Optional[Sequence[str]] = None
     """The API servers whose certificates do not have the new endpoint's name yet."""
+    rotation: Optional[tuple[Optional[Rotation]]] = None
+    """The rotation of a shared key that is under way in the cluster that is joined, or None for none; None if nobody has looked."""
     departing: Optional[Departing] = None
     """The node that is removed, as it was found before anything was changed."""
 

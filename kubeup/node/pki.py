@@ -163,12 +163,16 @@ def probe_ca(host: Host, paths: Paths, name: str) -> Finding:  # noqa: PLR0917
 def find_ca_warnings(host: Host, paths: Paths, *, cluster: ClusterConfiguration, name: str) -> tuple[str, ...]:
     """Warnings about an existing CA that works but may surprise. Raises the same errors as read_ca."""
     ca = read_ca(host, paths, name=name)
-    own = cluster.controller_manager
-    is_signer_given = any(own.last_arg(f"cluster-signing{kind}-cert-file") for kind in ("", "-kubelet-client"))
-    bundle = "" if name != "ca" or is_signer_given else describe_bundle(host, ca)
+    bundle = describe_bundle(host, ca) if name == "ca" and signs_with_ca(cluster) else ""
     return tuple(
         filter(None, (describe_early_end(ca, host.now(), seconds=cluster.certificate_validity_period_s), bundle))
     )
+
+
+def signs_with_ca(cluster: ClusterConfiguration) -> bool:
+    """Whether the controller-manager signs with ca.crt, unless the configuration names another file."""
+    own = cluster.controller_manager
+    return not any(own.last_arg(f"cluster-signing{kind}-cert-file") for kind in ("", "-kubelet-client"))
 
 
 def describe_early_end(ca: Ca, now: datetime.datetime, *, seconds: int) -> str:

@@ -143,6 +143,11 @@ def render_where_known(present: str, *, former: str, following: str, stage: str)
     return render_trusted(present, former=former, following=following, stage=stage)
 
 
+def ids_in(text: str) -> tuple[str, ...]:
+    """The ids of the pairs of which a certificate, public or private key is in a text, in its order."""
+    return tuple(hashlib.sha256(found).hexdigest() for found in map(_read_spki, split_pem(text)) if found)
+
+
 def _read_spki(block: Block) -> bytes:
     """The public key in a certificate or of a private or public key; b"" if it is none that can be read."""
     with contextlib.suppress(ValueError, UnsupportedAlgorithm, x509.InvalidVersion):

@@ -21,6 +21,7 @@ from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
+from kubeup.machine.host import Host
 from kubeup.machine.waiting import becomes_so
 from kubeup.phases.find_mirror import mirror_of
 from kubeup.phases.local_bundle import bundle_copy, find_architecture, open_copies, open_signed
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 CRICTL_CONFIG = Path("/etc/crictl.yaml")
 BOOT_LINK = Path("/etc/systemd/system/multi-user.target.wants/containerd.service")
 CONTAINERD_DATA = (Path("/var/lib/containerd"), Path("/run/containerd"))
+NRI_SOCKET = Path("/run/nri/nri.sock")
+"""Where containerd listens for plugins, from 2.0 on without being told to. Source: containerd, internal/nri; nri, pkg/adaptation"""
 RUNTIME_FOLDERS = tuple(
     Path(name)
     for name in ("/etc/cni", "/etc/cni/net.d", "/opt/containerd", "/opt/containerd/bin", "/opt/containerd/lib")
@@ -311,17 +314,28 @@ def plan_released_images(run: BareRun) -> Plan:
     return Plan(Gone("kept images", find, lambda ground: kept.release_images(ground.host, run.paths)))
 
 
+def _is_left_by_nri(host: Host) -> bool:
+    """Whether the folder of containerd's socket for plugins is there, with nothing of anybody else's in it."""
+    folder = NRI_SOCKET.parent
+    return host.is_dir(folder) and set(host.list_dir(folder)) <= {NRI_SOCKET.name}
+
+
 def plan_no_runtime_data(run: BareRun) -> Plan:
     """Reset: unmount and remove the images and containers of a containerd that kb installed."""
     if str(runtime.CONTAINERD_UNIT) not in state.load_state(run.host, run.paths).created_paths():
         return Plan()
-    find = lambda ground: [str(folder) for folder in CONTAINERD_DATA if ground.host.exists(folder)]  # noqa: E731
+
+    def find(ground: Ground) -> list[str]:
+        found = [str(folder) for folder in CONTAINERD_DATA if ground.host.exists(folder)]
+        return found + ([str(NRI_SOCKET.parent)] if _is_left_by_nri(ground.host) else [])
 
     def take_away(ground: Ground) -> None:
         for folder in CONTAINERD_DATA:
             for mount in ground.host.mounts_below(folder):
                 ground.host.run(["umount", str(mount)])
             ground.host.remove_tree(folder)
+        if _is_left_by_nri(ground.host):
+            ground.host.remove_tree(NRI_SOCKET.parent)
 
     return Plan(Gone("the runtime's data", find, take_away))
 

@@ -10,7 +10,7 @@ back-off.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from kubeup.phases.wait_control_plane import wait_for_control_plane, wait_for_co
 from kubeup.phases.waits import Wait, nudge_kubelet, wait_until
 
 with lazily:
-    from kubeup.cluster import api, etcd, etcd_join, lease, shared_certs
+    from kubeup.cluster import amid_rotation, api, etcd, etcd_join, lease, shared_certs
     from kubeup.node import ca_pins, cert_specs, crictl, kubeconfig, kubelet, pki, static_pods
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def check_prepared(ctx: Run) -> None:
     """Check the prerequisites in the cluster and the shared files before anything is written on this node.
 
     Raises ClusterError (no-control-plane-endpoint, certs-secret-missing, those of shared_certs.plan_downloads,
-    certs-of-another-cluster), HostError (shared-files-missing).
+    certs-of-another-cluster, rotation-under-way), HostError (shared-files-missing).
     """
     cluster = ctx.config.cluster
     if not cluster.control_plane_endpoint:
@@ -77,6 +77,23 @@ def check_prepared(ctx: Run) -> None:
             "--control-plane; or copy the files from there",
             code="shared-files-missing",
         )
+    refuse_amid_rotation(ctx)
+
+
+def refuse_amid_rotation(ctx: Run, files: Sequence[shared_certs.SharedFile] = ()) -> None:
+    """Look, once in a run, whether the shared files let this node become a control plane while a key of theirs is rotated. files: those that were
+    downloaded; the others are on this node. Raises ClusterError (rotation-under-way, rotation-unreadable)."""
+    if ctx.found.rotation is not None:
+        return
+    coming = {file.path: file.data.reveal() for file in files}
+
+    def read(path: Path) -> str:
+        return coming.get(path) or (ctx.host.read_text(path) if ctx.host.exists(path) else "")
+
+    one = amid_rotation.look(ctx.api)
+    signs_with_ca = pki.signs_with_ca(ctx.config.cluster) and bool(read(ctx.paths.pki / "ca.key"))
+    amid_rotation.refuse_control_plane(one, ctx.paths, read=read, signs_with_ca=signs_with_ca)
+    ctx.found.rotation = (one,)
 
 
 def start_making_keys(ctx: Run) -> None:
@@ -113,6 +130,7 @@ def _open_shared_files(ctx: Run) -> Any:
             code="certs-secret-missing",
         )
     files = shared_certs.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)
+    refuse_amid_rotation(ctx, files)
     ca = next((file for file in files if file.path == ctx.paths.pki / "ca.crt"), None)
     trusted = set(ca_pins.ca_cert_hashes(ctx.config.joined.ca_pem))
     if ca is not None and trusted and not trusted >= set(ca_pins.ca_cert_hashes(ca.data.reveal())):
@@ -174,6 +192,7 @@ def plan_certs(run: Run) -> Plan:
 
     def check(_: Ground) -> None:
         _require_shared_files(run)
+        refuse_amid_rotation(run)
         start_making_keys(run)
         for name in dict.fromkeys(spec.signer for spec in _leaves(run)):
             certs.warn_of_ca(run, name)
@@ -195,7 +214,12 @@ def _require_shared_files(ctx: Run) -> None:
 def plan_kubeconfigs(run: Run) -> Plan:
     """The kubeconfigs JOINED, and kubelet.conf unless the CA is external. The kubelet's certificate is signed here, as on the
     first node, so that it does not wait for an API server that itself needs the kubelet. From here on, kb uses admin.conf."""
-    start = Proof("keys", wait=lambda _: start_making_keys(run))
+
+    def check(_: Ground) -> None:
+        refuse_amid_rotation(run)
+        start_making_keys(run)
+
+    start = Proof("keys", wait=check)
     confs = [kubeconfigs.issued_kubeconfig(run, name) for name in JOINED]
     if _may_sign(run):
         kubelets = kubeconfigs.issued_kubeconfig(run, "kubelet")
@@ -225,6 +249,12 @@ def _write_kubelet_identity(ctx: Run) -> None:
 
 def _client_pem(ctx: Run) -> Path:
     return Path(kubelet.find_rotated_cert(ctx.config))
+
+
+def plan_components(run: Run) -> Plan:
+    """The API server, controller-manager and scheduler. Raises when applied: ClusterError (rotation-under-way)."""
+    check = Proof("no rotation in the way", wait=lambda _: refuse_amid_rotation(run))
+    return Plan(check) + control_plane.plan_components(run)
 
 
 # ---- etcd

@@ -34,7 +34,7 @@ from kubeup.secret import Secret
 from kubeup.trouble import advise
 
 with lazily:
-    from kubeup.cluster import api, membership, node_name, probes, signing_request
+    from kubeup.cluster import amid_rotation, api, membership, node_name, probes, signing_request
     from kubeup.config import choose
     from kubeup.diagnosis import chain, container_trouble, kubelet_trouble
     from kubeup.diagnosis.checks import facts
@@ -70,6 +70,8 @@ def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: preflight.f
     if is_control_plane:
         join_control_plane.check_prepared(ctx)
         join_control_plane.start_making_keys(ctx)
+    elif ctx.found.rotation is None:
+        ctx.found.rotation = (amid_rotation.look(ctx.api),)
     if ctx.config.kb.runtime.fix:
         fix(ctx)
     if ctx.found.programs_are_planned:

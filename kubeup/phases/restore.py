@@ -29,7 +29,7 @@ from kubeup.secret import Secret
 with lazily:
     from kubeup.airgap import containerd_hosts
     from kubeup.backup import archive, etcdutl, restoring
-    from kubeup.cluster import api, departure, objects, probes
+    from kubeup.cluster import amid_rotation, api, departure, objects, probes, rotation
     from kubeup.node import containers, etcd_data, image_program, image_pulls
 
 KEPT, COMING = "kb-before-restore", "kb-restored"
@@ -347,7 +347,16 @@ def strike_out(ctx: RestoreRun) -> Outputs:
         is_found, pods = departure.strike_out(ctx.api, name)
         if is_found or pods:
             ctx.report.note(f"{name} is not there any more: its Node and {pods} pods were removed")
+    _begin_stage_again(ctx)
     return None
+
+
+def _begin_stage_again(ctx: RestoreRun) -> None:
+    """In a backup of the middle of a rotation this node has done a stage, of which its new certificates know nothing."""
+    one = amid_rotation.look(ctx.api)
+    if one is not None:
+        rotation.forget_marks(ctx.api, {ctx.place.name: one.mark})
+        ctx.report.note(amid_rotation.say_next(one, ctx.place.name))
 
 
 def plan_config(run: RestoreRun) -> Plan:

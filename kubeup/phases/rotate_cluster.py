@@ -17,7 +17,8 @@ from typing import Optional
 from cryptography import x509
 
 from kubeup import moments, yaml_files
-from kubeup.cluster import account_tokens, authority_places, request_header, rotation, tokens
+from kubeup.cluster import account_tokens, authority_places, reach, request_header, rotation, tokens
+from kubeup.cluster.amid_rotation import AUTHORITIES, SIGNING, SIGNING_FLAG
 from kubeup.cluster.api import Api, path_of, read_identity
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazily
@@ -39,9 +40,6 @@ FLAGS = (
     (SERVER, "kubelet-client-certificate", "apiserver-kubelet-client.crt"), (MANAGER, "root-ca-file", "ca.crt"),
     (MANAGER, "client-ca-file", "ca.crt"), (MANAGER, "cluster-signing-key-file", "ca.key"),
 )  # fmt: skip
-SIGNING = "ca-signing.crt"
-"""The controller-manager's certificate to sign with, as long as ca.crt holds two."""
-SIGNING_FLAG = "--cluster-signing-cert-file="
 READ_S = 90.0
 """How long an API server may take to read its files again: a second as a rule, and it looks once a minute besides."""
 PUBLISHED_S = 120.0
@@ -56,7 +54,7 @@ class ClusterAuthority(stages.Kind):
     word = "cluster"
     title = "the cluster's authority"
     command = "kb certs rotate-ca cluster"
-    authority = "ca"
+    authority = AUTHORITIES[word]
     stops = (MANAGER, SCHEDULER)
     unused_when = "once every client has the new one: pods are restarted or newer, kubeconfigs issued anew"
 
@@ -313,30 +311,33 @@ def _find_unknown(api: Api, work: Work) -> str:
 
 
 def _wait_for_kubelets(ctx: RotationRun, client: Api) -> list[Trouble]:
-    """The kubelets that this API server does not reach, after some seconds: one that has just been restarted has closed its connections."""
-    found: list[Trouble] = []
-    names = [str(node["metadata"]["name"]) for node in ctx.api.list(path_of("Node"))]
+    """The kubelets that this API server does not reach, after some seconds: one that has just been restarted has closed its connections. Who has
+    answered is not asked again."""
+    left = {str(node["metadata"]["name"]): "" for node in ctx.api.list(path_of("Node"))}
 
     def look() -> str:
-        found[:] = _find_deaf(client, names)
-        return "; ".join(one.what for one in found)
+        answers = dict(zip(left, reach.ask_each([*left], functools.partial(_find_deafness, client))))
+        left.clear()
+        left.update({name: why for name, why in answers.items() if why})
+        return ", ".join(left)
 
     watch(ctx.host, look, timeout_s=REACHED_S, poll_s=2.0)
-    return found
+    return [
+        Trouble(
+            f"the API server at {client.server} does not reach the kubelet of {name}",
+            why,
+            f"see its kubelet: systemctl status kubelet on {name}; if it is gone for good: kb node remove {name}",
+        )
+        for name, why in left.items()
+    ]
 
 
-def _find_deaf(api: Api, names: Sequence[str]) -> Iterator[Trouble]:
-    """The nodes whose kubelets this API server does not reach."""
-    for name in names:
-        try:
-            why = authority_places.find_deaf_kubelet(api, name)
-        except Unreachable as error:
-            why = error.cause
-        if why:
-            remedy = (
-                f"see its kubelet: systemctl status kubelet on {name}; if it is gone for good: kb node remove {name}"
-            )
-            yield Trouble(f"the API server at {api.server} does not reach the kubelet of {name}", why, remedy)
+def _find_deafness(api: Api, name: str) -> str:
+    """Why this API server does not reach the kubelet of a node, in words; "" if it does."""
+    try:
+        return authority_places.find_deaf_kubelet(api, name)
+    except Unreachable as error:
+        return error.cause
 
 
 def _wait_until_told(ctx: RotationRun, work: Work) -> Iterator[Trouble]:

@@ -42,13 +42,6 @@ MOST_NAMED = 20
 """How many of those who hold something of the former one are named."""
 SHARED = ("", "ca", "front-proxy-ca", "etcd-ca")
 """Whose private keys the control planes share, by the authority; "" for the key that signs tokens."""
-COMMANDS = {
-    "sa": "kb certs rotate-sa",
-    "front-proxy": "kb certs rotate-ca front-proxy",
-    "etcd": "kb certs rotate-ca etcd",
-    "cluster": "kb certs rotate-ca cluster",
-}
-"""By what the cluster's record says that is rotated."""
 
 
 @frozen
@@ -156,11 +149,10 @@ def _refuse_words(ctx: RotationRun, one: Optional[Rotation]) -> None:
             code="no-rotation",
         )
     if one is not None and one.what != ctx.kind.word:
-        other = COMMANDS.get(one.what, f"that of {one.what}")
         raise ClusterError(
             "another rotation is under way in this cluster",
-            cause=f"{other} has come to its stage {one.stage!r}, and the keys of one seal those of the other",
-            remedy=f"go on with it on every control plane: {other} --continue",
+            cause=f"{one.command} has come to its stage {one.stage!r}, and the keys of one seal those of the other",
+            remedy=f"go on with it on every control plane: {one.command} --continue",
             code="rotation-elsewhere",
         )
     if one is not None and ctx.turns and one.stage == DROP and not one.is_undo:

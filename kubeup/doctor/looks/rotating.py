@@ -10,7 +10,6 @@ from kubeup.diagnosis.checks.facts import WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient, open_api
 from kubeup.machine.http import Unreachable
 from kubeup.node.rotated_pairs import USE
-from kubeup.phases.rotation import COMMANDS
 
 
 def look_at_rotation(patient: Patient) -> Findings:
@@ -23,7 +22,7 @@ def look_at_rotation(patient: Patient) -> Findings:
         if one is None:
             return
         left = rotation.find_left(one, rotation.read_marks(api, one.what))
-        command = COMMANDS.get(one.what, f"the command that began it ({one.what})")
+        command = one.command
         text = f"a rotation of {one.what} is in its stage {one.stage!r}"
         if left:
             text += f", which {', '.join(left)} {'has' if len(left) == 1 else 'have'} not acknowledged"

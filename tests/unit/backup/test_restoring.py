@@ -115,6 +115,13 @@ def test_the_files_of_another_machine_and_of_the_same() -> None:
     assert {"/etc/kubernetes/admin.conf", "/var/lib/kubelet/pki/kubelet-client-current.pem"} <= same
 
 
+def test_a_backup_of_the_middle_of_a_rotation_has_what_its_controller_manager_signs_with() -> None:
+    """Its manifest names that file, on another machine too."""
+    path = "/etc/kubernetes/pki/ca-signing.crt"
+    backup = make_backup(more_files={path: "cert"})
+    assert path in {str(entry.path) for entry in restoring.select_files(backup, is_same=False)}
+
+
 def test_static_pods_of_others_come_back_on_the_same_machine_alone() -> None:
     """A KMS plugin, without which no API server is ready; kube-vip, which names an interface of that machine."""
     others = {f"/etc/kubernetes/manifests/{name}.yaml": "pod" for name in ("kms-plugin", "kube-vip")}

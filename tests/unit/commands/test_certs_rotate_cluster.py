@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
+import threading
 from typing import Any
 
+import pytest
+
+from kubeup.cluster import amid_rotation, authority_places, reach
+from kubeup.cluster.api import Api
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import certificates, kubeconfig, verify
+from kubeup.paths import Paths
 from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_authority import CONFS, INFO, ROOTS, Authority, acknowledge, make_authority
 from tests.fake_control_plane import Gone
+from tests.fake_departure import NODES
 from tests.fake_rotation import CONFIG, PKI, RECORD, SEALED
 from tests.fuzz.node import Ended, call
 
@@ -18,15 +26,20 @@ CLUSTER = ("rotate-ca", "cluster")
 MANAGER = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
 ROLE = "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles/kb:rotation"
 USER_CONF = "/root/.kube/config"
+INIT_FLAGS = ("--apiserver-advertise-address=10.0.0.11", "--kubernetes-version=v1.35.6", "--node-name=cp1")
 
 
-def kb(host: Authority, *words: str) -> Ended:
+def run(host: Authority, *words: str) -> Ended:
     def make() -> LocalHost:
         return host  # type: ignore[return-value]
 
-    ended = call(["certs", *CLUSTER, *words], make, limit_s=120)
+    ended = call(words, make, limit_s=120)
     assert not ended.bug, ended.bug
     return ended
+
+
+def kb(host: Authority, *words: str) -> Ended:
+    return run(host, "certs", *CLUSTER, *words)
 
 
 def ok(host: Authority, *words: str) -> Ended:
@@ -129,6 +142,86 @@ def test_a_kubelet_that_is_not_reached_keeps_the_next_stage_off() -> None:
     assert "does not reach the kubelet of w1" in ended.err and host.record["stage"] == "trust"
     ok(host, "--continue", "--force")
     assert host.record["stage"] == "use"
+
+
+def test_many_kubelets_are_asked_at_once_and_who_answered_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by who waits: four calls have to be under way at the same time before any of them is answered."""
+    host = make_authority()
+    known = {path: json.dumps(one) for path, one in host.cluster.objects.items() if path.endswith("/w1")}
+    for number in range(2, 32):
+        for path, text in known.items():
+            one = text.replace("w1", f"w{number}").replace("10.0.0.21", f"10.0.0.{100 + number}")
+            host.cluster.objects[path.replace("w1", f"w{number}")] = json.loads(one)
+    names = [path.rpartition("/")[2] for path in host.cluster.objects if path.startswith(f"{NODES}/")]
+    ok(host)
+    acknowledge(host, *(name for name in names if name != "cp1"))
+    met, lock, asked, most = threading.Barrier(4), threading.Lock(), [], 0
+    at_once = 0
+
+    def find_deaf_kubelet(api: Api, node: str) -> str:
+        nonlocal at_once, most
+        with lock:
+            asked.append(node)
+            at_once += 1
+            most = max(most, at_once)
+        if len(asked) <= 32:
+            met.wait(timeout=20)
+        with lock:
+            at_once -= 1
+        return "not yet" if node == "w7" and asked.count("w7") < 3 else ""
+
+    monkeypatch.setattr(authority_places, "find_deaf_kubelet", find_deaf_kubelet)
+    ok(host, "--continue")
+    assert host.record["stage"] == "use" and 4 <= most <= reach.AT_ONCE
+    assert sorted(asked) == sorted([*names, "w7", "w7"]) and len(names) == 32
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "upgrade apply v1.35.7", "upgrade node", "upgrade rollback", "reconfigure apiserver --set v=3", "reconfigure node", "adopt", "init",
+        "init phase control-plane/all", "init phase control-plane controller-manager",
+    ],
+)  # fmt: skip
+def test_what_takes_the_manifest_from_a_configuration_waits_for_the_end(line: str) -> None:
+    """It would have the controller-manager sign with ca.crt, which holds two."""
+    host = make_authority()
+    ok(host)
+    assert len(host.certs()) == 2
+    host.changes.clear()
+    for program in ((), ("--as-kubeadm",)):
+        if program and not line.startswith(("init", "upgrade apply", "upgrade node")):
+            continue
+        given = INIT_FLAGS if line.startswith("init") else ()
+        ended = run(host, *program, *line.split(), *given)
+        assert ended.status and "does not start otherwise" in ended.err, ended.err
+        assert " certs rotate-ca cluster --continue" in ended.err and host.changes == []
+
+
+def test_what_does_not_write_that_manifest_is_not_held_up_nor_anything_after_the_end() -> None:
+    host = make_authority()
+    to_use(host)
+    for command in (
+        "certs renew",
+        "certs add-san",
+        "readdress",
+        "backup",
+        "restore",
+        "node reboot",
+        "reset",
+        "reconfigure endpoint",
+    ):
+        amid_rotation.refuse_writer(host, Paths(), command=command)
+    amid_rotation.refuse_writer(host, Paths(), command="init phase", words=("upload-certs",))
+    before = host.certs("apiserver.crt")
+    assert run(host, "certs", "renew", "apiserver").status == 0
+    assert host.certs("apiserver.crt")[0] != before[0] and host.certs("apiserver.crt")[1:] == before[1:], (
+        "who knows the former one goes on"
+    )
+    acknowledge(host, "w1")
+    ok(host, "--finish")
+    assert len(host.certs()) == 1
+    amid_rotation.refuse_writer(host, Paths(), command="upgrade apply")
 
 
 def test_it_is_taken_back_before_anybody_uses_it() -> None:

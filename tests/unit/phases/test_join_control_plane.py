@@ -15,13 +15,13 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup.cluster import api, etcd, shared_certs
-from kubeup.config.types import Join, JoinControlPlane, LocalAPIEndpoint, NodeConfig, NodeRegistration
+from kubeup.cluster import amid_rotation, api, etcd, rotation, shared_certs
+from kubeup.config.types import Arg, Join, JoinControlPlane, LocalAPIEndpoint, NodeConfig, NodeRegistration
 from kubeup.engine.run import Caller, Run
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
-from kubeup.node import certificates, crictl
+from kubeup.node import certificates, crictl, rotated_pairs
 from kubeup.paths import Paths
 from kubeup.phases import control_plane, join_control_plane, join_worker
 from kubeup.releases import RELEASES
@@ -242,6 +242,113 @@ def test_without_a_key_the_files_must_be_there() -> None:
         "shared-files-missing", join_control_plane.check_prepared, context(second(), config(certificate_key=Secret("")))
     )
     assert "pki/sa.key" in error.cause and "ca.key" not in error.cause.split("sa.key")[0].replace("etcd/ca", "")
+
+
+# ---- while a shared key is rotated
+
+
+def shares(host: SecondHost, files: Mapping[str, str]) -> None:
+    """The first control plane has uploaded these in the place of its own."""
+    texts = shared_certs.read_shared_files(FIRST, Paths(), cluster=golden_config().cluster)
+    texts.update({name.replace("/", "-"): text.encode() for name, text in files.items()})
+    secret = shared_certs.render_certs_secret(texts, KEY, token_id="abcdef", token_uid="u")
+    host.objects["/api/v1/namespaces/kube-system/secrets/kubeadm-certs"] = secret
+
+
+def rotates(host: SecondHost, what: str, *, stage: str) -> rotated_pairs.Pair:
+    """A rotation of a pair of the first control plane's is under way; returns the following one."""
+    authority = amid_rotation.AUTHORITIES[what]
+    present = rotated_pairs.read_pair(FIRST, rotated_pairs.place_of(Paths(), authority))
+    made = rotated_pairs.make_pair(FIRST, golden_config().cluster, authority=authority)
+    one = amid_rotation.Rotation(what, stage, present.id, made.id)
+    host.objects[amid_rotation.PATH] = {"metadata": {"name": "kb-rotation"}, "data": rotation._render(one)["data"]}
+    return made
+
+
+def texts_of(what: str, following: rotated_pairs.Pair, *, stage: str) -> dict[str, str]:
+    """The pair's files in a stage."""
+    place = rotated_pairs.place_of(Paths(), amid_rotation.AUTHORITIES[what])
+    former = rotated_pairs.read_pair(FIRST, place)
+    present = FIRST.files[str(place.public)].decode()
+    public = rotated_pairs.render_public(present, former=former, following=following, stage=stage)
+    key = rotated_pairs.holder_of_key(stage, former=former, following=following).key_pem.reveal()
+    names = [str(path.relative_to(Paths().pki)) for path in (place.public, place.key)]
+    return {names[0]: public, names[1]: key}
+
+
+STAGES = ("trust", "use", "drop")
+CHECKED = (
+    join_control_plane.check_prepared,
+    partial(do, join_control_plane.plan_shared_certs),
+    partial(do, join_control_plane.plan_certs),
+    partial(do, join_control_plane.plan_kubeconfigs),
+    partial(do, join_control_plane.plan_components),
+)
+"""Preflight, and each phase that may be run alone."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("check", CHECKED)
+def test_no_control_plane_joins_while_the_cluster_s_authority_is_rotated(stage: str, check: Any) -> None:
+    host = second()
+    following = rotates(host, "cluster", stage=stage)
+    files = texts_of("cluster", following, stage=stage)
+    shares(host, files)
+    if check is not CHECKED[0] and check is not CHECKED[1]:
+        lay(host, files)
+    joined = replace(config().joined, ca_pem=files["ca.crt"])
+    error = fails("rotation-under-way", check, context(host, replace(config(), join=joined)))
+    assert "kb certs rotate-ca cluster --continue" in error.remedy and stage in error.cause
+    assert not [name for name in host.files if "/manifests/" in name or name.endswith(".conf")]
+
+
+def lay(host: SecondHost, files: Mapping[str, str]) -> None:
+    """The shared files are on the machine already."""
+    texts = shared_certs.read_shared_files(FIRST, Paths(), cluster=golden_config().cluster)
+    paths = shared_certs.shared_files(Paths(), golden_config().cluster)
+    texts.update({name.replace("/", "-"): text.encode() for name, text in files.items()})
+    host.files.update({str(paths[name]): text for name, text in texts.items()})
+
+
+def test_two_certificates_in_ca_crt_are_enough_to_know_it() -> None:
+    """Where an older kb rotates, whose record the token may not read; but not where the configuration names another file to sign with."""
+    host = second()
+    files = texts_of("cluster", rotates(host, "cluster", stage="trust"), stage="trust")
+    shares(host, files)
+    del host.objects[amid_rotation.PATH]
+    error = fails("rotation-under-way", join_control_plane.check_prepared, context(host))
+    assert "holds 2 certificates" in error.cause
+    cluster = config().cluster
+    args = (Arg("cluster-signing-cert-file", "/etc/kubernetes/pki/one.crt"),)
+    named = replace(cluster, controller_manager=replace(cluster.controller_manager, extra_args=args))
+    joined = replace(config().joined, ca_pem=files["ca.crt"])
+    join_control_plane.check_prepared(context(host, config(cluster=named, join=joined)))
+
+
+@pytest.mark.parametrize("what", ["sa", "front-proxy", "etcd"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_control_plane_joins_another_rotation_with_the_files_of_its_stage(what: str, stage: str) -> None:
+    host = second()
+    following = rotates(host, what, stage=stage)
+    for other in STAGES:
+        shares(host, texts_of(what, following, stage=other))
+        ctx = context(host)
+        if other == stage or (stage, other) in FIT:
+            join_control_plane.check_prepared(ctx)
+            assert ctx.found.rotation is not None and ctx.found.rotation[0] is not None
+            continue
+        error = fails("rotation-under-way", join_control_plane.check_prepared, ctx)
+        assert "upload-certs" in error.remedy and host.files == {}
+    former = second()
+    former.objects[amid_rotation.PATH] = host.objects[amid_rotation.PATH]
+    if stage == "trust":  # nobody uses the other one yet, and the next stage waits for this node
+        join_control_plane.check_prepared(context(former))
+    else:
+        fails("rotation-under-way", join_control_plane.check_prepared, context(former))
+
+
+FIT = {("use", "trust"), ("drop", "use")}
+"""(the stage, that of the files) that go together: the files of a stage before accept what is used, and use what is accepted."""
 
 
 # ---- control-plane-prepare

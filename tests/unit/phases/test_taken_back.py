@@ -194,6 +194,20 @@ def test_a_containerd_of_kb_s_is_emptied_and_no_other() -> None:
     assert is_done(install_programs.plan_no_runtime_data, run)
 
 
+def test_the_folder_for_plugins_of_a_containerd_of_kb_s_goes_unless_others_use_it() -> None:
+    """containerd 2 makes it, below /run, and leaves it when it ends."""
+    for others in ((), ("/run/nri/other.sock",)):
+        host = FakeHost()
+        host.dirs.add("/run/nri")
+        host.files.update(dict.fromkeys(("/run/nri/nri.sock", *others), b""))
+        do(install_programs.plan_no_runtime_data, make_run(str(runtime.CONTAINERD_UNIT), host=host))
+        assert ("/run/nri" in host.dirs, host.changes) == (bool(others), [] if others else ["remove /run/nri"])
+    host = FakeHost()
+    host.dirs.add("/run/nri")
+    do(install_programs.plan_no_runtime_data, make_run(host=host))
+    assert host.changes == [], "of a containerd that kb did not install"
+
+
 def test_etcd_s_data_goes_with_what_is_left_of_copies_of_it() -> None:
     host = FakeHost(
         files={
