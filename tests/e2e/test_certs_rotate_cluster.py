@@ -13,6 +13,7 @@ import pytest
 
 from .lab.control_planes import KB, code_of
 from .lab.node import Node, wait_until
+from .lab.settings import read_releases
 from .lab.static_pods import Client
 from .test_certs_rotate import (
     PKI,
@@ -25,8 +26,9 @@ from .test_certs_rotate import (
     stage_of,
 )
 from .test_join_load_balancer import init as init_with_balancer
-from .test_join_load_balancer import join
+from .test_join_load_balancer import join, make_join_command
 from .test_static_pods import GAP_S, make_three
+from .world import client_go
 
 pytestmark = pytest.mark.k8s_versions("1.35", "1.36")
 MakeNode = Callable[..., Node]
@@ -232,21 +234,50 @@ def test_one_control_plane_and_a_worker(make_node: MakeNode, kb_pyz: Path, k8s_v
     check_left([cp1])
 
 
+RECONNECT = {"apiServer": {"extraArgs": [{"name": "goaway-chance", "value": "0.02"}]}}
+"""API servers send one of 50 calls elsewhere, so that clients of HTTP/2 shake hands again and again, as they do only over days."""
+
+
+def check_refused_meanwhile(cp1: Node, other: Node, kb_pyz: Path) -> None:
+    """What would end badly in the middle says so before it changes anything: a control plane that joins, and what writes the
+    controller-manager's manifest."""
+    assert "rotation of cluster is in its stage 'use'" in cp1.run(f"{KB} status").stdout
+    other.scp(kb_pyz, "/root/kb.pyz")
+    line = make_join_command(cp1, control_plane=True)
+    for program in (KB, f"{KB} --as-kubeadm"):
+        refused = other.run(line.replace(KB, program, 1), check=False, timeout=300)
+        print(refused.output, flush=True)
+        assert "no control plane can join while the cluster's authority is rotated" in refused.output
+        assert "certs rotate-ca cluster --continue" in refused.output and not other.exists(f"{PKI}/ca.crt")
+    before = cp1.read("/etc/kubernetes/manifests/kube-controller-manager.yaml")
+    for words in ("upgrade apply v1.36.99", "init phase control-plane/controller-manager", "adopt"):
+        refused = cp1.run(f"{KB} {words}", check=False, timeout=120)
+        assert code_of(refused) == "rotation-under-way", refused.output
+    assert cp1.read("/etc/kubernetes/manifests/kube-controller-manager.yaml") == before
+    print(cp1.run(f"{KB} drift", check=False).output, flush=True)
+
+
 def test_three_control_planes_and_a_worker(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
-    nodes = make_three(make_node, kb_pyz, k8s_version)
+    nodes = make_three(make_node, kb_pyz, k8s_version, cluster=RECONNECT)
     cp1, w1 = nodes[0], make_node("w1", version=k8s_version)
     join(w1, cp1, kb_pyz)
     cp1.wait_node_ready("w1")
     add_account(cp1)
     add_hook(cp1, w1)
     keep_former(cp1)
+    found = sorted(read_releases().values(), key=lambda one: int(one.minor.partition(".")[2]))
+    programs = [found[0], found[-1]]  # client-go reads ca.crt once; from 1.36 on again
+    client_go.deploy(cp1, programs)
+    client_go.start(cp1, programs)
     with old_clients(cp1):
         rotate(cp1, CLUSTER)
         go_on(nodes, w1)
         assert stage_of(cp1) == "use"
         assert all(knows(cp1, f"{node.address}:6443", "/root/former.crt") for node in nodes)
+        check_refused_meanwhile(cp1, make_node("cp4", version=k8s_version), kb_pyz)
     finish(cp1, w1)
     go_on(nodes, w1)
     stop_token_client(cp1, ANEW)
+    client_go.stop(cp1, programs)
     check_ended(nodes, w1)
     check_left(nodes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -37,10 +37,13 @@ echo "$began" $why; sleep 0.05; done >/root/dns.log
 """
 
 
-def init(node: Node, kb_pyz: Path, **kb: Any) -> None:
+def init(node: Node, kb_pyz: Path, *, cluster: Optional[dict[str, Any]] = None, **kb: Any) -> None:
+    """cluster: fields of its ClusterConfiguration; kb: of kb's."""
     node.scp(kb_pyz, "/root/kb.pyz")
     wishes = {"loadBalancer": {"mode": "local"}, **kb}
-    config = lab_config(node.release.minor, address=node.address, kubelet=PATIENT_KUBELET, kb=wishes)
+    config = lab_config(
+        node.release.minor, address=node.address, kubelet=PATIENT_KUBELET, cluster=cluster or {}, kb=wishes
+    )
     node.write("/root/init.yaml", config)
     node.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
 

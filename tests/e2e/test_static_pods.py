@@ -517,10 +517,12 @@ def test_a_machine_that_cannot_mount_images(make_node: MakeNode, kb_pyz: Path, k
 # ---- three control planes
 
 
-def make_three(make_node: MakeNode, kb_pyz: Path, version: str) -> list[Node]:
-    """Control planes that call each other through the load balancers of their own nodes."""
+def make_three(
+    make_node: MakeNode, kb_pyz: Path, version: str, *, cluster: Optional[dict[str, Any]] = None
+) -> list[Node]:
+    """Control planes that call each other through the load balancers of their own nodes. cluster: fields of the ClusterConfiguration."""
     cp1 = make_node("cp1", version=version)
-    init_with_balancer(cp1, kb_pyz)
+    init_with_balancer(cp1, kb_pyz, cluster=cluster)
     nodes = [cp1, make_node("cp2", version=version), make_node("cp3", version=version)]
     for node in nodes[1:]:
         join(node, cp1, kb_pyz, control_plane=True)
