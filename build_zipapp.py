@@ -499,6 +499,7 @@ WITHOUT_BYTECODE = tuple(
             "rotated_pairs",
             "torn_pairs",
             "unread_certs",
+            "user_kubeconfigs",
             "tried_pod",
         ),
         "phases": (

@@ -1,6 +1,6 @@
 """The command kubeconfig list: who may call this cluster with what lies on this node, until when, and by which file.
 
-Reads the kubeconfigs of this node, those of root and of the users in /home, and the client certificates that the cluster has signed
+Reads the kubeconfigs of this node, those that its users keep, and the client certificates that the cluster has signed
 lately. A certificate cannot be taken back, so its groups and its end are what an admin has to know. kubeadm has no counterpart.
 """
 
@@ -26,7 +26,7 @@ with lazily:
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import signing_request
     from kubeup.doctor import node_files
-    from kubeup.node import certificates, pki
+    from kubeup.node import certificates, pki, user_kubeconfigs
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -34,10 +34,7 @@ if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.machine.host import Host
 
-OWN_FILES = ("admin.conf", "super-admin.conf", "kubelet.conf", "controller-manager.conf", "scheduler.conf")
 _SIGNER = "kubernetes.io/kube-apiserver-client"
-_MAX_BYTES = 1 << 20
-"""More than any kubeconfig has. What lies in a home is its user's, and may be anything."""
 _WIDE = {"system:masters": "may do anything, and no RBAC rule can take that back"}
 
 
@@ -84,10 +81,8 @@ def _read_authorities(local: Host, paths: Paths) -> tuple[x509.Certificate, ...]
 
 
 def _find_files(local: Host, paths: Paths) -> Iterator[Path]:
-    for name in OWN_FILES:
-        yield paths.kubeconfig(name)
-    for home in (Path("/root"), *(Path("/home") / name for name in local.list_dir(Path("/home")))):
-        yield home / ".kube/config"
+    yield from map(paths.kubeconfig, user_kubeconfigs.OWN_FILES)
+    yield from user_kubeconfigs.list_files(local, paths)
 
 
 # ---- files
@@ -121,7 +116,7 @@ def _certs(local: Host, path: Path, *, entry: Mapping[str, Any], field: str) -> 
     data, file = entry.get(f"{field}-data"), entry.get(field)
     if data:
         return certificates.parse_shown(_decode(str(data)))
-    return certificates.parse_shown(_read(local, path.parent / str(file))) if file else ()
+    return certificates.parse_shown(user_kubeconfigs.read(local, path.parent / str(file))) if file else ()
 
 
 def _decode(data: str) -> str:
@@ -139,21 +134,9 @@ def _access_of(cert: x509.Certificate, source: str) -> Access:
 
 def _load(local: Host, path: Path) -> Mapping[str, Any]:
     try:
-        return _table(yaml_files.load_yaml(_read(local, path)))
+        return _table(yaml_files.load_yaml(user_kubeconfigs.read(local, path)))
     except (yaml_files.YAMLError, ValueError):
         return {}
-
-
-def _read(local: Host, path: Path) -> str:
-    """The text of a file; "" unless it is one of a kubeconfig's size."""
-    try:
-        real = local.real_path(path)
-        found = local.stat(real)
-        if found is None or found.is_dir or not 0 < found.size <= _MAX_BYTES:
-            return ""
-        return local.read_bytes(real).decode(errors="replace")
-    except KbError:
-        return ""
 
 
 def _rows(document: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

@@ -20,12 +20,12 @@ from kubeup import moments, yaml_files
 from kubeup.cluster import account_tokens, authority_places, reach, request_header, rotation, tokens
 from kubeup.cluster.amid_rotation import AUTHORITIES, SIGNING, SIGNING_FLAG
 from kubeup.cluster.api import Api, path_of, read_identity
-from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.errors import ClusterError, HostError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import watch
 from kubeup.node.rotated_pairs import DROP, TRUST, USE, cross_sign, is_cross
-from kubeup.phases import bootstrap_tokens, rotated_kubelet, serve_mirror, static_pods_swap
+from kubeup.phases import bootstrap_tokens, rotated_copies, rotated_kubelet, serve_mirror, static_pods_swap
 from kubeup.phases import rotation as stages
 from kubeup.phases.rotation import RotationRun, Work
 from kubeup.trouble import Trouble
@@ -97,6 +97,8 @@ class ClusterAuthority(stages.Kind):
         if work.stage == DROP:
             ctx.host.remove(ctx.paths.pki / SIGNING)
         ctx.api.become(read_identity(ctx.host, ctx.paths.admin_conf))
+        if work.stage == USE:
+            rotated_copies.tell_copies(ctx, former=work.former.cert, following=work.following.cert)
 
         what = "this node's API server does not have the authorities of this stage"
         look = functools.partial(_find_lack, ctx, proof.own_api(ctx), work=work)
@@ -133,7 +135,9 @@ class ClusterAuthority(stages.Kind):
             stages.restart_workloads(ctx, lambda: account_tokens.find_older(ctx.api, since=used))
         pods = account_tokens.find_older(ctx.api, since=used)
         lines = [f"pod {one.pod}, which is older than the new authority" for one in pods]
-        lines += [*_find_servers_of_former(ctx, work), *_find_copies(ctx, work)]
+        pair = {"former": work.former.cert, "following": work.following.cert}
+        lines += _find_servers_of_former(ctx, work)
+        lines += [f"kubeconfig {path}" for path in rotated_copies.find_copies(ctx, **pair)]
         if not work.one.is_undo:
             ctx.report.note(
                 "join lines that were printed before the rotation name the former authority: they are of no use from the last stage on; others: "
@@ -384,23 +388,6 @@ def _find_servers_of_former(ctx: RotationRun, work: Work) -> Iterator[str]:
                 yield f"{bundle.title}, whose server does not answer"
             elif not certificates.is_issued_by(cert, work.following.cert):
                 yield f"{bundle.title}, whose server shows a certificate of another authority"
-
-
-def _find_copies(ctx: RotationRun, work: Work) -> Iterator[str]:
-    """The kubeconfigs of this node's users whose certificate the former authority has signed, or that trust it alone."""
-    homes = (Path("/root"), *(Path("/home") / name for name in ctx.host.list_dir(Path("/home"))))
-    for path in (home / ".kube/config" for home in homes):
-        if not ctx.host.exists(path):
-            continue
-        try:
-            found = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
-        except (KbError, ValueError):
-            continue
-        certs = certificates.parse_shown(found.client_cert_pem)
-        known = certificates.parse_shown(found.ca_pem)
-        is_old = bool(certs) and certificates.is_issued_by(certs[0], work.former.cert)
-        if is_old or (work.former.cert in known and work.following.cert not in known):
-            yield f"kubeconfig {path}"
 
 
 CLUSTER_AUTHORITY = ClusterAuthority()

@@ -13,9 +13,13 @@ from kubeup.cluster.api import ApiRefused
 from kubeup.cluster.rotation import Rotation
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.frozen_values import frozen_by_name
-from kubeup.node.rotated_pairs import TRUST
-from kubeup.phases import rotated_kubelet
+from kubeup.lazy_modules import lazily
+from kubeup.node.rotated_pairs import TRUST, USE
+from kubeup.phases import rotated_copies, rotated_kubelet
 from kubeup.phases.wait_node import node_path
+
+with lazily:
+    from kubeup.node import certificates
 
 
 @frozen_by_name
@@ -42,6 +46,9 @@ def _take_part(ctx: WorkerRun, one: Rotation) -> Outputs:
         former, following = one.certs
         rotated_kubelet.follow(ctx, rotated_kubelet.Turn(one.stage, former, following, ask, ctx.command))
         rotation.acknowledge(ctx.api, one, node=ctx.config.node.name)
+    if one.stage == USE:
+        told, coming = (certificates.parse_certs(text)[0] for text in one.certs)
+        rotated_copies.tell_copies(ctx, former=told, following=coming)
     ctx.report.note(f"this node has done stage {one.stage!r}")
     return Results(remaining=[f"on a control plane, once every node has done this stage: {ctx.command} --continue"])
 

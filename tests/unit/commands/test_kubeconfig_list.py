@@ -83,6 +83,15 @@ def test_what_is_no_kubeconfig(machine: Machine, capsys: Any, text: str) -> None
     assert str(HOME) not in listed(machine, capsys)
 
 
+def test_users_who_live_elsewhere_and_files_of_other_names(machine: Machine, capsys: Any) -> None:
+    text = machine.read_text(Paths().admin_conf)
+    machine.write_file(Path("/etc/passwd"), "bob:x:1001:1001:,:/srv/bob:/bin/sh\n")
+    places = ["/srv/bob/.kube/work.yaml", "/home/ann/prod.kubeconfig", "/etc/kubernetes/hook.conf"]
+    for place in places:
+        machine.write_file(Path(place), text)
+    assert set(places) <= set(listed(machine, capsys))
+
+
 def test_a_huge_file_in_a_home_is_not_read(machine: Machine, capsys: Any) -> None:
     machine.write_file(HOME, machine.read_text(Paths().admin_conf) + "#" * (1 << 20))
     assert str(HOME) not in listed(machine, capsys)

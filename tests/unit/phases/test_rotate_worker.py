@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from cryptography import x509
@@ -23,6 +24,7 @@ from kubeup.machine.http import HttpResponse, Tls
 from kubeup.node import certificates, kubeconfig, private_keys, rotated_pairs
 from kubeup.node.rotated_pairs import DROP, TRUST, USE, Pair
 from kubeup.phases.rotate_worker import WorkerRun
+from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_cluster import FakeCluster
@@ -149,11 +151,12 @@ def tell(host: Worker, stage: str) -> Rotation:
     return one
 
 
-def run(host: Worker, **kubelet: Any) -> Outputs:
+def run(host: Worker, *, told: Optional[io.StringIO] = None, **kubelet: Any) -> Outputs:
     config = dataclasses.replace(make_config(node="w1"), join=Join(SERVER), kubelet=kubelet)
     base = make_context(host, config)
     caller = Caller.by(Api(host, Identity(SERVER, Tls()), retry_s=0))
-    ctx = WorkerRun(**{**base.values(), "caller": caller, "command": "kb x", "title": "the authority"})
+    values = {**base.values(), "caller": caller, "command": "kb x", "title": "the authority"}
+    ctx = WorkerRun(**{**values, "report": Report(told) if told is not None else base.report})
     found = [ctx.take(stage) for stage in (TRUST, USE, DROP)]
     return next((one for one in found if one is not None), None)
 
@@ -188,6 +191,41 @@ def test_each_stage_in_turn() -> None:
     run(host)
     assert host.certs(CA)[0] == following and former not in host.certs(CA) and host.certs(MIRROR) == [following]
     assert certificates.parse_certs(conf_of(host).ca_pem) == (following,)
+
+
+def test_the_kubeconfigs_of_this_node_s_users_are_named_by_it() -> None:
+    """Wherever a user lives, and whatever the file is called; each run in the second stage tells it."""
+    host = make_worker(USE)
+    host.signer = host.following
+    old, both = (render_conf(ca) for ca in (host.former.cert_pem, host.former.cert_pem + host.following.cert_pem))
+    ends = [
+        "/home/ann/.kube/config",
+        "/srv/bob/.kube/work.yaml",
+        "/srv/bob/prod.kubeconfig",
+        "/etc/kubernetes/hook.conf",
+    ]
+    stays = ["/root/.kube/config", "/var/lib/service/.kube/config", "/home/ann/.kube/other"]
+    host.files["/etc/passwd"] = (
+        b"root:x:0:0::/root:/bin/sh\nservice:x:101:101::/var/lib/service:/bin/false\nbob:x:1001:1001:,:/srv/bob:/bin/sh\nodd:x\n"
+    )
+    host.files.update(dict.fromkeys(ends, old))
+    host.files.update({stays[0]: both, stays[1]: old, stays[2]: b"a: ["})
+    for _ in range(2):
+        told = io.StringIO()
+        run(host, told=told)
+        assert [path for path in (*ends, *stays) if path in told.getvalue()] == ends, told.getvalue()
+        assert "/srv/bob" in told.getvalue() and "elsewhere are in no list" in told.getvalue()
+    for path in ends:
+        del host.files[path]
+    told = io.StringIO()
+    run(host, told=told)
+    assert "no kubeconfig on this node ends" in told.getvalue() and "/root" in told.getvalue()
+
+
+def render_conf(ca_pem: str) -> bytes:
+    return kubeconfig.render_kubeconfig(
+        server=SERVER, ca_pem=ca_pem, user="u", cluster_name="c", token=Secret("t")
+    ).encode()
 
 
 def test_a_controller_manager_of_the_stage_before_signs_nothing_that_counts() -> None:
