@@ -57,6 +57,7 @@ LOOK_LASTS_S = 20.0
 AWAY_S = 2.0
 """How long another API server may take to say who has renewed a lease, while this one is away and the next waits for that. It has answered a
 moment before; if it is gone by now, this node's own says so later."""
+NODES = "system:nodes"
 API_GAP_S, ETCD_GAP_S = 10, 15
 """How long the API is away on a node that is alone, as measured; said before it happens."""
 
@@ -261,15 +262,37 @@ def _find_lost_nodes(ctx: SwapRun, wanted: Mapping[str, Any], *, former: Mapping
     if "Node" not in was.split(",") or not given or not set(given.split(",")) <= {"RBAC", "AlwaysDeny"}:
         return
     try:
-        bindings = ctx.api.list(path_of("ClusterRoleBinding"))
+        has_role = _have_nodes_a_role(ctx.api)
     except KbError:
         return
-    if not any(subject.get("name") == "system:nodes" for one in bindings for subject in one.get("subjects") or ()):
+    if not has_role:
         yield Trouble(
             "every node of the cluster would be lost",
-            f"with --authorization-mode={given} the API server refuses what kubelets ask: Node is not in it, and no role is bound to system:nodes",
+            f"with --authorization-mode={given} the API server refuses what kubelets ask: Node is not in it, and no role that is bound to "
+            f"{NODES} lets them renew their Leases",
             f"keep Node in it: --authorization-mode=Node,{given}",
         )
+
+
+def _have_nodes_a_role(api: Api) -> bool:
+    """Whether RBAC gives kubelets a right to their Leases. What kubeadm binds to them, to renew certificates and to read its
+    configuration, does not. Raises ApiRefused, Unreachable."""
+    bound = [one for one in api.list(path_of("ClusterRoleBinding")) if _is_of_nodes(one)]
+    if any(map(_is_of_nodes, api.list(path_of("RoleBinding", namespace="kube-node-lease")))):
+        return True
+    names = {str((one.get("roleRef") or {}).get("name") or "") for one in bound}
+    roles = [api.get(path_of("ClusterRole", name)) for name in sorted(names) if name]
+    return any(_is_about_leases(rule) for role in roles if role for rule in role.get("rules") or ())
+
+
+def _is_of_nodes(binding: Mapping[str, Any]) -> bool:
+    names = [str(subject.get("name") or "") for subject in binding.get("subjects") or ()]
+    return any(name in (NODES, "system:authenticated") or name.startswith("system:node:") for name in names)
+
+
+def _is_about_leases(rule: Mapping[str, Any]) -> bool:
+    groups, resources = set(rule.get("apiGroups") or ()), set(rule.get("resources") or ())
+    return bool(groups & {"*", "coordination.k8s.io"}) and bool(resources & {"*", "leases"})
 
 
 def _flags_of_pod(pod: Mapping[str, Any]) -> dict[str, str]:

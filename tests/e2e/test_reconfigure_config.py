@@ -117,11 +117,12 @@ def check_flags(node: Node, first: Before) -> None:
     began = time.monotonic()
     lost = reconfigure(node, "apiserver --set authorization-mode=RBAC", check=False)
     print(f"refused after {time.monotonic() - began:.1f} s", flush=True)
-    assert code_of(lost) == "static-pod-refused" and "no role is bound to system:nodes" in lost.output
+    assert code_of(lost) == "static-pod-refused" and "no role that is bound to system:nodes" in lost.output
     now.check()
-    node.kubectl("create clusterrolebinding some-nodes --clusterrole=view --group=system:nodes")
+    node.kubectl("create clusterrole some-leases --verb=update --resource=leases.coordination.k8s.io")
+    node.kubectl("create clusterrolebinding some-nodes --clusterrole=some-leases --group=system:nodes")
     lost = reconfigure(node, "apiserver --set authorization-mode=RBAC", check=False)
-    node.kubectl("delete clusterrolebinding some-nodes")
+    node.kubectl("delete clusterrolebinding/some-nodes clusterrole/some-leases")
     assert code_of(lost) == "static-pod-not-working" and "it refuses what this node's kubelet asks" in lost.output
     now.check(same_containers=False)
 

@@ -161,6 +161,8 @@ def test_an_etcd_that_its_own_api_server_would_not_find(stage: Stage) -> None:
 
 
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+LEASE_BINDINGS = "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-node-lease/rolebindings"
+ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,7 @@ BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
         ("Node,RBAC", "RBAC", "", True),
         ("Node,RBAC", "AlwaysDeny,RBAC", "", True),
         ("Node,RBAC", "RBAC", "system:nodes", False),
+        ("Node,RBAC", "RBAC", "system:node:cp1", False),
         ("Node,RBAC", "RBAC,Node", "", False),
         ("Node,RBAC", "RBAC,Webhook", "", False),
         ("RBAC", "RBAC,AlwaysDeny", "", False),
@@ -182,14 +185,26 @@ def test_an_api_server_that_lets_no_kubelet_work(
     host.files[f"{MANIFESTS}/{name}.yaml"] = manifest(name, flag + before).encode()
     host.sleep(60)
     host.changes.clear()
-    listed = json.dumps({"items": [{"metadata": {"name": "nodes"}, "subjects": [{"name": subject}]}]})
-    host.urls[f"https://{SERVER}{BINDINGS}"] = HttpResponse(200, listed.encode())
+    bound = [
+        {"roleRef": {"name": "renewal"}, "subjects": [{"name": "system:nodes"}]},  # as kubeadm binds it everywhere
+        {"roleRef": {"name": "work"}, "subjects": [{"name": subject}]},
+    ]
+    rules = {
+        "renewal": ("certificates.k8s.io", "certificatesigningrequests/selfnodeclient"),
+        "work": ("coordination.k8s.io", "leases"),
+    }
+    answers: dict[str, Any] = {BINDINGS: {"items": bound}, LEASE_BINDINGS: {"items": []}}
+    answers.update(
+        {f"{ROLES}/{one}": {"rules": [{"apiGroups": [rule[0]], "resources": [rule[1]]}]} for one, rule in rules.items()}
+    )
+    for path, told in answers.items():
+        host.urls[f"https://{SERVER}{path}"] = HttpResponse(200, json.dumps(told).encode())
     texts = {name: manifest(name, flag + after)}
     if not is_told:
         checked(host, texts)
         return
     error = refused(host, texts)
-    assert error.code == "static-pod-refused" and "no role is bound to system:nodes" in error.cause
+    assert error.code == "static-pod-refused" and "no role that is bound to system:nodes" in error.cause
     assert f"--authorization-mode=Node,{after}" in error.remedy
 
 
