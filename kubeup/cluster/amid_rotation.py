@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Optional
 
-from kubeup.cluster.api import Api, ApiRefused, path_of
+from kubeup.cluster.api import Api, path_of
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = {
 AUTHORITIES: Mapping[str, str] = {"sa": "", "front-proxy": "front-proxy-ca", "etcd": "etcd-ca", CLUSTER: "ca"}
 """By the same, the name in the table of certificates; "" for the key that signs tokens."""
 CERTS = ("formerCert", "followingCert")
+LOOK_S = 10.0
 MANAGER = "kube-controller-manager"
 SIGNING = "ca-signing.crt"
 """The controller-manager's certificate to sign with, as long as ca.crt holds two."""
@@ -135,13 +136,9 @@ def refuse_writer(host: Host, paths: Paths, *, command: str, words: tuple[str, .
 
 
 def look(api: Api) -> Optional[Rotation]:
-    """As `read`, for who may not read it while there is none. Raises Unreachable, ClusterError (rotation-unreadable)."""
-    try:
-        return read(api)
-    except ApiRefused as error:
-        if error.http_status != 403:
-            raise
-        return None
+    """As `read`, for who may not read it while there is none: that is final, and not asked again. Raises Unreachable, ApiRefused,
+    ClusterError (rotation-unreadable)."""
+    return None if api.probe_health(PATH, timeout_s=LOOK_S).status in (403, 404) else read(api)
 
 
 def refuse_control_plane(one: Optional[Rotation], paths: Paths, *, read: Read, signs_with_ca: bool) -> None:

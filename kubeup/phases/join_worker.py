@@ -70,7 +70,7 @@ def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: preflight.f
     if is_control_plane:
         join_control_plane.check_prepared(ctx)
         join_control_plane.start_making_keys(ctx)
-    elif ctx.found.rotation is None:
+    elif ctx.config.joined.ca_pem.count("-----BEGIN CERTIFICATE-----") > 1:  # as cluster-info tells them in a rotation
         ctx.found.rotation = (amid_rotation.look(ctx.api),)
     if ctx.config.kb.runtime.fix:
         fix(ctx)
