@@ -4,13 +4,16 @@ put back or accepted."""
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
+from .lab.bundles import BARE
 from .lab.config import lab_config
+from .lab.control_planes import IGNORE
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
 from .lab.settings import find_release
@@ -19,11 +22,13 @@ from .test_join import join, make_token
 from .test_static_pods import make_three
 from .test_upgrade_kubelet import DROP_IN, behind, init, upgrade
 from .test_upgrade_under_the_name_kubeadm import RESTS
+from .world import apt_repository
 from .world.podnet import connect_nodes
 
 MakeNode = Callable[..., Node]
 KB = "python3 kb.pyz"
 LONGEST_S = 2.0
+REPLACED = "/usr/bin/kubelet /usr/bin/containerd /usr/sbin/runc"
 TOOK_S: list[float] = []
 """How long each look took."""
 __all__ = ("behind",)
@@ -181,6 +186,51 @@ def test_nothing_is_told_where_kubeadm_upgraded_another(make_node: MakeNode, kb_
     third.run(f"{KB} drift --accept --all")
     second.run(f"{KB} drift --fix --all --yes", timeout=300)
     assert [names_on(node) for node in nodes] == [[], [], []]
+
+
+@pytest.mark.k8s_versions("1.35", "1.36")
+def test_nothing_is_told_of_what_apt_changed(
+    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path
+) -> None:
+    """The next revisions of kubelet, containerd and runc: other programs, other units, drop-ins in both of systemd's folders. What somebody
+    does beside apt is told as before."""
+    missing = [program for program in apt_repository.PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install dpkg-dev gnupg openssl")
+    release = find_release(k8s_version)
+    repository = apt_repository.AptRepository(lab, release, tmp_path)
+    repository.build()
+    lab.registry.add_release(release)
+    mirror = f"http://{lab.registry.start().address}"
+    node = make_node("cp1", version=k8s_version, **BARE)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    kb = {"packages": {"source": "apt"}, "podNetwork": {"plugin": "bridge"}}
+    node.write("/root/init.yaml", lab_config(k8s_version, address=node.address, kb=kb))
+    repository.start()
+    try:
+        repository.offer_to(node)
+        node.run(f"{KB} init --config init.yaml --mirror {mirror} --soak 0 {IGNORE}", timeout=600)
+        node.wait_node_ready()
+        node.wait_pods_ready("kube-system")
+        assert names_on(node) == []
+
+        repository.revise()
+        node.run("apt-get update -q && apt-mark unhold kubelet")
+        before = node.run(f"sha256sum {REPLACED}").stdout
+        node.run("DEBIAN_FRONTEND=noninteractive apt-get install -q -y kubelet containerd runc", timeout=300)
+        assert not set(before.splitlines()) & set(node.run(f"sha256sum {REPLACED}").stdout.splitlines())
+        assert "50-package.conf" in node.run("systemctl cat kubelet containerd").stdout
+        node.run("systemctl daemon-reload && systemctl restart containerd kubelet")
+        node.wait_node_ready()
+        assert names_on(node) == ["package/kubelet"]  # the hold, and nothing else
+        node.run("apt-mark hold kubelet")
+        assert names_on(node) == []
+        node.run(f"printf '[Service]\\nNice=1\\n' > {Path(DROP_IN).parent}/60-mine.conf")
+        assert names_on(node) == ["drop-in/kubelet/60-mine.conf"]
+        node.run("cp /usr/sbin/runc /root/runc && echo >>/root/runc && mv /root/runc /usr/sbin/runc")
+        assert names_on(node) == ["drop-in/kubelet/60-mine.conf", "package/runc"]
+    finally:
+        repository.stop()
 
 
 @pytest.mark.k8s_versions("1.35", "1.36")

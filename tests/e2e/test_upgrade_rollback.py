@@ -1,8 +1,11 @@
 """`kb upgrade rollback` on real nodes, for rows of the table in docs/upgrade.md that test_upgrade_kubelet.py lacks: a patch, with what
-people changed since, also when the way back is killed; a node whose kubelet is in the way; etcd of another minor, which stays."""
+people changed since, also when the way back is killed; a node whose kubelet is in the way; etcd of another minor, which stays; and seven
+days later."""
 
 from __future__ import annotations
 
+import datetime
+import json
 import shlex
 import time
 from pathlib import Path
@@ -29,12 +32,15 @@ from .lab.static_pods import (
 from .test_day_two_killed import only, show
 from .test_join import join, make_token
 from .test_static_pods import told
-from .test_upgrade import check_version, edit_config, offer
+from .test_upgrade import check_version, edit_config, list_pinned, offer
 from .test_upgrade_kubelet import BUNDLE, init, is_open, kubelet_of
 
 MakeNode = Callable[..., Node]
 ROLLBACK = f"{KB} upgrade rollback"
 SCHEDULER = "kube-scheduler"
+KEPT = "/var/lib/kb/upgrade"
+LIST_KEPT = f"find {KEPT} -type f | sort"
+SEVEN_DAYS = datetime.timedelta(days=7)
 EDIT = "--kube-api-qps=61"
 BEFORE_STORED = "upload-config,kubeconfig,kubelet-config,bootstrap-token,addon,gate"
 """With these left out, an upgrade stops after the static pods."""
@@ -89,6 +95,55 @@ def test_a_patch_goes_back_with_what_people_changed(
     few = only("systemctl stop kubelet", "kube-apiserver.yaml.kb-former")
     argv = shlex.split("kb.pyz upgrade rollback --hand-edits keep --yes")
     show(kill_at_every_change(node, argv, (), check=check, restore=upgrade, wanted=few))
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_what_is_kept_goes_after_seven_days(
+    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path
+) -> None:
+    """The date at which the upgrade ended is moved back. The timer removes what is kept, and lets the images go; so does the next command of
+    a node without that timer, which then has nothing to go back to, and says so."""
+    former = find_release(k8s_version)
+    patch = make_patch(former, tmp_path / "patch")
+    node = make_node("cp1", version=k8s_version, containerd="2.1")
+    init(node, kb_pyz)
+    node.wait_node_ready()
+    node.load_images(patch)
+    node.scp(make_bundle(lab, kb_pyz, patch, tmp_path / "new.tar"), BUNDLE)
+    apply = f"{KB} upgrade apply {patch.version} --bundle {BUNDLE} --yes"
+    told(node.run(apply, timeout=900))
+    check_version(node, patch.version)
+    kept = node.run(LIST_KEPT).stdout
+    assert "upgrade/former/" in kept and f"before-{patch.version}.tar" in kept
+    assert list_pinned(node) == {former.version}
+    node.run(f"cp -a {KEPT} /root/kept")
+
+    set_ended(node, ago=SEVEN_DAYS - datetime.timedelta(hours=1))
+    node.run("systemctl start kb-certs", timeout=180)
+    assert node.run(LIST_KEPT).stdout == kept and list_pinned(node) == {former.version}
+    told(node.run(f"{ROLLBACK} --dry-run --yes", timeout=300))
+
+    set_ended(node, ago=SEVEN_DAYS + datetime.timedelta(hours=1))
+    node.run("systemctl start kb-certs", timeout=180)
+    assert not node.exists(KEPT) and list_pinned(node) == set()
+
+    node.run(f"cp -a /root/kept {KEPT}")
+    set_ended(node, ago=SEVEN_DAYS + datetime.timedelta(hours=1))
+    refused = node.run(f"{ROLLBACK} --yes", check=False, timeout=300)
+    assert code_of(refused) == "nothing-kept", told(refused)
+    assert not node.exists(KEPT)
+    check_version(node, patch.version)
+    again = told(node.run(apply, timeout=300))
+    assert "run with these manifests already" in again
+
+
+def set_ended(node: Node, *, ago: datetime.timedelta) -> None:
+    """When this node's upgrade ended, by its record."""
+    path = f"{KEPT}/upgrade.json"
+    found = json.loads(node.read(path))
+    assert found["status"] == "done" and found["ended"]
+    moment = datetime.datetime.now(datetime.timezone.utc) - ago
+    node.write(path, json.dumps({**found, "ended": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}), mode=0o600)
 
 
 @pytest.mark.k8s_versions("1.35")

@@ -1,4 +1,5 @@
-"""Where an upgrade's programs come from, on real nodes: held packages of apt's that stay held, and a mirror in the air gap."""
+"""Where an upgrade's programs come from, on real nodes: held packages of apt's that stay held, a mirror in the air gap, and the
+place where releases are published."""
 
 from __future__ import annotations
 
@@ -10,16 +11,17 @@ import pytest
 
 from .lab.bundles import BARE, make_bundle
 from .lab.config import lab_config
-from .lab.control_planes import IGNORE, KB, code_of
+from .lab.control_planes import IGNORE, KB, code_of, print_join
 from .lab.lab import Lab
 from .lab.node import Node, wait_until
-from .lab.settings import Release, find_release
+from .lab.settings import Release, find_release, read_architecture
 from .lab.static_pods import fill_store, read_stored
 from .test_air_gap import asked_outside, init, join_line, put
 from .test_static_pods import told
 from .test_upgrade import check_version
 from .test_upgrade_kubelet import is_open, kubelet_of
 from .world import apt_repository, rpm_repository
+from .world.official_hosts import lead_to_world, publish_kubernetes, publish_release, serve_world
 from .world.web import check_cluster_serves
 
 pytestmark = pytest.mark.k8s_versions("1.35")
@@ -154,6 +156,48 @@ def test_by_dnf(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, t
     finally:
         later.stop()
         repository.stop()
+
+
+def test_from_the_official_place(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path) -> None:
+    """Programs from dl.k8s.io and images from registry.k8s.io, which the lab plays. The plan finds the newest version there; a wrong checksum
+    stops the upgrade before anything is changed."""
+    if read_architecture() != "amd64":
+        pytest.skip("the releases that are played are amd64's")
+    former, wanted = (find_release(minor) for minor in (k8s_version, NEXT))
+    nodes = [make_node(name, version=k8s_version, **BARE) for name in ("cp1", "w1")]
+    cp1, w1 = nodes
+    lab.registry.add_release(wanted)
+    with serve_world(lab, tmp_path / "world", former) as world:
+        publish_release(world, former)
+        for node in nodes:
+            lead_to_world(node, world)
+            node.scp(kb_pyz, "/root/kb.pyz")
+        kb = {"packages": {"source": "download"}, "podNetwork": {"plugin": "bridge"}}
+        cp1.write("/root/init.yaml", lab_config(k8s_version, address=cp1.address, kb=kb))
+        cp1.run(f"{KB} init --config init.yaml --soak 0 {IGNORE}", timeout=600)
+        w1.run(f"{KB} {print_join(cp1)} --packages download --soak 0 {IGNORE}", timeout=600)
+        for node in nodes:
+            cp1.wait_node_ready(node.name)
+        fill_store(cp1)
+        stored = read_stored(cp1)
+
+        publish_kubernetes(world, wanted, told="a" * 64)
+        planned = cp1.run(f"{KB} upgrade plan --packages download", check=False, timeout=300)
+        assert f"upgrade apply {wanted.version} --packages download" in told(planned)
+        upgrade = f"{KB} upgrade apply {wanted.version} --packages download --yes"
+        refused = cp1.run(upgrade, check=False, timeout=600)
+        assert not refused.ok and "a" * 64 in told(refused)
+        assert kubelet_of(cp1, "cp1") == former.version
+        assert f"kube-apiserver:{former.version}" in cp1.read("/etc/kubernetes/manifests/kube-apiserver.yaml")
+
+        publish_kubernetes(world, wanted)
+        told(cp1.run(upgrade, timeout=900))
+        check_version(cp1, wanted.version)
+        told(w1.run(f"{KB} upgrade node --packages download --yes", timeout=600))
+        assert kubelet_of(cp1, "w1") == wanted.version and is_open(cp1, "w1")
+        assert f"/release/{wanted.version}/bin/linux/amd64/kubelet" in world.log.read_text()
+        assert stored <= read_stored(cp1)
+        check_cluster_serves(cp1, server="w1", client="w1")
 
 
 def folder_for(top: Path, release: Release) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class AptRepository(PackageServer):
     def __init__(self, lab: Lab, release: Release, folder: Path) -> None:
         super().__init__(lab, folder)
         self.release = release
+        self._key: SigningKey
 
     def build(self, *more: Release) -> None:
         """The repository of this minor and of each further release, and one of Debian's packages beside them."""
@@ -41,6 +43,23 @@ class AptRepository(PackageServer):
         for repository in (*cores, debian):
             self._index(repository, key)
         key.close()
+        self._key = key
+
+    def revise(self) -> None:
+        """A later revision of this minor's kubelet, of Debian's containerd and of its runc beside the former ones: programs with other bytes,
+        and other units, with drop-ins in both of systemd's folders."""
+        debian = self.www / "debian"
+        core = self.www / f"core:/stable:/v{self.release.minor}/deb"
+        for package in [*core.glob("kubelet_*.deb"), *debian.glob("*.deb")]:
+            root = self.folder / "revised" / package.stem
+            root.mkdir(parents=True)
+            run_program("dpkg-deb", "--raw-extract", str(package), str(root))
+            _revise(root)
+            later = package.with_name(f"later-{package.name}")
+            run_program("dpkg-deb", "-Znone", "--root-owner-group", "--build", str(root), str(later))
+        for repository in (core, debian):
+            self._index(repository, self._key)
+        self._key.close()
 
     def _build_core(self, release: Release) -> Path:
         from ..lab import image
@@ -112,3 +131,24 @@ class AptRepository(PackageServer):
         node.run("rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*")
         super().offer_to(node)
         node.write("/etc/apt/sources.list", f"deb [trusted=yes] https://{HOST}/debian/ /\n")
+
+
+def _revise(root: Path) -> None:
+    """Turn the content of an unpacked package into that of its next revision."""
+    control = root / "DEBIAN/control"
+    control.write_text(re.sub(r"^(Version: .*)$", r"\1+later1", control.read_text(), flags=re.MULTILINE))
+    for folder in ("usr/bin", "usr/sbin"):
+        for program in (root / folder).glob("*"):
+            with program.open("ab") as file:
+                file.write(b"\0")  # which no ELF program minds
+    for unit in list(root.rglob("*.service")):
+        unit.write_text(unit.read_text().replace("[Service]\n", "[Service]\nTimeoutStopSec=61\n"))
+        for place in (unit.parent, root / "etc/systemd/system"):
+            drop_in = place / f"{unit.name}.d" / "50-package.conf"
+            drop_in.parent.mkdir(parents=True)
+            drop_in.write_text("[Service]\nTimeoutStartSec=91\n")
+    files = [
+        path for path in root.rglob("*") if path.is_file() and not path.is_symlink() and path.parent.name != "DEBIAN"
+    ]
+    sums = (f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in sorted(files))
+    (root / "DEBIAN/md5sums").write_text("".join(sums))

@@ -79,10 +79,7 @@ class World:
 
 def publish_release(world: World, release: Release) -> None:
     """All that a node of amd64 downloads, with the versions that are current for 1.35."""
-    for name in ("kubelet", "kubectl"):
-        place = f"dl.k8s.io/release/{release.version}/bin/linux/amd64/{name}"
-        world.publish(place, release.binary(name).read_bytes(), sums=".sha256")
-    (world.www / f"dl.k8s.io/release/stable-{release.minor}.txt").write_text(release.version)
+    publish_kubernetes(world, release)
     crictl = "crictl-v1.35.0-linux-amd64.tar.gz"
     data = _pack({"crictl": release.binary("crictl")})
     world.publish(f"{GITHUB.format('kubernetes-sigs/cri-tools')}/v1.35.0/{crictl}", data, sums=".sha256")
@@ -95,6 +92,15 @@ def publish_release(world: World, release: Release) -> None:
     plugins = {f"./{path.name}": path for path in sorted((base / "usr/lib/cni").iterdir()) if path.is_file()}
     cni = "cni-plugins-linux-amd64-v1.7.1.tgz"
     world.publish(f"{GITHUB.format('containernetworking/plugins')}/v1.7.1/{cni}", _pack(plugins), sums=".sha256")
+
+
+def publish_kubernetes(world: World, release: Release, *, told: str = "") -> None:
+    """What dl.k8s.io has of a release; with another checksum of the kubelet, if one is told."""
+    for name in ("kubelet", "kubectl"):
+        place = f"dl.k8s.io/release/{release.version}/bin/linux/amd64/{name}"
+        told_of = told if name == "kubelet" else ""
+        world.publish(place, release.binary(name).read_bytes(), sums=".sha256", told=told_of)
+    (world.www / f"dl.k8s.io/release/stable-{release.minor}.txt").write_text(release.version)
 
 
 def publish_runc(world: World, *, told: str = "") -> None:
