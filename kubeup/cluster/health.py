@@ -70,10 +70,12 @@ def gate(
     renewed: Optional[Mapping[str, tuple[str, float]]] = None,
     led: Optional[Mapping[str, tuple[str, str]]] = None,
     counts_recent: bool = False,
+    unwatched: Collection[str] = (),
 ) -> list[Part]:
     """All parts of the cluster: whether the next node may be changed. Without `etcd_client`, etcd is left out. renewed, led: results of
     read_node_renewals and read_leader_renewals of some seconds ago, which save the wait for who has renewed a lease since. counts_recent: a
     kubelet that renewed its lease a moment before counts as one that renews it: enough where nothing has been changed yet.
+    unwatched: nodes for whose silence nobody waits.
 
     Raises Unreachable if the API server of `api` does not serve, ApiRefused if it rejects the identity.
     """
@@ -81,7 +83,7 @@ def gate(
     leases = api.list(NODE_LEASES) if counts_recent or not renewed else []
     listed_at = api.host.monotonic()
     renewed = renewed or _parse_renewals(leases)
-    recent = find_recent(api, leases) if counts_recent else ()
+    recent = {*unwatched, *(find_recent(api, leases) if counts_recent else ())}
     servers = probe_api_servers(api)
     members = probe_etcd(etcd_client) if etcd_client is not None else []
     leaders, admission = probe_leaders(api, before), probe_admission(api)

@@ -107,7 +107,7 @@ def open_api(patient: Patient, kubeconfig: Optional[Path] = None) -> kubeapi.Api
     """A client with this node's identity, or another one's, which asks once. Raises what read_identity does."""
     api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, kubeconfig or patient.kubeconfig), retry_s=0)
     is_balanced = patient.server and _leads_to_balancer(patient, api.server)
-    return api.with_server(patient.server) if is_balanced else api
+    return api.with_server(patient.server, timeout_s=_ANSWER_S) if is_balanced else api
 
 
 def _leads_to_balancer(patient: Patient, server: str) -> bool:
@@ -138,9 +138,14 @@ def choose_server(patient: Patient) -> Patient:
     except KbError:
         return patient  # the checks report why
 
+    name = patient.config.node.name
+
     def serves(server: str) -> bool:
+        own = api.with_server(server)
         try:
-            return api.with_server(server).probe_health("/readyz", timeout_s=_READY_S).status == 200
+            is_ready = own.probe_health("/readyz", timeout_s=_READY_S).status == 200
+            # one that has just lost its etcd calls itself ready, and answers no read
+            return is_ready and own.probe_health(kubeapi.path_of("Node", name), timeout_s=_READY_S).status in _READ
         except Unreachable:
             return False
 
@@ -149,7 +154,9 @@ def choose_server(patient: Patient) -> Patient:
     return dataclasses.replace(patient, server=ready[0]) if ready else patient
 
 
-_READY_S = 3
+_READY_S, _ANSWER_S = 3, 5
+_READ = (200, 403, 404)
+"""What an API server answers that reads from etcd; another identity than a node's may not exist there, or not read it."""
 
 
 def _read_join(host: Host, paths: Paths) -> Optional[Join]:

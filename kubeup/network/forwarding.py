@@ -38,8 +38,8 @@ class DroppingChain:
 # ---- looks
 
 
-def read_dropping_chains(host: Host) -> list[DroppingChain]:
-    """The forward chains of nftables whose policy is drop, without those that iptables manages."""
+def read_dropping_chains(host: Host, hook: str = "forward") -> list[DroppingChain]:
+    """The chains of nftables at that hook whose policy is drop, without those that iptables manages."""
     found = host.query(["nft", "-j", "list", "chains"])
     try:
         entries = parse_json_object(found.stdout, "nft's answer").get("nftables") or [] if found.ok else []
@@ -49,7 +49,7 @@ def read_dropping_chains(host: Host) -> list[DroppingChain]:
     return [
         DroppingChain(str(chain.get("family")), str(chain.get("table")), str(chain.get("name")))
         for chain in chains
-        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and not _is_of_iptables(host, chain)
+        if chain.get("hook") == hook and chain.get("policy") == "drop" and not _is_of_iptables(host, chain)
     ]
 
 
@@ -66,6 +66,18 @@ def describe_drops(host: Host) -> str:
             found.append(
                 f"the chain FORWARD of {program} has the policy DROP{'' if has_own else f', and no rule {CHAIN}'}"
             )
+    return "; ".join(found)
+
+
+def describe_input_drops(host: Host, version: int = 4) -> str:
+    """The chains of this machine that by default drop what is sent to itself; "" if there are none."""
+    found = [
+        f"{' '.join((chain.family, chain.table, chain.name))} has the policy drop"
+        for chain in read_dropping_chains(host, "input")
+    ]
+    program = _PROGRAMS[version]
+    if "-P INPUT DROP" in host.query([program, "-S", "INPUT"]).stdout:
+        found.append(f"the chain INPUT of {program} has the policy DROP")
     return "; ".join(found)
 
 

@@ -174,6 +174,9 @@ class Walk:
         rule = self._find_rule(question)
         if rule:
             return _say_dropped(rule), _say_removal(rule)
+        barred = self._explain_input(question)
+        if barred:
+            return barred
         drops = forwarding.describe_drops(self.host)
         if drops or is_here:
             return self._say_stays(
@@ -182,6 +185,20 @@ class Walk:
         return (
             "this node itself reaches it, so what is sent with pods' addresses is lost: here, on the way, or over there",
             f"{_SEE_RULES}; on that machine: kb doctor; between the two, let packets with pods' addresses pass",
+        )
+
+    def _explain_input(self, question: Question) -> Optional[tuple[str, str]]:
+        """A firewall that takes in nothing but what it is told to: this machine's own packets come by another way."""
+        version = 6 if ":" in question.address else 4
+        own = self.host.query(["ip", "-o", "addr", "show", "scope", "global"], timeout_s=5).stdout
+        drops = forwarding.describe_input_drops(self.host, version) if f" {question.address}/" in own else ""
+        if not drops:
+            return None
+        source = next((pod for pod in self.pods if (":" in pod) == (version == 6)), "")
+        cause = f"it is on this machine, which takes in only what its firewall names, and not pods' addresses{f' ({source})' if source else ''}: {drops}"
+        return (
+            cause,
+            f"let the pods' subnet in, as your firewall does it (ufw allow from SUBNET; nft or iptables -I INPUT -s SUBNET -j ACCEPT); {_SEE_RULES}",
         )
 
     def _say_stays(self, cause: str, drops: str) -> tuple[str, str]:

@@ -40,7 +40,7 @@ def look_at_pod_tokens(patient: Patient) -> Findings:
         remedy = f"put there what the other control planes have in {pki}/sa.key and sa.pub, then: {signs.say_restart(patient.host, 'kube-apiserver')}"
         yield Finding("pod-tokens", ERROR, text, remedy)
     elif strict:
-        text = f"the API server refuses the service account tokens of this node's pods ({names}): it does not know the key that signed them"
+        text = f"the API server refuses the service account tokens of this node's pods ({names}): it does not know the key that signed them ({pki}/sa.pub is another one)"
         remedy = (
             f"put the key back that signed them ({pki}/sa.key and sa.pub, the same on every control plane); if it is lost, "
             "have every pod get a new token: kubectl -n kube-system rollout restart daemonset,deployment, and in other namespaces"

@@ -57,6 +57,12 @@ def look_at_chain(patient: Patient) -> Findings:
         remedy = f"{signs.say_restart(patient.host, 'kubelet')}, which makes it read its manifests again"
         yield Finding("chain/container", ERROR, text, remedy)
         return
+    if link and "leaderelection lost" in link.cause and _is_young(patient, "kube-apiserver", age_s=_RECENT_S):
+        text = (
+            f"not proven: {link.what}: it lost its lease while the API server, which has been started since, was away"
+        )
+        yield Finding("chain", OK, text, remedy="")
+        return
     if link:
         yield Finding(f"chain/{link.link}", ERROR, str(link), link.remedy)
         return
@@ -70,10 +76,14 @@ _STARTING = re.compile(r"HTTP 500: \[-\]poststarthook/[^;]*(; \[-\]poststarthook
 """What an API server still has to do after its start."""
 
 
-def _is_young(patient: Patient, component: str) -> bool:
+_RECENT_S = 180
+"""So long a controller may wait between two starts, after some of its ends."""
+
+
+def _is_young(patient: Patient, component: str, *, age_s: float = PROBES_S) -> bool:
     found = containers.list_containers(patient.host, patient.config.node.cri_socket, name=component, has_exits=False)
     now = patient.host.now().timestamp()
-    return any(one.state == "running" and now - one.created_ns / 1e9 < PROBES_S for one in found)
+    return any(one.state == "running" and now - one.created_ns / 1e9 < age_s for one in found)
 
 
 def _find_absent(patient: Patient, component: str) -> str:

@@ -33,7 +33,7 @@ from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import OWN_MEMBER, look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
-from kubeup.doctor.looks.whole_cluster import look_at_cluster, look_at_rights, look_at_whole_cluster
+from kubeup.doctor.looks.whole_cluster import OF_NODES, look_at_cluster, look_at_rights, look_at_whole_cluster
 from kubeup.doctor.node_files import Patient
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
@@ -140,6 +140,7 @@ LOOKS: tuple[Look, ...] = (
 
 OF_THE_CLUSTER: tuple[Look, ...] = (
     Look("etcd", "every member of etcd serves", look_at_etcd),
+    Look("rights", "the cluster's own programs have their rights, and their pods could be made again", look_at_rights),
     Look(
         "cluster",
         "nodes, their kubelets, API servers, controllers, admission and aggregated APIs",
@@ -179,6 +180,8 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     for look, found in zip(chosen, results):
         if broken & set(look.after):
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
+        if OF_NODES in broken:
+            found = [_as_consequence(note, ERROR, WARNING) if _is_of_kubelet(note) else note for note in found]
         if broken & _OF_SERVERS:
             found = [_as_consequence(note, ERROR, WARNING) if _is_own(patient, note) else note for note in found]
         found = [
@@ -193,6 +196,11 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
 
 
+def _is_of_kubelet(note: Finding) -> bool:
+    """Whether it tells of a kubelet, this one or another, that does not report."""
+    return note.name == "cluster" and note.text.startswith(("the kubelet of node ", "node "))
+
+
 def _is_own(patient: Patient, note: Finding) -> bool:
     """Whether it tells what this node's own server or controller does not do."""
     server = node_files.find_own_server(patient.host, patient.paths).rpartition("/")[2]
@@ -204,7 +212,7 @@ def _is_own(patient: Patient, note: Finding) -> bool:
 
 
 def _take_all(patient: Patient, looks: Sequence[Look]) -> list[list[Finding]]:
-    slowest_first = sorted(looks, key=lambda look: look.name != NAME)
+    slowest_first = sorted(looks, key=lambda look: look.name not in (NAME, "cluster"))
     pool = ThreadPoolExecutor(_AT_ONCE)
     try:
         begun = {look: pool.submit(_take_look, patient, look) for look in slowest_first}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import health, reach, system_rights
 from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
 from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
 from kubeup.doctor.node_files import Patient, open_api
 from kubeup.machine.http import Unreachable
+from kubeup.network.forwarding import describe_input_drops
 
 _LEVELS = {
     "node": WARNING,
@@ -29,10 +32,16 @@ def look_at_whole_cluster(patient: Patient) -> Findings:
             yield Finding("cluster", ERROR, str(part.trouble), part.trouble.remedy)
 
 
-def _read_parts(api: kubeapi.Api) -> list[health.Part]:
-    parts = health.gate(api, counts_recent=True)
+def _read_parts(api: kubeapi.Api, own: str = "") -> list[health.Part]:
+    """own: the name of this node, which other checks judge; every other API server is asked for the way to its kubelet, which this machine may close."""
+    parts = health.gate(api, counts_recent=True, unwatched=[own])
     ready = [part.name for part in parts if part.kind == "node" and part.trouble is None]
-    return [*parts, *reach.probe_kubelets(api, ready), *reach.probe_aggregated(api)]
+    servers = [f"https://{part.name}" for part in parts if part.kind == "api-server" and part.is_well]
+    others = [server for server in servers if server != api.server] if own in ready else []
+    with ThreadPoolExecutor(len(others) + 1) as pool:
+        kubelets = pool.submit(reach.probe_kubelets, api, ready)
+        back = list(pool.map(lambda server: reach.probe_kubelets(api.with_server(server), [own]), others))
+        return [*parts, *kubelets.result(), *(part for some in back for part in some), *reach.probe_aggregated(api)]
 
 
 def look_at_rights(patient: Patient) -> Findings:
@@ -56,9 +65,12 @@ def look_at_rights(patient: Patient) -> Findings:
             yield Finding("rights", ERROR, text, again)
         return
     for trouble in troubles:
-        yield Finding("rights", ERROR, str(trouble), trouble.remedy)
+        name = OF_NODES if trouble.what.startswith("API server ") else "rights"
+        yield Finding(name, ERROR, str(trouble), trouble.remedy)
 
 
+OF_NODES = "rights/nodes"
+"""The finding of an API server that lets kubelets do nothing."""
 _ADMINS = "kubeadm:cluster-admins"
 
 
@@ -71,7 +83,7 @@ def look_at_cluster(patient: Patient) -> Findings:
         return  # nobody renews a lease while etcd takes no writes: the alarm is a check of its own
     api = open_api(patient)
     try:
-        parts = _read_parts(api)
+        parts = _read_parts(api, patient.config.node.name)
     except Unreachable:
         return  # the check of this node reports why
     except kubeapi.ApiRefused as error:
@@ -79,6 +91,7 @@ def look_at_cluster(patient: Patient) -> Findings:
             raise
         yield Finding("cluster", OK, f"not proven: the identity in {patient.kubeconfig} may not read it", remedy="")
         return
+    seen = set[str]()
     for part in parts:
         is_own = part.node in (patient.config.node.name, host.hostname())
         if part.unproven:
@@ -86,4 +99,8 @@ def look_at_cluster(patient: Patient) -> Findings:
         elif part.trouble and not (is_own and part.kind == "node"):
             # another check reports the cause on this node as an error; this one only its consequence
             level = WARNING if is_own else _LEVELS[part.kind]
-            yield Finding("cluster", level, str(part.trouble), part.trouble.remedy)
+            drops = describe_input_drops(host) if is_own and part.kind == "kubelet" else ""
+            told = f"{part.trouble}{drops and f'; of this machine, {drops}'}"
+            if told not in seen:
+                seen.add(told)
+                yield Finding("cluster", level, told, part.trouble.remedy)

@@ -38,6 +38,7 @@ def balance(host: FakeHost, *servers: str) -> FakeHost:
 def ready(host: FakeHost, *servers: str) -> None:
     for server in servers:
         host.urls[f"{server}/readyz"] = HttpResponse(200, b"ok")
+        host.urls[f"{server}{NODE}"] = HttpResponse(200, b"{}")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,9 @@ def test_who_is_asked(serve: tuple[str, ...], chosen: str) -> None:
     host.urls[f"{THIRD}/readyz"] = host.urls.get(f"{THIRD}/readyz", HttpResponse(500, b"[-]etcd failed"))
     patient = node_files.choose_server(make_patient(host))
     assert node_files.open_api(patient).server == chosen
+    if serve:  # it calls itself ready, and reads nothing
+        del host.urls[f"{chosen}{NODE}"]
+        assert node_files.open_api(node_files.choose_server(make_patient(host))).server != chosen
 
 
 def test_another_cluster_s_server_is_left_as_it_is_named() -> None:
@@ -172,3 +176,16 @@ def test_what_this_node_s_own_servers_do_not_do_comes_of_its_broken_chain(note: 
     patient = make_patient(make_host())
     assert [one.level for one in table.examine(patient, [broken, say(note, look="cluster")])] == [ERROR, becomes]
     assert [one.level for one in table.examine(patient, [say(note, look="cluster")])] == [note.level]
+
+
+def test_kubelets_that_an_api_server_does_not_let_report_are_silent_because_of_that() -> None:
+    denies = say(
+        Finding("rights/nodes", ERROR, "API server 10.77.0.12:6443 lets no kubelet update its node", "x"), look="rights"
+    )
+    silent = Finding("cluster", WARNING, "the kubelet of node w1 is silent: x", "y")
+    other = Finding("cluster", WARNING, "the aggregated API v1 does not answer: x", "y")
+    patient = make_patient(make_host())
+    found = table.examine(patient, [denies, say(silent, other, look="cluster")])
+    assert [note.level for note in found] == [ERROR, FOLLOWS, WARNING]
+    quota = say(Finding("rights", ERROR, "no new pod is let in", "x"), look="rights")
+    assert [note.level for note in table.examine(patient, [quota, say(silent, look="cluster")])] == [ERROR, WARNING]

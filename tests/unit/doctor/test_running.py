@@ -8,8 +8,11 @@ from typing import Optional
 
 import pytest
 
+from kubeup.diagnosis import chain
 from kubeup.diagnosis.checks import facts, table
+from kubeup.diagnosis.signs import BrokenLink
 from kubeup.machine.http import HttpResponse
+from kubeup.node import containers
 from tests.fake_host import FakeHost
 from tests.unit.doctor.doctor_case import SERVER, make_host, notes, remedies
 
@@ -132,3 +135,20 @@ def test_a_component_of_which_the_kubelet_has_made_no_container() -> None:
     )
     host.mtimes[manifest] = host.now().timestamp() - 5  # it may still come
     assert all("has made no container" not in text for _, text in notes(host, "chain"))
+
+
+@pytest.mark.parametrize(("age_s", "level"), [(60, "ok"), (600, "error")])
+def test_a_controller_that_lost_its_lease_while_the_api_server_was_away(
+    monkeypatch: pytest.MonkeyPatch, age_s: float, level: str
+) -> None:
+    """It is started again by itself; with an API server that has run all the while, something keeps it from its lease."""
+    link = BrokenLink(
+        "kube-scheduler exited 2 times (code 1)", 'its last word: "leaderelection lost"', "x", link="container"
+    )
+    monkeypatch.setattr(chain, "find_broken_link", lambda *_, **__: link)
+    host = make_host()
+    started_ns = int((host.now().timestamp() - age_s) * 1e9)
+    one = containers.ContainerInfo("1", "kube-apiserver", "running", attempt=1, created_ns=started_ns)
+    monkeypatch.setattr(containers, "list_containers", lambda *_, **__: [one])
+    ((told, text),) = notes(host, "chain")
+    assert told == level and text.startswith("not proven: " * (level == "ok") + "kube-scheduler exited 2 times")

@@ -5,13 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from kubeup.cluster import health
+import pytest
+
+from kubeup.cluster import health, reach
+from kubeup.cluster.api import Api
 from kubeup.config.types import Join
 from kubeup.doctor.looks import every_node, whole_cluster
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.http import HttpResponse
+from kubeup.trouble import Trouble
 from tests.fake_host import FakeHost
 from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient
+
+OTHER = "https://10.77.0.12:6443"
 
 
 def answer(host: FakeHost, path: str, value: object, status: int = 200) -> None:
@@ -99,3 +105,35 @@ def test_nodes_that_are_ready_and_take_no_pods() -> None:
         ("error", "node cp1 has DiskPressure, so its kubelet evicts pods and starts no new ones: full"),
         ("warning", "node cp1 is cordoned: no new pod is scheduled on it"),
     ]
+
+
+def test_the_way_to_this_node_is_asked_of_every_other_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firewall of this machine that lets nobody in: its own API server reaches the kubelet, and the others do not."""
+    host, asked = make_host(), list[tuple[str, list[str]]]()
+    host.answers["iptables -S INPUT"] = "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n"
+    parts = [
+        *(health.Part("node", name, node=name) for name in ("cp1", "w1")),
+        *(health.Part("api-server", server.partition("://")[2]) for server in (SERVER, OTHER)),
+    ]
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(health, "gate", lambda api, **more: seen.update(more) or parts)
+
+    def probe(api: Api, names: list[str]) -> list[health.Part]:
+        asked.append((api.server, names))
+        trouble = (
+            Trouble(f"API server {api.server} does not reach", "silence", "let it pass")
+            if api.server == OTHER
+            else None
+        )
+        return [health.Part("kubelet", name, trouble, node=name) for name in names]
+
+    monkeypatch.setattr(reach, "probe_kubelets", probe)
+    monkeypatch.setattr(reach, "probe_aggregated", lambda api: [])
+    (note,) = whole_cluster.look_at_cluster(make_patient(host))
+    assert sorted(asked) == [(SERVER, ["cp1", "w1"]), (OTHER, ["cp1"])]
+    assert note.level == "warning"
+    assert (
+        note.text
+        == f"API server {OTHER} does not reach: silence; of this machine, the chain INPUT of iptables has the policy DROP"
+    )
+    assert seen["unwatched"] == ["cp1"]  # its silence is another look's

@@ -257,3 +257,25 @@ def test_each_family_has_its_own_rules(host: FakeHost) -> None:
     host.answers["ip6tables -w 10 -S FORWARD"] = "-A FORWARD -p ipv6-icmp -j DROP\n"
     found = pod_walks.find_rule(host, "FORWARD", packet=Packet("fd00::9", "fd00:1::9", "icmp"))
     assert found == "ip6tables: -A FORWARD -p ipv6-icmp -j DROP"
+
+
+@pytest.mark.parametrize("program", ["iptables", "nft"])
+def test_a_firewall_that_does_not_take_in_what_pods_send_to_this_machine(program: str) -> None:
+    """ufw on a control plane: no rule drops them, the policy does; and the machine's own packets come by lo."""
+    host = make_host(DNS, HERE)
+    address = SERVER.address
+    host.answers["ip -o addr show scope global"] = f"2: eth0    inet {address}/24 brd 10.0.0.255 scope global eth0\n"
+    if program == "iptables":
+        host.answers["iptables -S INPUT"] = "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n"
+        says = "the chain INPUT of iptables has the policy DROP"
+    else:
+        chain = {"family": "inet", "table": "own", "name": "input", "hook": "input", "policy": "drop"}
+        host.answers["nft -j list chains"] = json.dumps({"nftables": [{"chain": chain}]})
+        says = "inet own input has the policy drop"
+    cut = pod_walks.find_cut(host, PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER)))
+    assert cut is not None and cut.what.startswith("a pod on this node does not reach the API's Service")
+    assert "it is on this machine, which takes in only what its firewall names" in cut.cause and says in cut.cause
+    assert "ufw allow from" in cut.remedy
+    host.answers["ip -o addr show scope global"] = ""
+    cut = pod_walks.find_cut(host, PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER)))
+    assert cut is not None and "takes in" not in cut.cause
