@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
 from .lab.config import lab_config
-from .lab.control_planes import code_of
+from .lab.control_planes import KB, code_of, join_control_plane, kubectl, start_cluster
 from .lab.lab import Lab
 from .lab.node import Node
 from .lab.settings import find_release
 from .test_init_options import BRIDGE, LISTING, init, put
 from .world import web
 
+MakeNode = Callable[..., Node]
 NEXT = {"1.34": "1.35", "1.35": "1.36"}
 OLD_API = "/apis/storage.k8s.io/v1alpha1/volumeattributesclasses"
 """1.34 serves it if it is told to, and 1.35 lacks it."""
+OLD_APIS = {"1.34": (OLD_API, "1.35"), "1.35": ("/apis/storage.k8s.io/v1beta1/volumeattributesclasses", "1.37")}
+"""minor -> one that it serves if it is told to, and the first release without it."""
 STILL_COUNTED = ("removed-api-in-use", "")
 PAUSE = "registry.k8s.io/pause:3.10.1"
 SCHEDULER = "/etc/kubernetes/manifests/kube-scheduler.yaml"
@@ -173,3 +177,45 @@ def test_a_plan_that_is_kept(pair: tuple[Node, Node], minor: str) -> None:
     assert code_of(refused) == "plan-outdated" and "kube-scheduler" in refused.output, refused.output
     assert cp1.read(SCHEDULER).count("--v=3") == 1 and not cp1.exists("/var/lib/kb/upgrade/upgrade.json")
     cp1.run(f"cp /root/scheduler.yaml {SCHEDULER}")
+
+
+@pytest.mark.parametrize("former", ["1.34", "1.35"])
+def test_old_apis_are_summed_over_all_api_servers(make_node: MakeNode, kb_pyz: Path, former: str) -> None:
+    """Each counts what it was asked itself. Two control planes; what the next minor lacks blocks, what a later one lacks is only shown."""
+    api, gone = OLD_APIS[former]
+    group, version, resource = api.split("/")[2:]
+    served = [{"name": "runtime-config", "value": f"{group}/{version}=true"}]
+    first, second = start_cluster(
+        make_node, kb_pyz, former, names=["c1", "c2"], cluster={"apiServer": {"extraArgs": served}}
+    )
+    join_control_plane(second, first)
+    first.wait_node_ready("c2")
+    wanted = find_release(NEXT[former]).version
+
+    def plan() -> dict[str, Any]:
+        answer = first.run(f"{KB} upgrade plan {wanted} -o json", check=False, timeout=300)
+        assert answer.code in (0, 3), answer.output
+        found: dict[str, Any] = json.loads(answer.stdout)
+        return found
+
+    def find(found: dict[str, Any]) -> dict[str, Any]:
+        (one,) = [row for row in found["removedApis"] if row["name"] == f"{resource}.{group}/{version}"]
+        assert one["removedRelease"] == gone
+        return dict(one)
+
+    for _ in range(3):
+        kubectl(first, f"get --raw {api}", f"{second.address}:6443")
+    only_second = find(plan())
+    assert only_second["servers"] == [f"{second.address}:6443"] and only_second["requests"] >= 3, only_second
+    for _ in range(5):
+        kubectl(first, f"get --raw {api}", f"{first.address}:6443")
+    found = plan()
+    both = find(found)
+    assert both["servers"] == [f"{node.address}:6443" for node in (first, second)], both
+    assert both["requests"] >= only_second["requests"] + 5, both
+    assert (("removed-api-in-use", "") in named(found)) == (gone == NEXT[former]), found["objections"]
+    started = first.get("pod kube-apiserver-c1 -n kube-system")["status"]["containerStatuses"][0]["state"]["running"]
+    since, start = (
+        datetime.datetime.strptime(one, "%Y-%m-%dT%H:%M:%SZ") for one in (both["since"], started["startedAt"])
+    )
+    assert abs(since - start) < datetime.timedelta(seconds=30)
