@@ -15,6 +15,7 @@ from kubeup.engine.items import File
 from kubeup.engine.plan import Plan
 from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
+from kubeup.errors import KbError
 from kubeup.lazy_modules import lazily
 from kubeup.phases import static_pods_swap, stored_cluster, upload_config
 from kubeup.phases.upgrade_run import UpgradeRun
@@ -34,9 +35,13 @@ def swap_control_plane(ctx: UpgradeRun) -> Outputs:
     is_cut_off = store.load_cut_off(run.host, run.paths) is not None
     swaps = is_cut_off or bool(static_pods_swap.plan_swap(run).pods)
     _keep_images(run)
-    if ctx.renews and swaps and not is_cut_off:
-        _renew_certs(run)
-    results = static_pods_swap.swap_pods(ctx)
+    renewed = _renew_certs(run) if ctx.renews and swaps and not is_cut_off else 0
+    try:
+        results = static_pods_swap.swap_pods(ctx)
+    except KbError as error:
+        if renewed:
+            error.changed = error.changed or f"{renewed} certificates were renewed, and stay"
+        raise
     paths = [run.paths.manifest(name) for name in store.COMPONENTS]
     kept.keep_after(
         run.host,
@@ -56,8 +61,8 @@ def _keep_images(run: UpgradeRun) -> None:
         run.report.note(f"the kubelet may delete the former images if the disk becomes full: {why_not}")
 
 
-def _renew_certs(run: Run) -> None:
-    """Every certificate that a renewal issues. The running components go on with what they have loaded until they are swapped; the same
+def _renew_certs(run: Run) -> int:
+    """Every certificate that a renewal issues; returns how many. The running components go on with what they have loaded until they are swapped; the same
     authorities signed both."""
     outcomes = renewed_certs.renew_files(run, renewal.wanted_rows(run.config.cluster)).outcomes
     renewed = [name for name, outcome in outcomes.items() if outcome == "renewed"]
@@ -66,6 +71,7 @@ def _renew_certs(run: Run) -> None:
         run.report.note(f"renewed {len(renewed)} certificates; the former ones are below {run.paths.former_certs}")
     if external:
         run.report.note(f"their CA signs elsewhere, so they were not renewed: {', '.join(external)}")
+    return len(renewed)
 
 
 def plan_stored_version(run: UpgradeRun) -> Plan:

@@ -14,7 +14,7 @@ from kubeup.cluster.health import Part
 from kubeup.config.types import APIServer, Arg, Join
 from kubeup.engine.plan import Difference
 from kubeup.engine.run import Selection
-from kubeup.errors import HostError, KbError
+from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.machine import services
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
@@ -343,6 +343,20 @@ def test_the_swap_renews_certificates_only_where_something_is_swapped(
     other = make_control_plane()
     swap_control_plane(make_run(other))
     assert renewed == ["all"]
+
+
+def test_a_swap_that_fails_says_what_was_renewed_before_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was told that nothing was changed."""
+
+    def fail(_: object) -> None:
+        raise ClusterError("etcd exited", cause="c", remedy="r", code="static-pod-not-working")
+
+    monkeypatch.setattr("kubeup.phases.static_pods_swap.swap_pods", fail)
+    for renewed, told in ((11, "11 certificates were renewed, and stay"), (0, None)):
+        monkeypatch.setattr("kubeup.phases.upgrade_control_plane._renew_certs", lambda _, many=renewed: many)
+        with pytest.raises(ClusterError) as caught:
+            swap_control_plane(make_run(make_control_plane()))
+        assert caught.value.changed == told
 
 
 def test_a_kubelet_that_calls_another_api_server() -> None:
