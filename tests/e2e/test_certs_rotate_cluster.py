@@ -250,7 +250,7 @@ def check_refused_meanwhile(cp1: Node, other: Node, kb_pyz: Path) -> None:
         assert "no control plane can join while the cluster's authority is rotated" in refused.output
         assert "certs rotate-ca cluster --continue" in refused.output and not other.exists(f"{PKI}/ca.crt")
     before = cp1.read("/etc/kubernetes/manifests/kube-controller-manager.yaml")
-    for words in ("upgrade apply v1.36.99", "init phase control-plane/controller-manager", "adopt"):
+    for words in ("upgrade apply v1.36.99", "init phase control-plane/controller-manager", "reconfigure node"):
         refused = cp1.run(f"{KB} {words}", check=False, timeout=120)
         assert code_of(refused) == "rotation-under-way", refused.output
     assert cp1.read("/etc/kubernetes/manifests/kube-controller-manager.yaml") == before
