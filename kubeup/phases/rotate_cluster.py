@@ -147,7 +147,7 @@ class ClusterAuthority(stages.Kind):
             return
         remedy = f"restart the pods: {self.command} --finish --restart-workloads; those that nothing makes anew are yours to restart"
         if not pods:
-            remedy = f"give each another certificate or kubeconfig (kb kubeconfig user); or cut them off: {self.command} --finish --force"
+            remedy = f"give each another certificate or kubeconfig (kb kubeconfig user), or remove it; or cut them off: {self.command} --finish --force"
         raise ClusterError(
             f"{len(lines)} pods, servers or kubeconfigs may know the former authority alone",
             cause=f"{lines[0]}; who knows no other is cut off once the former one is dropped",

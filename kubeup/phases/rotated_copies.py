@@ -31,6 +31,8 @@ def find_copies(run: Run, *, former: x509.Certificate, following: x509.Certifica
             continue
         certs = certificates.parse_shown(found.client_cert_pem)
         known = certificates.parse_shown(found.ca_pem)
+        if certs and certificates.is_expired(certs[0], run.host.now()):
+            continue  # nobody calls with it any more
         is_old = bool(certs) and certificates.is_issued_by(certs[0], former)
         if is_old or (former in known and following not in known):
             yield path

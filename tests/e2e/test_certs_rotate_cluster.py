@@ -103,6 +103,9 @@ def old_clients(node: Node) -> Iterator[None]:
     assert not calls.failed, calls.failed[:5]
     assert calls.longest_gap_s <= GAP_S
     stop_token_client(node, FROZEN)
+    told = node.run(f"{CLUSTER} --finish", check=False, timeout=300)
+    assert code_of(told) == "rotation-still-used" and "kubeconfig /root/copy.conf" in told.stderr, told.output
+    node.run("rm /root/copy.conf")
 
 
 def issue_hook(signer: Node, node: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.http import HttpResponse, Tls
 from kubeup.node import certificates, kubeconfig, private_keys, rotated_pairs
 from kubeup.node.rotated_pairs import DROP, TRUST, USE, Pair
+from kubeup.phases import rotated_copies
 from kubeup.phases.rotate_worker import WorkerRun
 from kubeup.report import Report
 from kubeup.secret import Secret
@@ -226,6 +228,19 @@ def render_conf(ca_pem: str) -> bytes:
     return kubeconfig.render_kubeconfig(
         server=SERVER, ca_pem=ca_pem, user="u", cluster_name="c", token=Secret("t")
     ).encode()
+
+
+def test_a_kubeconfig_whose_certificate_has_ended_is_nobody_s() -> None:
+    host = make_worker(USE)
+    cert, key = issue(host.former, "u")
+    text = kubeconfig.render_kubeconfig(
+        server=SERVER, ca_pem=host.former.cert_pem, user="u", cluster_name="c", client_cert_pem=cert, client_key_pem=Secret(key)
+    )  # fmt: skip
+    host.files["/root/.kube/config"] = text.encode()
+    pair, ctx = {"former": host.former.cert, "following": host.following.cert}, make_context(host)
+    assert [*rotated_copies.find_copies(ctx, **pair)] == [Path("/root/.kube/config")]
+    host.clock += datetime.timedelta(days=2)
+    assert [*rotated_copies.find_copies(ctx, **pair)] == []
 
 
 def test_a_controller_manager_of_the_stage_before_signs_nothing_that_counts() -> None:
