@@ -49,11 +49,18 @@ class Hook(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
     def log_message(self, *words):
         pass
-server = http.server.ThreadingHTTPServer(("", 9443), Hook)
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain("/root/hook.crt", "/root/hook.key")
-server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-server.serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    context = None
+    def get_request(self):
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            made.load_cert_chain("/root/hook.crt", "/root/hook.key")
+            self.context = made
+        except (OSError, ssl.SSLError):
+            pass
+        taken, address = super().get_request()
+        return self.context.wrap_socket(taken, server_side=True, do_handshake_on_connect=False), address
+Server(("", 9443), Hook).serve_forever()
 """
 FRESH = TOKEN_CLIENT.replace(
     "    connection = http.client", "    context = ssl.create_default_context(cafile=FILE)\n    connection = http.client", 1
@@ -119,9 +126,8 @@ def issue_hook(signer: Node, node: Node) -> None:
     for name in ("hook.key", "hook.crt"):
         node.write(f"/root/{name}", signer.read(f"/root/{name}"))
     node.write("/root/hook.py", HOOK)
-    node.run(
-        "systemctl stop hook 2>/dev/null; systemd-run --quiet --collect --unit hook --property Restart=always python3 /root/hook.py"
-    )
+    unit = "systemd-run --quiet --collect --unit hook --property Restart=always python3 /root/hook.py"
+    node.run(f"systemctl is-active --quiet hook || {unit}")  # one that runs shows it to whoever connects from now on
     ask = f"curl -sk -o /dev/null https://{node.address}:{HOOK_PORT}/"
     wait_until(lambda: signer.run(ask, check=False).code in (0, 52), what="the webhook", timeout_s=30)
 
