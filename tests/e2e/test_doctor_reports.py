@@ -435,6 +435,21 @@ def firewall_to_the_server(cluster: Cluster) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def ufw(cluster: Cluster) -> Iterator[None]:
+    """`ufw enable` with nothing allowed but ssh, on the control plane."""
+    put_pod(cluster)
+    settles("a pod", lambda: pod_is_running(cluster))
+    rules = ("-i lo -j ACCEPT", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "-p tcp --dport 22 -j ACCEPT")
+    do = "; ".join([*(f"iptables -A INPUT {rule}" for rule in rules), "iptables -P INPUT DROP"])
+    undo = "; ".join(["iptables -P INPUT ACCEPT", *(f"iptables -D INPUT {rule}" for rule in rules)])
+    try:
+        with done(cluster.cp1, do, undo):
+            yield
+    finally:
+        remove_pod(cluster)
+
+
+@contextlib.contextmanager
 def balancer_gone(cluster: Cluster) -> Iterator[None]:
     with away(cluster.w1, f"{MANIFESTS}/kb-load-balancer.yaml"):
         settles("the load balancer to end", lambda: is_gone(cluster.w1, "kb-load-balancer"), timeout_s=60)
@@ -502,7 +517,67 @@ def flag_names_a_lost_file(cluster: Cluster) -> Iterator[None]:
     settles("the API server to serve", lambda: serves(cluster))
 
 
+@contextlib.contextmanager
+def node_authorizer_gone(cluster: Cluster) -> Iterator[None]:
+    put = lambda text: text.replace("--authorization-mode=Node,RBAC", "--authorization-mode=RBAC")  # noqa: E731
+    with changed(cluster.cp1, manifest("kube-apiserver"), put):
+        settles(
+            "the API server to be restarted",
+            lambda: "mode=RBAC" in cluster.cp1.run("pgrep -af '^kube-apiserver'", check=False).stdout,
+        )
+        settles("the API server to serve", lambda: serves(cluster))
+        yield
+    settles(
+        "the API server to be restarted",
+        lambda: "mode=Node" in cluster.cp1.run("pgrep -af '^kube-apiserver'", check=False).stdout,
+    )
+    settles("the API server to serve", lambda: serves(cluster))
+
+
 PKI = "/etc/kubernetes/pki"
+
+
+@contextlib.contextmanager
+def foreign_service_account_key(cluster: Cluster) -> Iterator[None]:
+    """The API server's key of service accounts was made anew; pods still have tokens of the other one."""
+    node = cluster.cp1
+    pair = f"{PKI}/sa.key {PKI}/sa.pub"
+    again = "crictl stop $(crictl ps -q --name kube-apiserver)"
+    do = f"mkdir /root/sa && cp -a {pair} /root/sa/ && openssl genrsa -out {PKI}/sa.key 2048 && openssl rsa -in {PKI}/sa.key -pubout -out {PKI}/sa.pub; {again}"
+    try:
+        with done(node, do, f"cp -a /root/sa/* {PKI}/; rm -r /root/sa; {again}; true"):
+            settles("the API server to serve", lambda: serves(cluster))
+            time.sleep(15)
+            yield
+    finally:
+        settles("the API server to serve", lambda: serves(cluster))
+
+
+@contextlib.contextmanager
+def ended_server_certificate(cluster: Cluster) -> Iterator[None]:
+    with changed(
+        cluster.cp1,
+        f"{PKI}/apiserver.crt",
+        lambda text: sign_ended(cluster, text),
+        after="crictl stop $(crictl ps -q --name kube-apiserver); sleep 10",
+        mode=0o644,
+    ):
+        yield
+    settles("the API server to serve", lambda: serves(cluster))
+
+
+@contextlib.contextmanager
+def ended_etcd_certificate(cluster: Cluster) -> Iterator[None]:
+    path = f"{PKI}/apiserver-etcd-client.crt"
+    with changed(
+        cluster.cp1,
+        path,
+        lambda text: sign_ended(cluster, text, authority=f"{PKI}/etcd/ca"),
+        after="crictl stop $(crictl ps -q --name kube-apiserver); sleep 20",
+        mode=0o644,
+    ):
+        yield
+    settles("the API server to serve", lambda: serves(cluster))
 
 
 @contextlib.contextmanager
@@ -539,6 +614,25 @@ def etcd_out_of_quota(cluster: Cluster) -> Iterator[None]:
 
     with done(cluster.cp1, alarm("ACTIVATE"), alarm("DEACTIVATE")):
         yield
+
+
+@contextlib.contextmanager
+def damaged_wal(cluster: Cluster) -> Iterator[None]:
+    """A block of etcd's write-ahead log that a power failure left as zeros."""
+    node = cluster.cp1
+    stop = f'mv {manifest("etcd")} /root/etcd.yaml; for i in $(seq 60); do [ -z "$(crictl ps -q --name etcd)" ] && break; sleep 1; done'
+    start = f"mv /root/etcd.yaml {manifest('etcd')}"
+    harm = "cp -a /var/lib/etcd /root/etcd.good; f=$(ls /var/lib/etcd/member/wal/*.wal | tail -1); dd if=/dev/urandom of=$f bs=1 seek=20000 count=400 conv=notrunc status=none"
+    heal = "rm -rf /var/lib/etcd/* && cp -a /root/etcd.good/. /var/lib/etcd/ && rm -r /root/etcd.good"  # the folder may still be mounted
+    with done(node, f"{stop}; {harm}; {start}", f"{stop}; {heal}; {start}"):
+        settles(
+            "etcd to end",
+            lambda: "etcd" in node.run("crictl ps -a --state exited --name etcd", check=False).stdout,
+            timeout_s=60,
+        )
+        time.sleep(3)
+        yield
+    settles("the API server to serve", lambda: serves(cluster), timeout_s=180)
 
 
 # ---- what is stored in the cluster
@@ -708,12 +802,17 @@ FAULTS = (
     Fault("full log folder", "w1", full_log_folder, ("/var/log", "inodes")),
     Fault("route lost", "w1", route_lost, ("route",)),
     Fault("firewall to the server", "w1", firewall_to_the_server, ("6443",)),
+    Fault("ufw", "cp1", ufw, ("INPUT",)),
     Fault("balancer gone", "w1", balancer_gone, ("load balancer",)),
     Fault("apiserver manifest moved away", "cp1", manifest_moved_away, (r"kube-apiserver\.yaml",)),
     Fault("scheduler manifest moved away", "cp1", scheduler_moved_away, (r"kube-scheduler\.yaml",)),
     Fault("empty manifest", "cp1", empty_manifest, (r"kube-scheduler\.yaml", "empty")),
     Fault("torn yaml", "cp1", torn_yaml, (r"kube-controller-manager\.yaml",)),
     Fault("lost audit policy", "cp1", flag_names_a_lost_file, (r"audit-policy\.yaml",)),
+    Fault("node authorizer gone", "cp1", node_authorizer_gone, ("authorization-mode",)),
+    Fault("foreign sa key", "cp1", foreign_service_account_key, (r"sa\.(key|pub)",)),
+    Fault("ended server certificate", "cp1", ended_server_certificate, (r"apiserver\.crt expired",)),
+    Fault("ended etcd client certificate", "cp1", ended_etcd_certificate, (r"apiserver-etcd-client\.crt expired",)),
     Fault(
         "ended identity of the controllers",
         "cp1",
@@ -721,6 +820,7 @@ FAULTS = (
         (r"controller-manager\.conf expired",),
     ),
     Fault("etcd out of quota", "cp1", etcd_out_of_quota, ("NOSPACE",)),
+    Fault("damaged wal", "cp1", damaged_wal, ("etcd", "damaged")),
     Fault("dns may not read", "cp1", dns_may_not_read, ("system:coredns",)),
     Fault("proxy may not read", "cp1", proxy_may_not_read, ("node-proxier",)),
     Fault("dns service gone", "cp1", dns_service_gone, ("kube-dns",)),

@@ -22,6 +22,9 @@ from kubeup.phases import auto_renewal
 from kubeup.trust import Anchors
 
 EXPIRES_SOON = datetime.timedelta(days=30)
+_OVERDUE = 0.08
+"""The rest of its life in which a certificate that a kubelet renews is overdue. Source: client-go/util/certificate, jitteryDuration: 70 to 90 %"""
+_SEE_REQUESTS = "see why: journalctl -u kubelet | grep -i certificate; whether its requests are approved and signed, on a control plane: kubectl get certificatesigningrequests"
 _LOG_LINES = 30
 
 
@@ -51,6 +54,11 @@ def look_at_certs(patient: Patient) -> Findings:
         if left < datetime.timedelta(0):
             text = f"{path} expired {_days(-left)} ago ({cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
             yield Finding("certificates/expired", ERROR, text, _way_back(patient, path))
+        elif path == paths.kubelet_client_pem and left < _OVERDUE * (
+            cert.not_valid_after_utc - cert.not_valid_before_utc
+        ):
+            text = f"{path} expires in {_days(left)}, and the kubelet, which renews it before nine tenths of its life are over, has not done so"
+            yield Finding("certificates", WARNING, text, _SEE_REQUESTS)
         elif left < EXPIRES_SOON and not _renews_itself(path):
             yield Finding("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
 

@@ -10,6 +10,8 @@ from kubeup.doctor.node_files import Patient
 from kubeup.frozen_values import frozen
 from kubeup.machine import services
 from kubeup.machine.host import Host
+from kubeup.network import load_balancer, pod_network
+from kubeup.node import crictl
 from kubeup.phases import node_reboot
 
 
@@ -77,6 +79,7 @@ def look_at_events(patient: Patient) -> Findings:
     if services.spoken_of(patient.host) is services.SYSTEMD:
         yield from _look_at_kernel_log(patient.host)
         yield from _look_at_units(patient.host)
+        yield from _look_at_next_boot(patient)
     due = next(filter(patient.host.exists, node_reboot.MARKS), None)
     if due is not None:
         packages = facts.read_or_empty(patient.host, f"{due}.pkgs").split()
@@ -115,3 +118,20 @@ def _look_at_units(host: Host) -> Findings:
         if _WATCHED.fullmatch(unit):
             remedy = f"see why: systemctl status {unit}; then: systemctl restart {unit}"
             yield Finding("events/units", WARNING, f"{unit} has failed", remedy)
+
+
+def _look_at_next_boot(patient: Patient) -> Findings:
+    """Units that run and that nobody starts at the next boot; the kubelet's is preflight's to tell. Nothing shows until then."""
+    host, paths = patient.host, patient.paths
+    wanted = {
+        crictl.unit_of(patient.config.node.cri_socket): "this node has no container runtime",
+        pod_network.UNIT: "pods have no routes to other nodes" if pod_network.is_kept(host, paths) else "",
+        load_balancer.UNIT: "API servers that come or go are not followed"
+        if load_balancer.is_installed(host, paths)
+        else "",
+    }
+    for unit, loses in wanted.items():
+        state = host.query(["systemctl", "is-enabled", unit], timeout_s=10).stdout.strip() if loses else ""
+        if state == "disabled":
+            text = f"{unit} is not enabled: after the next boot {loses}"
+            yield Finding("events/units", WARNING, text, f"systemctl enable {unit}")

@@ -17,6 +17,8 @@ from kubeup.node import containers
 from kubeup.shapes import fit_what_does
 from kubeup.yaml_files import load_mapping
 
+STARTING = "chain/starting"
+"""The finding of a component that is being started, which is no fault."""
 PROBES_S = 30
 """By this time a healthy pod has been probed and is Ready."""
 
@@ -42,7 +44,7 @@ def look_at_chain(patient: Patient) -> Findings:
     if _STARTING.fullmatch(unhealthy.get("kube-apiserver", "")) and _is_young(patient, "kube-apiserver"):
         del unhealthy["kube-apiserver"]
         yield Finding(
-            "chain",
+            STARTING,
             OK,
             f"not proven: kube-apiserver was started less than {PROBES_S} s ago, and is not ready yet",
             remedy="",
@@ -61,7 +63,7 @@ def look_at_chain(patient: Patient) -> Findings:
         text = (
             f"not proven: {link.what}: it lost its lease while the API server, which has been started since, was away"
         )
-        yield Finding("chain", OK, text, remedy="")
+        yield Finding(STARTING, OK, text, remedy="")
         return
     if link:
         yield Finding(f"chain/{link.link}", ERROR, str(link), link.remedy)

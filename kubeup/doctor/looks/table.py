@@ -28,7 +28,7 @@ from kubeup.doctor.looks.pod_tokens import look_at_pod_tokens
 from kubeup.doctor.looks.pod_ways import DOES, NAME, look_at_leftovers, prove_pod_ways
 from kubeup.doctor.looks.registered_node import look_at_node
 from kubeup.doctor.looks.rotating import look_at_rotation
-from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
+from kubeup.doctor.looks.running import STARTING, look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
 from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import OWN_MEMBER, look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
@@ -182,7 +182,7 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
         if OF_NODES in broken:
             found = [_as_consequence(note, ERROR, WARNING) if _is_of_kubelet(note) else note for note in found]
-        if broken & _OF_SERVERS:
+        if broken & _OF_SERVERS or any(note.name == STARTING for note in notes):
             found = [_as_consequence(note, ERROR, WARNING) if _is_own(patient, note) else note for note in found]
         found = [
             _as_consequence(note, ERROR, WARNING) if any(pod in note.text for pod in twice) else note for note in found

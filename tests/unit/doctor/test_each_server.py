@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, WARNING, Finding
+from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, WARNING, Finding
 from kubeup.doctor import node_files
 from kubeup.doctor.looks import table, traffic
 from kubeup.machine.http import HttpResponse, Unreachable
@@ -189,3 +189,12 @@ def test_kubelets_that_an_api_server_does_not_let_report_are_silent_because_of_t
     assert [note.level for note in found] == [ERROR, FOLLOWS, WARNING]
     quota = say(Finding("rights", ERROR, "no new pod is let in", "x"), look="rights")
     assert [note.level for note in table.examine(patient, [quota, say(silent, look="cluster")])] == [ERROR, WARNING]
+
+
+def test_a_controller_that_is_being_started_does_not_lead_yet() -> None:
+    starts = say(
+        Finding("chain/starting", OK, "not proven: kube-scheduler exited: it lost its lease", ""), look="chain"
+    )
+    own = Finding("cluster", WARNING, "no kube-scheduler leads: cp1 has not renewed its lease for 6 s", "y")
+    patient = make_patient(make_host())
+    assert [note.level for note in table.examine(patient, [starts, say(own, look="cluster")])] == [OK, FOLLOWS]

@@ -29,6 +29,19 @@ def test_expired_and_expiring_certificates_are_named() -> None:
     assert any(text.startswith("/etc/kubernetes/admin.conf expired") for text in texts)
 
 
+def test_a_kubelet_that_does_not_renew_its_certificate() -> None:
+    """Its requests are not approved, or nobody signs them: nothing else shows until the day on which the node is lost."""
+    host = make_host()
+    path = str(Paths().kubelet_client_pem)
+    host.files[path] = cert_forms.make_own_pair("cp1", now=host.now(), days=100)[0].encode()
+    own = f"{path} expires in "
+    host.clock += datetime.timedelta(days=89)
+    assert [text for _, text in notes(host, "certificates") if text.startswith(path)] == []
+    host.clock += datetime.timedelta(days=4)
+    ((level, text),) = [(level, text) for level, text in notes(host, "certificates") if text.startswith(own)]
+    assert level == "warning" and "which renews it before nine tenths of its life are over, has not done so" in text
+
+
 def test_a_key_that_does_not_belong_to_its_certificate() -> None:
     host = make_host()
     host.files["/etc/kubernetes/pki/apiserver.key"] = host.files["/etc/kubernetes/pki/ca.key"]

@@ -51,3 +51,13 @@ def test_a_reboot_that_is_due() -> None:
     told = "packages were upgraded that only a reboot brings into use (linux-image-amd64, libc6)"
     assert notes(host, "events") == [("warning", told)]
     assert remedies(host, "events") == ["on a control plane: kb node reboot cp1"]
+
+
+@pytest.mark.parametrize(("state", "told"), [("disabled", True), ("enabled", False), ("static", False), ("", False)])
+def test_a_runtime_that_nobody_starts_at_the_next_boot(state: str, told: bool) -> None:
+    host = make_host()
+    host.answers["systemctl is-enabled"] = state
+    found = notes(host, "events")
+    wanted = ("warning", "containerd is not enabled: after the next boot this node has no container runtime")
+    assert found == ([wanted] if told else [])  # kb's own units are not here
+    assert not told or remedies(host, "events") == ["systemctl enable containerd"]

@@ -267,6 +267,9 @@ def test_a_firewall_that_does_not_take_in_what_pods_send_to_this_machine(program
     host.answers["ip -o addr show scope global"] = f"2: eth0    inet {address}/24 brd 10.0.0.255 scope global eth0\n"
     if program == "iptables":
         host.answers["iptables -S INPUT"] = "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n"
+        host.programs.add("iptables")  # which has its chains in nftables
+        chain = {"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "drop"}
+        host.answers["nft -j list chains"] = json.dumps({"nftables": [{"chain": chain}]})
         says = "the chain INPUT of iptables has the policy DROP"
     else:
         chain = {"family": "inet", "table": "own", "name": "input", "hook": "input", "policy": "drop"}
@@ -274,7 +277,7 @@ def test_a_firewall_that_does_not_take_in_what_pods_send_to_this_machine(program
         says = "inet own input has the policy drop"
     cut = pod_walks.find_cut(host, PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER)))
     assert cut is not None and cut.what.startswith("a pod on this node does not reach the API's Service")
-    assert "it is on this machine, which takes in only what its firewall names" in cut.cause and says in cut.cause
+    assert "it is on this machine, which takes in only what its firewall names" in cut.cause and cut.cause.endswith(f": {says}")
     assert "ufw allow from" in cut.remedy
     host.answers["ip -o addr show scope global"] = ""
     cut = pod_walks.find_cut(host, PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER)))
