@@ -53,6 +53,8 @@ class Patient:
     """Whether a kubelet was configured here, so the node belongs to a cluster."""
     server: str = ""
     """The API server to ask in the place of this node's load balancer, which leads to any of them (choose_server)."""
+    answer_s: float = 5
+    """How long an answer of the API server is waited for: less, if none served when this began. Many checks ask one after the other."""
 
     @property
     def is_control_plane(self) -> bool:
@@ -105,9 +107,10 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
 
 def open_api(patient: Patient, kubeconfig: Optional[Path] = None) -> kubeapi.Api:
     """A client with this node's identity, or another one's, which asks once. Raises what read_identity does."""
-    api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, kubeconfig or patient.kubeconfig), retry_s=0)
+    identity = kubeapi.read_identity(patient.host, kubeconfig or patient.kubeconfig)
+    api = kubeapi.Api(patient.host, identity, retry_s=0, timeout_s=patient.answer_s)
     is_balanced = patient.server and _leads_to_balancer(patient, api.server)
-    return api.with_server(patient.server, timeout_s=_ANSWER_S) if is_balanced else api
+    return api.with_server(patient.server, timeout_s=patient.answer_s) if is_balanced else api
 
 
 def _leads_to_balancer(patient: Patient, server: str) -> bool:
@@ -130,15 +133,14 @@ def list_servers(patient: Patient) -> tuple[str, ...]:
 def choose_server(patient: Patient) -> Patient:
     """With the first API server that serves, if this node has a load balancer: each connection through it may lead to another server, so one that is
     sick would spoil some answers, and others not."""
-    servers = list_servers(patient)
-    if len(servers) < 2:
+    if not patient.is_member:
         return patient
     try:
         api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
     except KbError:
         return patient  # the checks report why
 
-    name = patient.config.node.name
+    servers, name = list_servers(patient) or (api.server,), patient.config.node.name
 
     def serves(server: str) -> bool:
         own = api.with_server(server)
@@ -151,10 +153,12 @@ def choose_server(patient: Patient) -> Patient:
 
     with ThreadPoolExecutor(len(servers)) as pool:
         ready = [server for server, is_ready in zip(servers, pool.map(serves, servers)) if is_ready]
-    return dataclasses.replace(patient, server=ready[0]) if ready else patient
+    if not ready:
+        return dataclasses.replace(patient, answer_s=_HASTE_S)
+    return dataclasses.replace(patient, server=ready[0]) if len(servers) > 1 else patient
 
 
-_READY_S, _ANSWER_S = 3, 5
+_READY_S, _HASTE_S = 3, 2
 _READ = (200, 403, 404)
 """What an API server answers that reads from etcd; another identity than a node's may not exist there, or not read it."""
 

@@ -96,7 +96,11 @@ def find_missing_rules(host: Host) -> str:
 
 
 def _is_of_iptables(host: Host, chain: dict[str, Any]) -> bool:
-    is_like = chain.get("family") in ("ip", "ip6") and chain.get("table") == "filter" and chain.get("name") in ("FORWARD", "INPUT")
+    is_like = (
+        chain.get("family") in ("ip", "ip6")
+        and chain.get("table") == "filter"
+        and chain.get("name") in ("FORWARD", "INPUT")
+    )
     return is_like and host.which(_PROGRAMS[4 if chain["family"] == "ip" else 6]) is not None
 
 

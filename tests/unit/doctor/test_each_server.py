@@ -52,6 +52,7 @@ def test_who_is_asked(serve: tuple[str, ...], chosen: str) -> None:
     host.urls[f"{THIRD}/readyz"] = host.urls.get(f"{THIRD}/readyz", HttpResponse(500, b"[-]etcd failed"))
     patient = node_files.choose_server(make_patient(host))
     assert node_files.open_api(patient).server == chosen
+    assert node_files.open_api(patient).timeout_s == (5 if serve else 2)  # a dead one keeps many checks waiting
     if serve:  # it calls itself ready, and reads nothing
         del host.urls[f"{chosen}{NODE}"]
         assert node_files.open_api(node_files.choose_server(make_patient(host))).server != chosen

@@ -277,7 +277,9 @@ def test_a_firewall_that_does_not_take_in_what_pods_send_to_this_machine(program
         says = "inet own input has the policy drop"
     cut = pod_walks.find_cut(host, PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER)))
     assert cut is not None and cut.what.startswith("a pod on this node does not reach the API's Service")
-    assert "it is on this machine, which takes in only what its firewall names" in cut.cause and cut.cause.endswith(f": {says}")
+    assert "it is on this machine, which takes in only what its firewall names" in cut.cause and cut.cause.endswith(
+        f": {says}"
+    )
     assert "ufw allow from" in cut.remedy
     host.answers["ip -o addr show scope global"] = ""
     cut = pod_walks.find_cut(host, PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER)))
