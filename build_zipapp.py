@@ -470,6 +470,7 @@ WITHOUT_BYTECODE = tuple(
             "eviction",
             "node_events",
             "node_state",
+            "pending_pods",
             "probe_pods",
             "reach",
             "reboot_turn",

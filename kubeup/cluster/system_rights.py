@@ -118,11 +118,32 @@ def find_lost_proxy(api: Api) -> list[Trouble]:
     """A kube-proxy that was deleted: what it wrote stays on the nodes, and nothing shows until a Service or a pod changes. A network that takes
     its place has its ConfigMap deleted too."""
     config = api.get(path_of("ConfigMap", "kube-proxy", namespace=objects.SYSTEM))
-    if config is None or api.get(path_of("DaemonSet", "kube-proxy", namespace=objects.SYSTEM)) is not None:
+    proxy = api.get(path_of("DaemonSet", "kube-proxy", namespace=objects.SYSTEM))
+    if config is None:
         return []
-    what = f"DaemonSet {objects.SYSTEM}/kube-proxy is gone: nodes go on with the rules that they have, and follow no Service any more"
-    again = f"kb init phase addon kube-proxy; if something else serves Services now: kubectl -n {objects.SYSTEM} delete configmap kube-proxy"
-    return [Trouble(what, "its ConfigMap is still there", again)]
+    follows = "nodes go on with the rules that they have, and follow no Service any more"
+    if proxy is None:
+        what = f"DaemonSet {objects.SYSTEM}/kube-proxy is gone: {follows}"
+        again = f"kb init phase addon kube-proxy; if something else serves Services now: kubectl -n {objects.SYSTEM} delete configmap kube-proxy"
+        return [Trouble(what, "its ConfigMap is still there", again)]
+    found = fit_what_does(proxy, _PROXY)
+    selector = as_table(as_table(as_table(as_table(proxy.get("spec")).get("template")).get("spec")).get("nodeSelector"))
+    is_seen = 0 < found["metadata"]["generation"] == found["status"]["observedGeneration"]
+    if found["status"]["desiredNumberScheduled"] or not is_seen or _PUT_OUT & set(selector):
+        return []
+    what = f"DaemonSet {objects.SYSTEM}/kube-proxy runs on no node: {follows}"
+    added = [name for name in selector if name != "kubernetes.io/os"]
+    if not added:
+        return [Trouble(what, "no node fits it", f"see why: kubectl -n {objects.SYSTEM} describe daemonset kube-proxy")]
+    shown = ", ".join(f"{name}={selector[name]}" for name in added)
+    path = f"/spec/template/spec/nodeSelector/{added[0].replace('~', '~0').replace('/', '~1')}"
+    patch = f"""kubectl -n {objects.SYSTEM} patch daemonset kube-proxy --type=json -p '[{{"op": "remove", "path": "{path}"}}]'"""
+    return [Trouble(what, f"its nodeSelector asks for {shown}", patch)]
+
+
+_PROXY = {"metadata!": {"generation!": int}, "status!": {"desiredNumberScheduled!": int, "observedGeneration!": int}}
+_PUT_OUT = frozenset({"non-calico"})
+"""Labels of no node, by which the guides of networks that serve Services themselves have kube-proxy run nowhere. Source: Calico's guide to eBPF"""
 
 
 # ---- their pods

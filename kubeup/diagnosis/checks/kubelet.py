@@ -211,11 +211,11 @@ def check_resolver(node: Node) -> Findings:
         yield Finding("Resolver", ERROR, text, f"have it written (systemctl start systemd-resolved), or: {remedy}")
         return
     text = (
-        f"{path} names the loopback address {loops[0]}: CoreDNS would query itself"
+        f"{path} names the loopback address {loops[0]}: CoreDNS would query itself, and stop"
         if loops
-        else f"{path} contains no name server"
+        else f"{path} contains no name server: CoreDNS would know no name outside the cluster"
     )
-    yield Finding("Resolver", ERROR if loops else WARNING, f"{text}, and stop", remedy)
+    yield Finding("Resolver", ERROR if loops else WARNING, text, remedy)
 
 
 def _read_nameservers(host: Host, path: Path) -> list[str]:

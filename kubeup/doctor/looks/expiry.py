@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,18 @@ def look_at_served_certs(patient: Patient) -> Findings:
         elif certificates.is_in_future(cert, host.now()):
             text = f"{name} presents a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
             yield Finding("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
+        missing = certificates.sans_of(cert).lacks(_list_names(patient)) if name == "kube-apiserver" else ()
+        if missing:
+            text = f"{name} presents a certificate without {', '.join(missing)}: whoever calls it so, such as pods, does not trust it"
+            yield Finding("served-certificates", ERROR, text, "kb init phase certs apiserver")
         on_disk = [found for _, found in parse_first(path, facts.read_or_empty(host, str(path)))]
         if on_disk and on_disk[0] != cert:
             text = f"{name} still presents another certificate than {path}: it was started before that was written"
             yield Finding("served-certificates", WARNING, text, signs.say_restart(host, name))
+
+
+def _list_names(patient: Patient) -> cert_specs.Sans:
+    """The names by which pods and this node call this API server, and which every certificate of kubeadm's has."""
+    service = ipaddress.ip_network(patient.config.cluster.service_cidrs()[0], strict=False)[1]
+    own = patient.config.local_api_endpoint.advertise_address
+    return cert_specs.make_sans((str(service), "kubernetes.default.svc", own))

@@ -24,6 +24,7 @@ from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look
 from kubeup.doctor.looks.kubelet_files import look_at_kubelet_files
 from kubeup.doctor.looks.machine_events import look_at_events
 from kubeup.doctor.looks.machine_limits import look_at_limits
+from kubeup.doctor.looks.pending import look_at_all_pending, look_at_pending
 from kubeup.doctor.looks.pod_tokens import look_at_pod_tokens
 from kubeup.doctor.looks.pod_ways import DOES, NAME, look_at_leftovers, prove_pod_ways
 from kubeup.doctor.looks.registered_node import look_at_node
@@ -61,6 +62,7 @@ _BELOW_PODS = (
     "pod-tokens",
 )
 """What breaks the ways of every pod on this node."""
+_STARTS = "schedulers see every pod, and no node fails to start some"
 
 LOOKS: tuple[Look, ...] = (
     Look("kubelet-files", "the files are there from which the kubelet starts", look_at_kubelet_files),
@@ -118,6 +120,7 @@ LOOKS: tuple[Look, ...] = (
         look_at_cluster,
         ("etcd-alarms",),
     ),
+    Look("pending-pods", _STARTS, look_at_pending, (*_BELOW_PODS, "machine", "etcd", "cluster")),
     Look("backups", "scheduled backups are made, and are there", look_at_backups),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look(
@@ -147,9 +150,9 @@ OF_THE_CLUSTER: tuple[Look, ...] = (
         look_at_whole_cluster,
     ),
     Look("nodes", "nothing keeps pods away from the nodes that are Ready", look_at_every_node),
-    Look("rights", "the cluster's own programs have their rights, and their pods could be made again", look_at_rights),
     Look("pod-tokens", "every API server knows the tokens of pods", look_at_pod_tokens),
     Look("pods", "no pod of kube-system is stuck", look_at_system_pods, ("cluster", "nodes")),
+    Look("pending-pods", _STARTS, look_at_all_pending, ("rights", "cluster", "nodes", "pods")),
 )
 """The checks of --cluster, which need no more of this machine than its identity."""
 _AT_ONCE = 6

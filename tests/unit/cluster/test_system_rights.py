@@ -113,3 +113,23 @@ def test_a_kube_proxy_that_was_deleted() -> None:
     answer(host, f"{SERVER}/api/v1/namespaces/kube-system/configmaps/kube-proxy", None)
     answer(host, url, None)
     assert system_rights.find_lost_proxy(api) == []  # another one has taken its place
+
+
+def make_proxy(selector: dict[str, str], *, wanted: int = 0, seen: int = 2) -> dict[str, Any]:
+    spec = {"template": {"spec": {"nodeSelector": {"kubernetes.io/os": "linux", **selector}}}}
+    status = {"desiredNumberScheduled": wanted, "observedGeneration": seen}
+    return {"metadata": {"name": "kube-proxy", "generation": 2}, "spec": spec, "status": status}
+
+
+def test_a_kube_proxy_that_runs_on_no_node() -> None:
+    host = Reviewing()
+    url = f"{SERVER}/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
+    answer(host, f"{SERVER}/api/v1/namespaces/kube-system/configmaps/kube-proxy", {"metadata": {"name": "kube-proxy"}})
+    api = Api(host, Identity(SERVER, Tls()), retry_s=0)
+    answer(host, url, make_proxy({"example.org/none": "true"}))
+    (told,) = system_rights.find_lost_proxy(api)
+    assert "runs on no node" in told.what and told.cause == "its nodeSelector asks for example.org/none=true"
+    assert "/nodeSelector/example.org~1none" in told.remedy
+    for well in (make_proxy({"a": "b"}, wanted=3), make_proxy({"a": "b"}, seen=1), make_proxy({"non-calico": "true"})):
+        answer(host, url, well)
+        assert system_rights.find_lost_proxy(api) == []

@@ -90,7 +90,8 @@ def test_a_server_that_shows_an_old_certificate() -> None:
     host.served["10.77.0.11:6443"] = apiserver
     assert notes(host, "served-certificates") == []
     host.served["10.77.0.11:6443"] = host.files["/etc/kubernetes/pki/etcd/server.crt"].decode()
-    ((level, text),) = notes(host, "served-certificates")
+    missing, (level, text) = notes(host, "served-certificates")
+    assert missing[0] == "error" and "without kubernetes.default.svc, 10.96.0.1: whoever calls it so" in missing[1]
     assert (level, text.partition(":")[0]) == (
         "warning",
         "kube-apiserver still presents another certificate than /etc/kubernetes/pki/apiserver.crt",

@@ -1,0 +1,89 @@
+"""kubeup/cluster/pending_pods.py: pods that do not start, for a reason that is the cluster's."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from typing import Any
+
+import pytest
+
+from kubeup.cluster import pending_pods
+from kubeup.cluster.api import Api, Identity
+from kubeup.machine.http import HttpResponse, Tls
+from tests.fake_host import FakeHost
+
+SERVER = "https://10.0.0.11:6443"
+OLD, NEW = "2025-12-31T23:59:00Z", "2025-12-31T23:59:55Z"
+IMAGE = "registry.example.org/web:v1"
+
+
+def make_pod(*conditions: tuple[str, str], created: str = OLD, node: str = "", **spec: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "web-1", "namespace": "shop", "uid": "u1", "creationTimestamp": created},
+        "spec": {"nodeName": node, **spec},
+        "status": {"phase": "Pending", "conditions": [{"type": kind, "status": status} for kind, status in conditions]},
+    }
+
+
+def find(
+    *pods: dict[str, Any], events: tuple[dict[str, Any], ...] = (), always: bool = False
+) -> list[pending_pods.Pending]:
+    host = FakeHost()
+
+    def answer(path: str, items: Any) -> None:
+        host.urls[f"{SERVER}{path}"] = HttpResponse(200, json.dumps({"items": list(items)}).encode())
+
+    answer("/api/v1/pods?" + urllib.parse.urlencode({"fieldSelector": "status.phase=Pending"}), pods)
+    why = {"fieldSelector": "involvedObject.uid=u1,reason=FailedCreatePodSandBox"}
+    answer("/api/v1/namespaces/shop/events?" + urllib.parse.urlencode(why), events)
+    answer("/api/v1/nodes", [{"metadata": {"name": "w1"}, "status": {"images": [{"names": [IMAGE]}]}}])
+    return pending_pods.find_pending(Api(host, Identity(SERVER, Tls()), retry_s=0), pulls_always=always)
+
+
+def test_a_pod_that_no_scheduler_has_seen() -> None:
+    (told,) = find(make_pod(), make_pod(created=NEW))
+    assert str(told.trouble) == (
+        "no scheduler sees pod shop/web-1: none that runs serves the name default-scheduler, for which they ask"
+    )
+    (told,) = find(make_pod(schedulerName="gpu"), make_pod(schedulerName="gpu"))
+    assert "2 pods, such as shop/web-1" in told.trouble.what and "start the scheduler gpu" in told.trouble.remedy
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        make_pod(created=NEW),
+        make_pod(("PodScheduled", "False")),
+        make_pod(schedulingGates=[{"name": "quota"}]),
+        make_pod(("PodScheduled", "True"), node="w1"),
+        {**make_pod(), "metadata": {**make_pod()["metadata"], "deletionTimestamp": OLD}},
+    ],
+)
+def test_what_is_seen_or_waits_on_purpose_is_no_trouble(pod: dict[str, Any]) -> None:
+    assert find(pod) == []
+
+
+def test_a_node_that_makes_no_sandbox_is_named_with_the_newest_reason() -> None:
+    stuck = make_pod(("PodScheduled", "True"), ("PodReadyToStartContainers", "False"), node="w1")
+    events = [
+        {"message": "Failed to create pod sandbox: an older one", "lastTimestamp": "2025-12-31T23:59:10Z"},
+        {"message": "Failed to create pod sandbox: open /etc/resolv.conf", "lastTimestamp": "2025-12-31T23:59:40Z"},
+    ]
+    (told,) = find(stuck, events=tuple(events))
+    assert (
+        str(told.trouble) == "node w1 makes no sandbox for pod shop/web-1: open /etc/resolv.conf" and told.node == "w1"
+    )
+    assert find(stuck) == []  # it waits for a volume, or the kubelet is slow
+    assert find({**stuck, "metadata": {**stuck["metadata"], "creationTimestamp": NEW}}, events=tuple(events)) == []
+
+
+def test_an_image_that_is_there_and_is_asked_for_all_the_same() -> None:
+    container = {"name": "web", "image": IMAGE, "imagePullPolicy": "Always"}
+    pod = make_pod(("PodReadyToStartContainers", "True"), node="w1", containers=[container])
+    pod["status"]["containerStatuses"] = [{"name": "web", "state": {"waiting": {"reason": "ImagePullBackOff"}}}]
+    (told,) = find(pod, always=True)
+    assert "cannot start with an image that is there" in told.trouble.what and "AlwaysPullImages" in told.trouble.cause
+    assert find(pod) == []  # its owner wants it so
+    container["image"] = "registry.example.org/web:v2"
+    assert find(pod, always=True) == []
