@@ -1139,6 +1139,16 @@ def test_a_resolver_without_servers() -> None:
     assert "contains no name server" in only(make_node(host), kubelet_checks.check_resolver).text
 
 
+def test_a_kubelet_whose_resolver_is_gone_starts_no_pod() -> None:
+    """A link into /run after systemd-resolved was removed: the kubelet reads /etc/resolv.conf if its configuration names none."""
+    host = fit_host()
+    host.files.pop("/etc/resolv.conf", None)
+    assert only(make_node(host), kubelet_checks.check_resolver).level == "warning"  # nothing runs here yet
+    host.files["/var/lib/kubelet/config.yaml"] = b"kind: KubeletConfiguration\n"
+    finding = only(make_node(host), kubelet_checks.check_resolver)
+    assert finding.level == "error" and "it can start no pod" in finding.text
+
+
 # ---- external etcd
 
 
