@@ -526,6 +526,8 @@ def node_authorizer_gone(cluster: Cluster) -> Iterator[None]:
             lambda: "mode=RBAC" in cluster.cp1.run("pgrep -af '^kube-apiserver'", check=False).stdout,
         )
         settles("the API server to serve", lambda: serves(cluster))
+        for name in ("kube-scheduler", "kube-controller-manager"):
+            settles(f"{name} to lead again", lambda name=name: is_led(cluster, name))  # type: ignore[misc]
         yield
     settles(
         "the API server to be restarted",
@@ -736,6 +738,95 @@ def proxy_with_a_wrong_mode(cluster: Cluster) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def proxy_on_no_node(cluster: Cluster) -> Iterator[None]:
+    def put(item: dict[str, Any]) -> None:
+        item["spec"]["template"]["spec"]["nodeSelector"]["example.org/none"] = "true"
+
+    with patched(cluster, "daemonset kube-proxy", put):
+        settles("kube-proxy to end", lambda: is_gone(cluster.cp1, "kube-proxy") and is_gone(cluster.w1, "kube-proxy"))
+        yield
+
+
+@contextlib.contextmanager
+def new_pod(cluster: Cluster, **spec: str) -> Iterator[None]:
+    """A pod of the default namespace, of an image that every node has."""
+    image = cluster.w1.run("crictl images | awk '/pause/ {print $1\":\"$2; exit}'").stdout.strip()
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "newcomer", "namespace": "default"},
+        "spec": {"containers": [{"name": "c", "image": image}], **spec},
+    }  # fmt: skip
+    cluster.cp1.kubectl("create -f -", stdin=json.dumps(pod))
+    try:
+        time.sleep(15)
+        yield
+    finally:
+        cluster.cp1.kubectl("delete pod newcomer --now")
+
+
+@contextlib.contextmanager
+def scheduler_for_others_only(cluster: Cluster) -> Iterator[None]:
+    config = "/etc/kubernetes/scheduler-config.yaml"
+    text = {
+        "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
+        "clientConnection": {"kubeconfig": "/etc/kubernetes/scheduler.conf"}, "profiles": [{"schedulerName": "batch"}],
+    }  # fmt: skip
+    cluster.cp1.write(config, json.dumps(text))
+
+    def put(manifest_text: str) -> str:
+        flagged = manifest_text.replace("    - kube-scheduler\n", f"    - kube-scheduler\n    - --config={config}\n", 1)
+        return flagged.replace("/etc/kubernetes/scheduler.conf\n      name", "/etc/kubernetes\n      name").replace(
+            "      path: /etc/kubernetes/scheduler.conf\n      type: FileOrCreate",
+            "      path: /etc/kubernetes\n      type: Directory",
+        )
+
+    with changed(cluster.cp1, manifest("kube-scheduler"), put):
+        settles("the scheduler to be restarted", lambda: runs_with(cluster, "kube-scheduler", config))
+        settles("it to lead", lambda: is_led(cluster, "kube-scheduler"))
+        with new_pod(cluster):
+            yield
+    settles("the scheduler to be restarted", lambda: not runs_with(cluster, "kube-scheduler", config))
+
+
+def runs_with(cluster: Cluster, name: str, word: str) -> bool:
+    """Whether a component of cp1 runs with this in its arguments."""
+    lines = cluster.cp1.run(f"pgrep -af '^{name}'", check=False).stdout.splitlines()
+    return any(word in line for line in lines)
+
+
+def is_led(cluster: Cluster, name: str) -> bool:
+    """Whether the component's lease was renewed within the last seconds."""
+    lease = cluster.cp1.get(f"-n kube-system lease {name}")
+    renewed = datetime.datetime.fromisoformat(lease["spec"]["renewTime"].replace("Z", "+00:00"))
+    return (datetime.datetime.now(datetime.timezone.utc) - renewed).total_seconds() < 5
+
+
+@contextlib.contextmanager
+def always_pulls(cluster: Cluster) -> Iterator[None]:
+    put = lambda text: text.replace("--enable-admission-plugins=", "--enable-admission-plugins=AlwaysPullImages,")  # noqa: E731
+    with changed(cluster.cp1, manifest("kube-apiserver"), put):
+        settles("the API server to be restarted", lambda: runs_with(cluster, "kube-apiserver", "AlwaysPull"))
+        settles("the API server to serve", lambda: serves(cluster))
+        settles("the scheduler to lead", lambda: is_led(cluster, "kube-scheduler"))
+        with new_pod(cluster, nodeName="w1"):
+            yield
+    settles("the API server to be restarted", lambda: not runs_with(cluster, "kube-apiserver", "AlwaysPull"))
+    settles("the API server to serve", lambda: serves(cluster))
+
+
+@contextlib.contextmanager
+def certificate_without_the_services_names(cluster: Cluster) -> Iterator[None]:
+    names = f"subjectAltName=DNS:localhost,IP:127.0.0.1,IP:{cluster.cp1.address}\\nextendedKeyUsage=serverAuth\\n"
+    do = (
+        f"cd {PKI} && cp -p apiserver.crt /root/good.crt && printf '{names}' >/tmp/names && "
+        "openssl req -new -key apiserver.key -subj /CN=kube-apiserver -out /tmp/request && "
+        "openssl x509 -req -in /tmp/request -CA ca.crt -CAkey ca.key -days 365 -extfile /tmp/names -out /tmp/bad.crt && "
+        "cat /tmp/bad.crt >apiserver.crt; rm -f ca.srl; sleep 75"
+    )
+    with done(cluster.cp1, do, f"cat /root/good.crt >{PKI}/apiserver.crt; sleep 75"):
+        yield
+
+
+@contextlib.contextmanager
 def quota(cluster: Cluster) -> Iterator[None]:
     item = {
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "everybody", "namespace": "kube-system"},
@@ -828,6 +919,10 @@ FAULTS = (
     Fault("corefile error", "cp1", corefile_with_an_error, ("Corefile", "proxy")),
     Fault("proxy wrong mode", "cp1", proxy_with_a_wrong_mode, ("iptabels",)),
     Fault("proxy gone", "cp1", proxy_gone, ("kube-proxy", "DaemonSet")),
+    Fault("proxy on no node", "cp1", proxy_on_no_node, ("kube-proxy", "nodeSelector")),
+    Fault("scheduler for others only", "cp1", scheduler_for_others_only, ("no scheduler sees", "default-scheduler")),
+    Fault("always pulls", "cp1", always_pulls, ("AlwaysPullImages",)),
+    Fault("names of the Service", "cp1", certificate_without_the_services_names, (r"without .*10\.96\.0\.1",)),
     Fault("quota", "cp1", quota, ("quota: everybody",)),
     Fault("restricted", "cp1", restricted, ("kube-system", "PodSecurity|restricted")),
     Fault("admin without rights", "cp1", admin_without_rights, ("kubeadm:cluster-admins",)),
