@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Optional
 
 from kubeup.cluster.api import Api, path_of
-from kubeup.errors import ClusterError, HostError
+from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
@@ -119,11 +119,11 @@ def signs_apart(host: Host, paths: Paths) -> bool:
 
 
 def refuse_writer(host: Host, paths: Paths, *, command: str, words: tuple[str, ...] = ()) -> None:
-    """command: without the name of the program; words: of a phase that is run alone. Raises HostError (rotation-under-way)."""
+    """command: without the name of the program; words: of a phase that is run alone. Raises ClusterError (rotation-under-way)."""
     is_alone = command in ("init phase", "join phase")
     writes = not is_alone or any(not _PHASES.isdisjoint(word.split("/")) for word in words)
     if command.replace(" phase", "") in WRITERS and writes and signs_apart(host, paths):
-        raise HostError(
+        raise ClusterError(
             f"kb {command} would have the controller-manager sign with a file of two certificates",
             cause=f"the cluster's authority is rotated: until that ends, ca.crt holds two, {MANAGER} signs with {SIGNING}, and does not start "
             "otherwise; nothing was changed",

@@ -220,7 +220,7 @@ class Launch:
                     kept.drop_expired(self.local, dataclasses.replace(paths, upgrade=place))
 
     def refuse_cut_off(self, paths: Paths) -> None:
-        """Raises HostError (swap-cut-off), (recovery-cut-off), (upgrade-cut-off), (rotation-under-way); ClusterError (try-pending): what another command changes now
+        """Raises HostError (swap-cut-off), (recovery-cut-off), (upgrade-cut-off); ClusterError (rotation-under-way), (try-pending): what another command changes now
         would be swapped with it, or back, and the kubelet may be stopped."""
         name = self.call.command.name
         amid_rotation.refuse_writer(self.local, paths, command=name, words=tuple(self.call.words))
