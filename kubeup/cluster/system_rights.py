@@ -118,16 +118,16 @@ def find_lost_proxy(api: Api) -> list[Trouble]:
     """A kube-proxy that was deleted: what it wrote stays on the nodes, and nothing shows until a Service or a pod changes. A network that takes
     its place has its ConfigMap deleted too."""
     config = api.get(path_of("ConfigMap", "kube-proxy", namespace=objects.SYSTEM))
-    proxy = api.get(path_of("DaemonSet", "kube-proxy", namespace=objects.SYSTEM))
     if config is None:
         return []
+    proxy = api.get(path_of("DaemonSet", "kube-proxy", namespace=objects.SYSTEM))
     follows = "nodes go on with the rules that they have, and follow no Service any more"
     if proxy is None:
         what = f"DaemonSet {objects.SYSTEM}/kube-proxy is gone: {follows}"
         again = f"kb init phase addon kube-proxy; if something else serves Services now: kubectl -n {objects.SYSTEM} delete configmap kube-proxy"
         return [Trouble(what, "its ConfigMap is still there", again)]
     found = fit_what_does(proxy, _PROXY)
-    selector = as_table(as_table(as_table(as_table(proxy.get("spec")).get("template")).get("spec")).get("nodeSelector"))
+    selector = found["spec"]["template"]["spec"]["nodeSelector"]
     is_seen = 0 < found["metadata"]["generation"] == found["status"]["observedGeneration"]
     if found["status"]["desiredNumberScheduled"] or not is_seen or _PUT_OUT & set(selector):
         return []
@@ -141,7 +141,11 @@ def find_lost_proxy(api: Api) -> list[Trouble]:
     return [Trouble(what, f"its nodeSelector asks for {shown}", patch)]
 
 
-_PROXY = {"metadata!": {"generation!": int}, "status!": {"desiredNumberScheduled!": int, "observedGeneration!": int}}
+_PROXY = {
+    "metadata!": {"generation!": int},
+    "spec!": {"template!": {"spec!": {"nodeSelector!": {str: str}}}},
+    "status!": {"desiredNumberScheduled!": int, "observedGeneration!": int},
+}
 _PUT_OUT = frozenset({"non-calico"})
 """Labels of no node, by which the guides of networks that serve Services themselves have kube-proxy run nowhere. Source: Calico's guide to eBPF"""
 

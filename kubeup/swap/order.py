@@ -34,7 +34,7 @@ BALLAST_MIB = {"ballast": 96, "ballast-2": 64}
 """Space that is kept for the way back, in case the disk fills up meanwhile. It goes in two parts: an etcd that starts takes 61 MiB at once, the
 next segment of its log (SegmentSizeBytes of server/storage/wal), and the kubelet needs some for each pod that it starts after that."""
 SERVER = "kube-apiserver"
-CALLED = frozenset(("etcd", SERVER))
+CALLED = frozenset(proof.SERVERS)
 """The pods whose swap takes the API server away from those who call it."""
 BACK_S = 60.0
 """How long a former pod may take to serve again."""

@@ -22,7 +22,7 @@ from kubeup.node.crictl import crictl_argv
 from kubeup.swap import leads, manifests, proof
 from kubeup.swap.patience import find_patience
 
-CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
+CONTROLLERS = proof.LEADERS
 ALONE_S = 5.0
 """How long they may take by themselves: a first end is followed by a start within seconds."""
 FIRST_DELAY_S, LONGEST_DELAY_S = 10.0, 300.0

@@ -748,19 +748,25 @@ def proxy_on_no_node(cluster: Cluster) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def new_pod(cluster: Cluster, **spec: str) -> Iterator[None]:
+def created(cluster: Cluster, item: dict[str, Any], *, for_s: float, remove: str = "") -> Iterator[None]:
+    """An object that was not there, for so long before doctor is asked. remove: more words for kubectl delete."""
+    meta = item["metadata"]
+    cluster.cp1.kubectl("create -f -", stdin=json.dumps(item))
+    try:
+        time.sleep(for_s)
+        yield
+    finally:
+        cluster.cp1.kubectl(f"-n {meta['namespace']} delete {item['kind'].lower()} {meta['name']} {remove}".strip())
+
+
+def new_pod(cluster: Cluster, **spec: str) -> contextlib.AbstractContextManager[None]:
     """A pod of the default namespace, of an image that every node has."""
     image = cluster.w1.run("crictl images | awk '/pause/ {print $1\":\"$2; exit}'").stdout.strip()
     pod = {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "newcomer", "namespace": "default"},
         "spec": {"containers": [{"name": "c", "image": image}], **spec},
     }  # fmt: skip
-    cluster.cp1.kubectl("create -f -", stdin=json.dumps(pod))
-    try:
-        time.sleep(15)
-        yield
-    finally:
-        cluster.cp1.kubectl("delete pod newcomer --now")
+    return created(cluster, pod, for_s=15, remove="--now")
 
 
 @contextlib.contextmanager
@@ -826,18 +832,12 @@ def certificate_without_the_services_names(cluster: Cluster) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def quota(cluster: Cluster) -> Iterator[None]:
+def quota(cluster: Cluster) -> contextlib.AbstractContextManager[None]:
     item = {
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "everybody", "namespace": "kube-system"},
         "spec": {"hard": {"limits.memory": "8Gi", "limits.cpu": "4"}},
     }  # fmt: skip
-    cluster.cp1.kubectl("create -f -", stdin=json.dumps(item))
-    try:
-        time.sleep(3)
-        yield
-    finally:
-        cluster.cp1.kubectl("-n kube-system delete resourcequota everybody")
+    return created(cluster, item, for_s=3)
 
 
 @contextlib.contextmanager

@@ -135,8 +135,9 @@ def look_at_static_pods(patient: Patient) -> Findings:
     young = {
         pod.component for pod in pods if pod.running_since and _seconds_since(patient, pod.running_since) < PROBES_S
     }
+    seen = probe_components(patient) if any(told[name] for name in young & told.keys()) else {}
     for name, text in told.items():
-        if name in young and (not text or probe_components(patient).get(name) == ""):
+        if name in young and (not text or seen.get(name) == ""):
             continue  # not probed yet, or not again since it has started
         flags = read_flags(patient.host, patient.paths, component=name)
         closed = probes.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
