@@ -106,8 +106,8 @@ def _find_running_trouble(
         return replace(found_sign, details=last_lines(log))
     line = last_error_line(log)
     age_s = host.now().timestamp() - newest.created_ns / 1e9
-    if not line or age_s < SETTLED_S:
-        return None  # a starting component complains about what is not there yet
+    if not line or age_s < SETTLED_S or unhealthy == "timeout":
+        return None  # a starting component complains about what is not there yet; one that hangs wrote its last error before
     return BrokenLink(
         what,
         f"its last word: {line}",

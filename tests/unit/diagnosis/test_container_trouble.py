@@ -157,6 +157,18 @@ def test_a_container_that_runs_again_for_a_moment_hides_nothing() -> None:
     assert find(host, "kube-apiserver") is None, "one that is healthy is not judged by its past"
 
 
+def test_an_error_of_before_does_not_explain_why_a_component_hangs() -> None:
+    """Its log ends with whatever it wrote before: an error about some node, here."""
+    host = make_host()
+    created = (int(host.now().timestamp()) - 600) * 10**9
+    row = {"name": "kube-controller-manager", "state": "running", "created": created}
+    logs = {"kube-controller-manager": ['E1126 10:00:00.0 1 node.go:1] "Error processing node work item" node="w1"']}
+    run_containers(host, row, logs=logs)
+    link = find(host, "kube-controller-manager", kube_controller_manager="HTTP 500: failed")
+    assert link is not None and "node work item" in link.cause
+    assert find(host, "kube-controller-manager", kube_controller_manager="timeout") is None
+
+
 def test_a_kill_for_want_of_memory_is_said() -> None:
     host = make_host()
     run_containers(host, {"name": "etcd", "state": "exited", "exitCode": 137, "reason": "OOMKilled"})
