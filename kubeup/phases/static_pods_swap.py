@@ -704,7 +704,8 @@ def read_health(
     to come back: a controller-manager that could not renew its lease exits and starts again. patience_s: on a machine that is not busy; a busy
     one gets more, but not for the kubelets of other machines. is_before: nothing has been changed yet. known: the parts, (kind, name), that
     nobody waits for."""
-    longest_s, own = patience_s * patience.find_patience(ctx.host), ctx.config.node.name
+    busy, own = patience.find_patience(ctx.host), ctx.config.node.name
+    longest_s, lead_s = patience_s * busy, max(patience_s, GATE_S) * busy
     client = proof.own_etcd(ctx) if "etcd" in _installed(ctx) else None
     parts: list[health.Part] = []
 
@@ -722,12 +723,17 @@ def read_health(
         return "; ".join(part.trouble.what for part in find_new() if part.trouble is not None)
 
     def is_over(missing: str, elapsed: float) -> bool:
-        is_elsewhere = all(one.kind == "node" and one.name != own for one in find_new())
-        allowed_s = patience_s if is_elsewhere else longest_s
+        found = find_new()
+        is_elsewhere = all(one.kind == "node" and one.name != own for one in found)
+        # a lease that was lost lapses after 15 s, and its process starts again after another 10 to 20 s: shorter is no sign of trouble
+        is_led_soon = bool(found) and all(one.kind == "leader" for one in found)
+        allowed_s = lead_s if is_led_soon else patience_s if is_elsewhere else longest_s
+        if missing == UNLISTED:
+            allowed_s = max(longest_s, LISTED_S)
         ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=allowed_s))
-        return elapsed > allowed_s and missing != UNLISTED
+        return elapsed > allowed_s
 
-    watch(ctx.host, look, timeout_s=max(longest_s, LISTED_S), is_over=is_over, poll_s=2.0)
+    watch(ctx.host, look, timeout_s=max(lead_s, LISTED_S), is_over=is_over, poll_s=2.0)
     return parts
 
 

@@ -23,14 +23,14 @@ from kubeup.machine import services
 from kubeup.phases import install_programs, local_bundle, runtime_registries
 from kubeup.phases.upgrade_run import UpgradeRun
 from kubeup.phases.wait_node import node_path
-from kubeup.releases import kubelet_refuses_cgroup_v1, parse_version
+from kubeup.releases import find_refused_gate, kubelet_refuses_cgroup_v1, parse_version
 
 with lazily:
     from kubeup.airgap import distro_packages, downloads, programs
     from kubeup.cluster import eviction, probes
     from kubeup.node import crictl, kubelet
     from kubeup.swap import store
-    from kubeup.upgrade import kept
+    from kubeup.upgrade import kept, lacks
 
 STEP = "programs"
 NAMES = ("kubelet", "kubectl")
@@ -358,12 +358,23 @@ def try_kubelet(run: Run, program: Path) -> None:
 
 
 def find_refused_flag(run: Run, program: Path, flags: list[str]) -> str:  # noqa: PLR0917
-    """Why the program does not accept these flags, in its own words; "" if it does. `--version` has it read all flags, and end."""
+    """Why the program does not accept these flags, in its own words; "" if it does. `--version` has it read all flags, and end. The names of
+    gates it reads only when it starts: they are looked up."""
     answer = run.host.query([program, "--version", *flags], timeout_s=60)
     if answer.ok:
-        return ""
+        return next(_list_refused_gates(run, flags), "")
     match = re.search(r'failed to parse kubelet flag: ((?:[^"\\]|\\.)*)"', answer.stderr)
     return match.group(1).replace('\\"', '"') if match else crictl.last_words(answer.stderr)
+
+
+def _list_refused_gates(run: Run, flags: Sequence[str]) -> Iterator[str]:
+    """`--feature-gates=A=true` sets A to true: why the new kubelet ends with that."""
+    for word, following in zip(flags, [*flags[1:], ""]):
+        name, _, text = word.partition("=")
+        for gate, value in lacks.parse_gates(text or following) if name == "--feature-gates" else ():
+            why = find_refused_gate(gate, value, minor=run.release.minor)
+            if why:
+                yield f"--feature-gates sets {gate} to {str(value).lower()}: {why}"
 
 
 def list_flags(run: Run) -> Iterator[tuple[Path, str, list[str]]]:

@@ -109,7 +109,7 @@ def _look_up(look: Look, pod: Pod) -> Iterator[Objection]:
         return
     for text in (value for name, value in tried.flags if name == "feature-gates"):
         where = f"--feature-gates of {pod.name}"
-        yield from _judge_gates(look, _parse_gates(text), where=where, remedy=f"remove it from {where}")
+        yield from _judge_gates(look, parse_gates(text), where=where, remedy=f"remove it from {where}")
 
 
 def _look_up_etcd(look: Look, pod: Pod, *, flags: Iterable[str]) -> Iterator[Objection]:
@@ -132,7 +132,8 @@ def _refuse(look: Look, name: str, *, what: str, cause: str) -> Objection:
     return Objection(name, trouble, MANDATORY, look.node)
 
 
-def _parse_gates(text: str) -> Iterator[tuple[str, bool]]:
+def parse_gates(text: str) -> Iterator[tuple[str, bool]]:
+    """The value of --feature-gates: `A=true,B=false`."""
     for pair in text.split(","):
         name, _, value = pair.strip().partition("=")
         if name:
@@ -155,17 +156,9 @@ def _judge_gates(
 def judge_kubelet(look: Look) -> Iterator[Objection]:
     """What the new kubelet does not accept of this node's flags and configuration."""
     for source, flags in _kubelet_flags(look):
-        if look.kubelet is not None:
-            for name, value, is_known in find_unparsed(look.host, flags, program=str(look.kubelet)):
-                what = f"does not take --{name}={value}" if is_known else f"has no flag --{name}"
-                yield _object_to_flag(look, name, source=source, why=f"the kubelet {look.target} {what}")
-            continue
-        for name, _ in flags:
-            gone = kubelet_flags.find_gone(name)
-            if gone is not None and gone.since <= look.target.minor:
-                yield _object_to_flag(look, name, source=source, why=gone.refusal(name).message)
+        yield from _judge_flags(look, flags, source=source)
         for text in (value for name, value in flags if name == "feature-gates"):
-            yield from _judge_gates(look, _parse_gates(text), where=source, remedy=f"remove it from {source}")
+            yield from _judge_gates(look, parse_gates(text), where=source, remedy=f"remove it from {source}")
     config = _read_yaml(look.host, look.paths.kubelet_config)
     path = str(look.paths.kubelet_config)
     yield from judge_kubelet_config(look, config, where=path, remedy=_EDIT_KUBELET_CONFIG)
@@ -182,6 +175,19 @@ def judge_kubelet(look: Look) -> Iterator[Objection]:
             MANDATORY,
             look.node,
         )
+
+
+def _judge_flags(look: Look, flags: list[tuple[str, str]], *, source: str) -> Iterator[Objection]:
+    """The program's --version has it read all flags; but the names of gates only when it starts."""
+    if look.kubelet is not None:
+        for name, value, is_known in find_unparsed(look.host, flags, program=str(look.kubelet)):
+            what = f"does not take --{name}={value}" if is_known else f"has no flag --{name}"
+            yield _object_to_flag(look, name, source=source, why=f"the kubelet {look.target} {what}")
+        return
+    for name, _ in flags:
+        gone = kubelet_flags.find_gone(name)
+        if gone is not None and gone.since <= look.target.minor:
+            yield _object_to_flag(look, name, source=source, why=gone.refusal(name).message)
 
 
 _EDIT_KUBELET_CONFIG = "kubectl -n kube-system edit configmap kubelet-config"

@@ -1,20 +1,22 @@
 """Faults in an upgrade to another minor, beside those of test_upgrade.py and test_upgrade_kubelet.py: an etcd that does not start, a disk that fills
-up while etcd is out, a member of etcd that is dead or dies meanwhile. Each is named, and the node is as it was within 90 seconds."""
+up while etcd is out, a member of etcd that is dead or dies meanwhile, a flag that the next kubelet lacks. Each is named, and the node is as it was within
+90 seconds."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
-from .lab.control_planes import check_members
+from .lab.control_planes import check_members, code_of
 from .lab.node import Node, wait_until
 from .lab.static_pods import SLOW, is_out, list_left, meddle, read_manifests, read_running, read_stored
 from .test_join_load_balancer import wait_servers
 from .test_static_pods import DISK, filling, free_disk, make_control_plane, make_three, told
-from .test_upgrade import APPLY, BACK_S, check_as_before, check_version, edit_config, offer
+from .test_upgrade import APPLY, BACK_S, KB, check_as_before, check_version, edit_config, offer
 from .test_upgrade_attacked import NEXT, await_end, begun, start_all
 
 pytestmark = pytest.mark.k8s_versions("1.35")
@@ -117,3 +119,49 @@ def start_again(nodes: list[Node], dead: Node) -> None:
     for node in nodes:
         wait_servers(node, addresses, timeout_s=180)
     nodes[0].wait_node_ready(dead.name)
+
+
+PAUSE_FLAG = 'KUBELET_EXTRA_ARGS="--pod-infra-container-image=registry.k8s.io/pause:3.10"'
+GONE = {
+    "1.34": ("1.35", f"echo '{PAUSE_FLAG}' >/etc/default/kubelet", "pod-infra-container-image"),
+    "1.35": (
+        "1.36",
+        "sed -i 's/\"$/ --feature-gates=TopologyAwareHints=true\"/' /var/lib/kubelet/kubeadm-flags.env",
+        "TopologyAwareHints",
+    ),
+}
+"""minor -> the next one, how its kubelet is given what it knows and the next one does not, and the name of that. 1.36 removed no flag, but gates."""
+
+
+@pytest.mark.k8s_versions("1.34", "1.35")
+def test_a_flag_that_the_next_kubelet_lacks(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """The kubelet that runs takes it. The plan blocks, and the upgrade ends before anything stops; without it, it goes through."""
+    node = make_control_plane(make_node, kb_pyz, k8s_version)
+    following, give, name = GONE[k8s_version]
+    path = give.rpartition(" ")[2].lstrip(">")
+    text = node.read(path) if node.exists(path) else ""
+    node.run(give)
+    node.run("systemctl restart kubelet")
+    node.wait_node_ready()
+    assert name in node.run("tr '\\0' ' ' </proc/$(systemctl show -p MainPID --value kubelet)/cmdline").stdout
+    texts, running, stored = read_manifests(node), read_running(node), read_stored(node)
+    version, kubelet = offer(node, following), node.run("systemctl show -p MainPID --value kubelet").stdout
+
+    plan = node.run(f"{KB} upgrade plan {version} -o json", check=False, timeout=120)
+    assert plan.code == 3, plan.output
+    blocks = [one for one in json.loads(plan.stdout)["objections"] if one["weighs"] == "mandatory"]
+    assert len(blocks) == 1 and name in json.dumps(blocks) and path in json.dumps(blocks), blocks
+    began = time.monotonic()
+    refused = node.run(f"{APPLY} {version} --yes", check=False, timeout=600)
+    took_s = time.monotonic() - began
+    print(f"a flag that the next kubelet lacks: refused after {took_s:.0f} s", flush=True)
+    assert code_of(refused) == "kubelet-flags-refused", told(refused)
+    assert name in refused.output and path in refused.output and took_s < BACK_S * SLOW
+    check_as_before(node, texts, running=running)
+    assert node.run("systemctl show -p MainPID --value kubelet").stdout == kubelet
+    assert read_stored(node) == stored
+
+    node.run(f"rm {path}") if not text else node.write(path, text)
+    told(node.run(f"{APPLY} {version} --yes", timeout=900))
+    check_version(node, version)
+    assert stored <= read_stored(node)

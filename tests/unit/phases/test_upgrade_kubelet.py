@@ -837,6 +837,29 @@ def test_a_flag_of_the_admin_that_the_new_kubelet_lacks_is_named_with_its_file()
     assert "/etc/default/kubelet" in error.what and "unknown flag: --gone" in error.cause
 
 
+@pytest.mark.parametrize(
+    ("flag", "is_refused"),
+    [
+        ("--feature-gates=ImageVolume=true,PodIndexLabel=true", True),
+        ("--feature-gates PodIndexLabel=true", True),
+        ("--feature-gates=ImageVolume=true", False),
+    ],
+)
+def test_a_gate_that_the_new_kubelet_lacks_is_named_though_its_version_looks_at_none(
+    flag: str, is_refused: bool
+) -> None:
+    host = make_worker()
+    kept.begin(host, PATHS, former=OLD, wanted=NEW)
+    fetched(host)
+    host.files["/etc/default/kubelet"] = f'KUBELET_EXTRA_ARGS="{flag}"\n'.encode()
+    if not is_refused:
+        upgrade_programs.fetch_programs(make_run(host))
+        return
+    error = refused(host)
+    assert error.code == "kubelet-flags-refused" and "/etc/default/kubelet" in error.what
+    assert "--feature-gates sets PodIndexLabel to true: Kubernetes 1.35 has no feature gate" in error.cause
+
+
 def test_a_drop_in_counts_too() -> None:
     host = make_worker(refused_flag="--gone")
     kept.begin(host, PATHS, former=OLD, wanted=NEW)

@@ -159,6 +159,16 @@ def test_gates_of_the_kubelet() -> None:
     ]
 
 
+def test_gates_in_flags_are_looked_up_where_the_new_kubelet_is_here_too() -> None:
+    """Its --version knows all flags, and looks at no gate."""
+    look = make_look(
+        "v1.36.3", kubelet="/opt/kubelet", flags='KUBELET_KUBEADM_ARGS="--feature-gates=MemoryManager=true"'
+    )
+    assert isinstance(look.host, FakeHost)
+    look.host.answers = {"/opt/kubelet --feature-gates=MemoryManager=true --version": "Kubernetes v1.36.3"}
+    assert named(lacks.judge_kubelet(look)) == [("gate-refused", f"{FLAGS} sets MemoryManager to true")]
+
+
 def test_what_all_kubelets_share_concerns_all_nodes() -> None:
     found = list(
         lacks.judge_kubelet_config(
