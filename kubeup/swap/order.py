@@ -1,8 +1,8 @@
 """The swap: the order in which static pods are stopped and started, and the way back.
 
-    API server out of the load balancers; etcd's leadership away
+    API server out of the load balancers
     API server out
-        etcd out; a copy of its data, if it is the only member; etcd in; a read with quorum
+        etcd's leadership away; etcd out; a copy of its data, if it is the only member; etcd in; a read with quorum
     API server in; probe; back into the load balancers
     controller-manager and scheduler out and in, side by side
     one watch of all of them
@@ -201,12 +201,12 @@ class Order:
         if "etcd" in names:
             self._refuse_lost_data()
         self.around.leave()
-        if "etcd" in names:
-            lead_away(self.run)
         began = self.run.host.monotonic()
         if SERVER in names:
             manifests.take_out(self.run, [SERVER])
             self.around.is_away()
+        if "etcd" in names:  # only now: a write of this API server would fail while the leadership leaves its etcd
+            lead_away(self.run)
         known = proof.list_ids(self.run, [SERVER])
         if "etcd" in names:
             self._has_served = False

@@ -217,12 +217,16 @@ def with_balancers(host: ControlPlane) -> ControlPlane:
     return host
 
 
-def test_the_leadership_of_etcd_moves_before_its_member_stops(stage: Stage) -> None:
+def test_the_leadership_of_etcd_moves_once_its_api_server_is_out_and_before_its_member_stops(stage: Stage) -> None:
+    """A write of this API server would fail while the leadership leaves its etcd."""
     host = make_control_plane(members={"cp2": True, "cp3": True}, others={"10.0.0.12:6443": True})
     run = swap(host, "etcd")
     moved = next(number for number, change in enumerate(host.changes) if "transfer-leadership" in change)
-    stopped = host.changes.index("move /etc/kubernetes/manifests/.kube-apiserver.yaml.kb-former")
-    assert moved < stopped and host.leader != "1"
+    out, stopped = (
+        host.changes.index(f"move /etc/kubernetes/manifests/.{name}.yaml.kb-former")
+        for name in ("kube-apiserver", "etcd")
+    )
+    assert out < moved < stopped and host.leader != "1"
     assert "etcd's leadership moved to cp2" in said(run)
 
 
