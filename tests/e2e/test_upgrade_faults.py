@@ -11,12 +11,12 @@ from typing import Callable
 
 import pytest
 
-from .lab.control_planes import check_members, code_of
+from .lab.control_planes import KB, check_members, code_of
 from .lab.node import Node, wait_until
 from .lab.static_pods import SLOW, is_out, list_left, meddle, read_manifests, read_running, read_stored
 from .test_join_load_balancer import wait_servers
 from .test_static_pods import DISK, filling, free_disk, make_control_plane, make_three, told
-from .test_upgrade import APPLY, BACK_S, KB, check_as_before, check_version, edit_config, offer
+from .test_upgrade import APPLY, BACK_S, check_as_before, check_version, edit_config, offer
 from .test_upgrade_attacked import NEXT, await_end, begun, start_all
 
 pytestmark = pytest.mark.k8s_versions("1.35")
