@@ -10,8 +10,9 @@ from kubeup.lazy_modules import lazily
 from kubeup.secret import Secret
 
 with lazily:
+    from kubeup.cluster import amid_rotation
     from kubeup.config import load_init
-    from kubeup.node import kubeconfig
+    from kubeup.node import cert_specs, kubeconfig
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -22,9 +23,10 @@ def kubeconfig_user(call: Invocation) -> int:
     launch = Launch(call)
     config = launch.load_partial(("cert-dir",))
     period = call.flags.get("validity-period")
+    local, paths = launch.local, launcher.paths_of(config, call.flags)
     text = kubeconfig.make_user_kubeconfig(
-        launch.local,
-        launcher.paths_of(config, call.flags),
+        local,
+        paths,
         config=config,
         client_name=client_name,
         orgs=tuple(call.flags.get("org", ())),
@@ -32,5 +34,9 @@ def kubeconfig_user(call: Invocation) -> int:
         validity_s=load_init.parse_duration(period, "--validity-period") if period else None,
         server=call.flags.get("server", ""),
     )
+    if amid_rotation.signs_apart(local, paths):
+        # until the rotation ends, some API servers have certificates of the one authority, and some of the other
+        authorities = local.read_text(cert_specs.CERTS["ca"].cert_path(paths))
+        text = kubeconfig.with_authorities(text, authorities, source="the new kubeconfig")
     call.print_document(text)
     return 0

@@ -527,8 +527,9 @@ def _issue_client_cert(
 def renew_client(
     host: Host, paths: Paths, *, path: Path, seconds: int, new_key: Optional[private_keys.Key] = None
 ) -> str:
-    """The text of the file with a new certificate for the same subject and key, or for `new_key`, and the current CA. Everything else
-    stays."""
+    """The text of the file with a new certificate for the same subject and key, or for `new_key`. It trusts the current CA; authorities
+    beside it stay, as in the middle of a rotation, when other control planes' API servers still have the former one's certificates.
+    Everything else stays too."""
     text = host.read_text(path)
     found = read_kubeconfig(text, host=host, path=path)
     try:
@@ -546,7 +547,7 @@ def renew_client(
     if new_key is not None:
         user["client-key-data"] = _base64(private_keys.key_to_pem(new_key).reveal())
     cluster = _entry(document, "clusters", name=found.cluster_name, source=str(path))
-    if not found.ca_file:
+    if not found.ca_file and ca.cert not in certificates.parse_shown(found.ca_pem):
         cluster["certificate-authority-data"] = _base64(certificates.cert_to_pem(ca.cert))
     return yaml_files.dump_yaml(document)
 

@@ -91,6 +91,36 @@ def test_the_first_stage_trusts_both() -> None:
     assert not host.violations and "start kube-apiserver" not in host.events
 
 
+def test_a_new_user_trusts_both_until_it_ends() -> None:
+    """As long as another control plane has not been there, its API server has a certificate of the former authority alone."""
+    host = make_authority()
+
+    def trusted() -> list[Any]:
+        ended = run(host, "kubeconfig", "user", "--client-name=alice")
+        assert ended.status == 0, ended.err
+        return list(certificates.parse_certs(kubeconfig.parse_kubeconfig(ended.out, source="alice").ca_pem))
+
+    former = host.certs()[0]
+    assert trusted() == [former]
+    new = to_use(host)
+    assert trusted() == [new, former]
+    acknowledge(host, "w1")
+    ok(host, "--finish")
+    assert trusted() == [new]
+
+
+def test_what_is_renewed_amid_it_trusts_both() -> None:
+    host = make_authority()
+    to_use(host)
+    before = host.trusted()
+    former, chain = host.certs()[1], host.certs("apiserver.crt")
+    for name in ("admin.conf", "apiserver"):
+        ended = run(host, "certs", "renew", name)
+        assert ended.status == 0, ended.err
+    assert host.trusted() == before and len(before[0]) == 2
+    assert chain_leads_to(host, former) and host.certs("apiserver.crt") != chain
+
+
 def test_the_second_stage_signs_with_the_new_one_and_is_known_by_the_former_one() -> None:
     host = make_authority()
     former, manifest = host.certs()[0], host.files[MANAGER]
