@@ -53,9 +53,11 @@ def check_upgrade(ctx: UpgradeRun) -> Outputs:
     ):  # perhaps between a certificate and its key, which the trials would refuse
         renewed_certs.put_torn_right(dataclasses.replace(ctx, host=ctx.machine or ctx.host))
     # where the kubelet was stopped when an upgrade was cut off, no patience makes the node Ready
-    is_settling = _goes_on(ctx) and services.is_active(ctx.host, "kubelet")
+    goes_on = _goes_on(ctx)
+    is_settling = goes_on and services.is_active(ctx.host, "kubelet")
+    known = [("node", ctx.config.node.name)] if goes_on and not is_settling else []
     patience_s = static_pods_swap.GATE_S if is_settling or _is_half_done(ctx) else PATIENCE_S
-    parts = static_pods_swap.read_health(ctx, patience_s=patience_s, is_before=not is_settling)
+    parts = static_pods_swap.read_health(ctx, patience_s=patience_s, is_before=not is_settling, known=known)
     _judge_versions(ctx, parts)
     _judge_health(ctx, parts)
     if _goes_on(ctx) and not static_pods_swap.plan_swap(ctx).pods and not store.load_cut_off(ctx.host, ctx.paths):

@@ -166,20 +166,22 @@ def test_a_renewal_that_was_cut_off_between_two_files_is_put_right_before_the_tr
 def test_a_node_whose_kubelet_is_stopped_is_not_waited_for(
     is_running: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was cut off meanwhile, and the node becomes Ready only by what follows."""
-    asked: list[tuple[float, bool]] = []
-
-    def read_health(ctx: UpgradeRun, *, patience_s: float, is_before: bool) -> list[Part]:
-        asked.append((patience_s, is_before))
-        return parts()
-
-    monkeypatch.setattr(static_pods_swap, "read_health", read_health)
+    """It was cut off meanwhile, and the node becomes Ready only by what follows. Its static pods are new by then, which get a minute else."""
     monkeypatch.setattr(services, "is_active", lambda host, unit: is_running)
-    check_upgrade(
-        make_run(selection=Selection(cut_off=frozenset({"preflight", "kubelet-config"})), texts=tuple(FORMER.items()))
+    host = make_control_plane()
+    stage.parts = stage.parts_before = [
+        *parts(),
+        Part("node", "cp1", Trouble("node cp1 is not Ready", "it is out", "wait"), node="cp1"),
+    ]
+    run = make_run(
+        host, selection=Selection(cut_off=frozenset({"preflight", "kubelet-config"})), texts=tuple(FORMER.items())
     )
-    waits, looks = (static_pods_swap.GATE_S, False), (upgrade_preflight.PATIENCE_S, True)
-    assert asked == [waits if is_running else looks]
+    began = host.ticks
+    check_upgrade(
+        dataclasses.replace(run, targets=tuple(dataclasses.replace(one, former=one.wanted) for one in run.targets))
+    )
+    waited_s = host.ticks - began
+    assert waited_s >= static_pods_swap.GATE_S if is_running else waited_s < 1.0
 
 
 def test_keys_of_etcd_2_are_in_the_way(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
