@@ -31,6 +31,8 @@ class Mark:
 def parse_mark(found: Optional[dict[str, Any]]) -> Optional[Mark]:
     """The mark on ConfigMap kubeadm-config; None if it has none, or one that nobody understands."""
     text = str((((found or {}).get("metadata") or {}).get("annotations") or {}).get(ANNOTATION) or "")
+    if not text:
+        return None
     node, _, moment = text.partition(" ")
     ends = moments.find(moment)
     return Mark(node, ends) if ends is not None else None

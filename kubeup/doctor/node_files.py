@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
@@ -28,13 +27,19 @@ from kubeup.config.types import (
 from kubeup.diagnosis.checks import facts
 from kubeup.errors import KbError
 from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
-from kubeup.network import load_balancer, pod_network
-from kubeup.node import certificates, kubelet
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.yaml_files import YAMLError, commands_of_pod, containers_of_pod, flags_of, load_yaml
+
+# a join that looks into one manifest here would pay for cryptography
+with lazily:
+    from concurrent import futures
+
+    from kubeup.network import load_balancer, pod_network
+    from kubeup.node import certificates, kubelet
 
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
@@ -151,7 +156,7 @@ def choose_server(patient: Patient) -> Patient:
         except Unreachable:
             return False
 
-    with ThreadPoolExecutor(len(servers)) as pool:
+    with futures.ThreadPoolExecutor(len(servers)) as pool:
         ready = [server for server, is_ready in zip(servers, pool.map(serves, servers)) if is_ready]
     if not ready:
         return dataclasses.replace(patient, answer_s=_HASTE_S)

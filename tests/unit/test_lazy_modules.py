@@ -194,3 +194,14 @@ def test_a_command_does_not_load_what_the_others_need() -> None:
     assert [name for name in loaded if name.startswith("kubeup.commands.")] == ["kubeup.commands.table"]
     assert [name for name in loaded if name.startswith(tuple(f"kubeup.{folder}." for folder in OF_OTHERS))] == []
     assert sorted(set(LATER).intersection(loaded)) == []
+
+
+def test_a_look_into_a_manifest_does_not_load_what_certificates_need() -> None:
+    """A worker's join looks whether this node has an API server that is newer: cryptography took an eighth of that join."""
+    program = "import sys, kubeup.doctor.node_files as it; it.read_server_version; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=True)
+    loaded = found.stdout.split()
+    assert "kubeup.doctor.node_files" in loaded
+    assert [
+        name for name in loaded if name.startswith(("cryptography", "kubeup.network.", "kubeup.node.certificates"))
+    ] == []
