@@ -118,6 +118,12 @@ def signs_apart(host: Host, paths: Paths) -> bool:
     return any(SIGNING_FLAG in word and word.endswith(f"/{SIGNING}") for word in words)
 
 
+def read_authorities(host: Host, paths: Paths) -> str:
+    """What a kubeconfig that this control plane writes has to trust beside ca.crt's first certificate: all of ca.crt (PEM) while it takes part in a
+    rotation of the cluster's authority, since API servers that had no turn yet are known by the former one alone; else ""."""
+    return host.read_text(paths.pki / "ca.crt") if signs_apart(host, paths) else ""
+
+
 def refuse_writer(host: Host, paths: Paths, *, command: str, words: tuple[str, ...] = ()) -> None:
     """command: without the name of the program; words: of a phase that is run alone. Raises ClusterError (rotation-under-way)."""
     is_alone = command in ("init phase", "join phase")

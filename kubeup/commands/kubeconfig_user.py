@@ -12,7 +12,7 @@ from kubeup.secret import Secret
 with lazily:
     from kubeup.cluster import amid_rotation
     from kubeup.config import load_init
-    from kubeup.node import cert_specs, kubeconfig
+    from kubeup.node import kubeconfig
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -34,9 +34,8 @@ def kubeconfig_user(call: Invocation) -> int:
         validity_s=load_init.parse_duration(period, "--validity-period") if period else None,
         server=call.flags.get("server", ""),
     )
-    if amid_rotation.signs_apart(local, paths):
-        # until the rotation ends, some API servers have certificates of the one authority, and some of the other
-        authorities = local.read_text(cert_specs.CERTS["ca"].cert_path(paths))
+    authorities = amid_rotation.read_authorities(local, paths)
+    if authorities:
         text = kubeconfig.with_authorities(text, authorities, source="the new kubeconfig")
     call.print_document(text)
     return 0

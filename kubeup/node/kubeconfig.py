@@ -479,15 +479,19 @@ def ensure_kubeconfig(
     release: Release,
     name: str,
     make_key: Callable[[], private_keys.Key],
+    ca_pem: str = "",
 ) -> Finding:
     """Keep the file of `name`, create it, or renew its expired certificate; return what was found before. An existing file keeps its
-    server, because others may rely on it. Raises the same errors as probe_kubeconfig."""
+    server, because others may rely on it. ca_pem: what a new one trusts, if that is more than the CA. Raises the same errors as
+    probe_kubeconfig."""
     finding = probe_kubeconfig(host, paths, name)
     path = paths.kubeconfig(KUBECONFIGS[name].file)
     if finding.action == "issue":
         text = _issue(
             host, paths, config=config, name=name, key=make_key(), server=server_url(name, config, release=release)
         )
+        if ca_pem:
+            text = with_authorities(text, ca_pem, source=str(path))
         host.write_file(path, text, mode=0o600)
     elif finding.action == "renew":
         text = renew_client(host, paths, path=path, seconds=config.cluster.certificate_validity_period_s)

@@ -15,6 +15,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.phases.certs import reason_of, take_key
 
 with lazily:
+    from kubeup.cluster import amid_rotation
     from kubeup.node import kubeconfig
 
 
@@ -45,7 +46,13 @@ plan_scheduler = partial(_plan, name="scheduler")
 def ensure(ctx: Run, name: str) -> Outputs:
     """Write the kubeconfig `name` of KUBECONFIGS, or keep the existing one if it is valid."""
     finding = kubeconfig.ensure_kubeconfig(
-        ctx.host, ctx.paths, config=ctx.config, release=ctx.release, name=name, make_key=partial(take_key, ctx)
+        ctx.host,
+        ctx.paths,
+        config=ctx.config,
+        release=ctx.release,
+        name=name,
+        make_key=partial(take_key, ctx),
+        ca_pem=amid_rotation.read_authorities(ctx.host, ctx.paths),
     )
     if finding.action == "renew":
         ctx.report.note(finding.reason)

@@ -121,6 +121,16 @@ def test_what_is_renewed_amid_it_trusts_both() -> None:
     assert chain_leads_to(host, former) and host.certs("apiserver.crt") != chain
 
 
+def test_a_kubeconfig_that_is_made_again_amid_it_trusts_both() -> None:
+    host = make_authority()
+    to_use(host)
+    before = host.trusted()
+    del host.files["/etc/kubernetes/admin.conf"]
+    ended = run(host, "init", "phase", "kubeconfig", "admin", *INIT_FLAGS)
+    assert ended.status == 0, ended.err
+    assert host.trusted() == before and len(before[0]) == 2
+
+
 def test_the_second_stage_signs_with_the_new_one_and_is_known_by_the_former_one() -> None:
     host = make_authority()
     former, manifest = host.certs()[0], host.files[MANAGER]
