@@ -49,7 +49,7 @@ def read_dropping_chains(host: Host, hook: str = "forward") -> list[DroppingChai
     return [
         DroppingChain(str(chain.get("family")), str(chain.get("table")), str(chain.get("name")))
         for chain in chains
-        if chain.get("hook") == hook and chain.get("policy") == "drop" and not _is_of_iptables(host, chain)
+        if chain.get("hook") == hook and chain.get("policy") == "drop" and not is_of_iptables(host, chain)
     ]
 
 
@@ -95,7 +95,8 @@ def find_missing_rules(host: Host) -> str:
     return "; ".join(found)
 
 
-def _is_of_iptables(host: Host, chain: dict[str, Any]) -> bool:
+def is_of_iptables(host: Host, chain: dict[str, Any]) -> bool:
+    """Whether a chain that nft lists is one that iptables shows too."""
     is_like = (
         chain.get("family") in ("ip", "ip6")
         and chain.get("table") == "filter"

@@ -21,6 +21,7 @@ from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
 from kubeup.doctor.looks.every_node import look_at_every_node, look_at_system_pods
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
+from kubeup.doctor.looks.firewall import look_at_firewall
 from kubeup.doctor.looks.kubelet_files import look_at_kubelet_files
 from kubeup.doctor.looks.machine_events import look_at_events
 from kubeup.doctor.looks.machine_limits import look_at_limits
@@ -55,6 +56,7 @@ _BELOW_PODS = (
     "CRI",
     "manifests",
     "chain",
+    "firewall",
     "pod-network",
     "load-balancer",
     "rights",
@@ -83,6 +85,7 @@ LOOKS: tuple[Look, ...] = (
     Look("reboot", "no reboot of this node is left unfinished", look_at_reboot),
     Look("rotation", "no rotation of a key that control planes share is under way", look_at_rotation),
     Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods, ("etcd-alarms",)),
+    Look("firewall", "no rule of this machine keeps others from what this node serves", look_at_firewall),
     Look(
         "pod-network", "the pod network is set up here, and no pod is attached to a previous one", look_at_pod_network
     ),
@@ -159,8 +162,8 @@ _AT_ONCE = 6
 """Most looks wait for other programs, servers and machines: one after the other, they took twice the time."""
 
 
-_OF_SERVERS = frozenset({"chain", "manifests", "certificates", "etcd-alarms"})
-"""The looks whose errors keep this node's own controllers from leading, and its API server and its member of etcd from serving."""
+_OF_SERVERS = frozenset({"chain", "manifests", "certificates", "etcd-alarms", "firewall"})
+"""The looks whose errors keep this node's own controllers from leading, and its API server, its kubelet and its member of etcd from serving."""
 
 
 def with_pods(looks: Sequence[Look], changing: Host) -> tuple[Look, ...]:
@@ -210,6 +213,7 @@ def _is_own(patient: Patient, note: Finding) -> bool:
     return (
         f": {patient.config.node.name} has not renewed its lease" in note.text
         or note.name == OWN_MEMBER
+        or f" does not reach the kubelet of node {patient.config.node.name}:" in note.text
         or bool(server and note.text.startswith((f"API server {server} ", f"no answer from https://{server}/")))
     )
 
