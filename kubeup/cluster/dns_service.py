@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -17,37 +18,87 @@ SERVICE = "kube-dns"
 _POD = {"metadata!": {"name!": str, "labels!": {str: str}}, "spec!": {"nodeName!": str}}
 
 
+_BY_KUBELET = "the kubelet tells pods", "clusterDNS in /var/lib/kubelet/config.yaml"
+_BY_CONFIG = (
+    f"kubelets are to tell pods by ConfigMap {objects.SYSTEM}/kubelet-config",
+    "clusterDNS there; and in /var/lib/kubelet/config.yaml of the nodes that have joined by it",
+)
+
+
 def explain_silence(api: Api, servers: Sequence[str], *, reads_pods: bool) -> Optional[Trouble]:
     """The first broken link behind the addresses in the kubelet's clusterDNS; None if all that can be read is well. reads_pods: whether this
     identity may read all pods of kube-system, as that of a worker may not. Raises Unreachable, ApiRefused."""
     service = api.get(path_of("Service", SERVICE, namespace=objects.SYSTEM))
     if service is None:
-        what = f"there is no Service {SERVICE} in {objects.SYSTEM}"
-        return Trouble(
-            what,
-            f"it was deleted, and pods ask its address {', '.join(servers)}",
-            "kb init phase addon coredns, on a control plane",
-        )
-    shape = {"spec!": {"clusterIP!": str, "clusterIPs!": [str], "selector!": {str: str}}}
-    spec = fit_what_does(service, shape)["spec"]
+        return _say_gone(servers)
+    trouble = _judge_address(service, servers)
+    if trouble is not None:
+        return trouble
+    return _explain_pods(api, fit_what_does(service, _SERVICE)["spec"]["selector"]) if reads_pods else None
+
+
+def explain_address(api: Api, servers: Sequence[str], *, told: tuple[str, str] = _BY_KUBELET) -> Optional[Trouble]:
+    """Why nothing answers at these addresses, if no Service has one of them; None if one has. Raises Unreachable, ApiRefused."""
+    if _is_served(api, servers):
+        return None
+    service = api.get(path_of("Service", SERVICE, namespace=objects.SYSTEM))
+    return _judge_address(service, servers, told=told) if service is not None else _say_gone(servers)
+
+
+def find_odd_address(api: Api) -> Optional[Trouble]:
+    """Whether the address that kubelets are to give to pods, by the ConfigMap from which nodes join, is none of a Service. Raises Unreachable,
+    ApiRefused."""
+    try:
+        stored = load_mapping(objects.read_config_key(api, "kubelet-config", key="kubelet"), "ConfigMap kubelet-config")
+    except HostError:  # what damaged it has findings of its own
+        return None
+    told = stored.get("clusterDNS")
+    servers = [str(one) for one in told] if isinstance(told, list) else []
+    return explain_address(api, servers, told=_BY_CONFIG) if servers and not is_left_out(api, servers) else None
+
+
+def _say_gone(servers: Sequence[str]) -> Trouble:
+    what = f"there is no Service {SERVICE} in {objects.SYSTEM}"
+    cause = f"it was deleted, and pods ask its address {', '.join(servers)}"
+    return Trouble(what, cause, "kb init phase addon coredns, on a control plane")
+
+
+_SERVICE = {"spec!": {"clusterIP!": str, "clusterIPs!": [str], "selector!": {str: str}}}
+
+
+def _judge_address(service: Any, servers: Sequence[str], *, told: tuple[str, str] = _BY_KUBELET) -> Optional[Trouble]:
+    """told: who gives pods these addresses, and where that stands."""
+    spec = fit_what_does(service, _SERVICE)["spec"]
     addresses = spec["clusterIPs"] or [spec["clusterIP"]]
-    if not set(addresses) & set(servers):
-        return Trouble(
-            f"the kubelet tells pods to ask {', '.join(servers)}, and the Service {SERVICE} is at {', '.join(addresses)}",
-            "clusterDNS in /var/lib/kubelet/config.yaml",
-            f"correct it (clusterDNS: [{', '.join(addresses)}]), here and in ConfigMap {objects.SYSTEM}/kubelet-config; then: systemctl restart kubelet",
-        )
-    return _explain_pods(api, spec["selector"]) if reads_pods else None
+    if set(addresses) & set(servers) or any(map(_is_of_one_node, servers)):
+        return None
+    return Trouble(
+        f"{told[0]} to ask {', '.join(servers)}, and the Service {SERVICE} is at {', '.join(addresses)}",
+        told[1],
+        f"correct it (clusterDNS: [{', '.join(addresses)}]), on every node and in ConfigMap {objects.SYSTEM}/kubelet-config; then there: systemctl restart kubelet",
+    )
+
+
+def _is_of_one_node(address: str) -> bool:
+    """Whether a cache of DNS on each node answers there, and no Service: NodeLocal DNSCache has such an address."""
+    try:
+        return ipaddress.ip_address(address).is_link_local
+    except ValueError:
+        return False
+
+
+def _is_served(api: Api, servers: Sequence[str]) -> bool:
+    """Whether a Service, anybody's, is at one of these addresses."""
+    shape = {"spec!": {"clusterIP!": str, "clusterIPs!": [str]}}
+    specs = (fit_what_does(service, shape)["spec"] for service in api.list(path_of("Service")))
+    return any({spec["clusterIP"], *spec["clusterIPs"]} & set(servers) for spec in specs)
 
 
 def is_left_out(api: Api, servers: Sequence[str]) -> bool:
     """Whether the cluster is meant to be without DNS (`dns.disabled`, as `--skip-phases addon/coredns` stores it too), and no Service of
     anybody's is at these addresses. Raises Unreachable, ApiRefused."""
-    shape = {"spec!": {"clusterIP!": str, "clusterIPs!": [str]}}
-    for service in api.list(path_of("Service")):
-        spec = fit_what_does(service, shape)["spec"]
-        if {spec["clusterIP"], *spec["clusterIPs"]} & set(servers):
-            return False
+    if _is_served(api, servers):
+        return False
     text = objects.read_config_key(api, "kubeadm-config", key="ClusterConfiguration")
     try:
         stored = load_mapping(text, "ConfigMap kubeadm-config")

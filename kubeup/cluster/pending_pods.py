@@ -1,5 +1,5 @@
-"""Pods of anybody that do not start, for a reason that is the cluster's and not theirs: no scheduler sees them, a node makes no sandbox, or an image that
-is there is to be fetched again.
+"""Pods of anybody that do not start, for a reason that is the cluster's and not theirs: no scheduler sees them, a node makes no sandbox or mounts no
+volume, or an image that is there is to be fetched again.
 
 A pod that asks for more than there is, names an image that does not exist, or ends by itself, is its owner's matter, and none of these.
 """
@@ -7,6 +7,7 @@ A pod that asks for more than there is, names an image that does not exist, or e
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -20,8 +21,20 @@ _UNSEEN_S = 10
 """A scheduler that runs says within moments what it makes of a pod."""
 _UNMADE_S = 20
 """How long the first sandbox of a pod may take."""
-_ASKED = 5
-"""For how many nodes the event is read that says why."""
+_UNMOUNTED_S = 60
+"""How long its volumes may take: the kubelet tries each again after some seconds, and a driver may have to attach it first."""
+_FAILURES = (
+    (("FailedCreatePodSandBox",), "makes no sandbox for", _UNMADE_S),
+    (("FailedMount", "FailedAttachVolume"), "does not mount the volumes of", _UNMOUNTED_S),
+)
+"""(reasons of events, what they come to, how old a pod has to be), the last link of the chain first. Source: pkg/kubelet/events/event.go"""
+_PREFIX = "Failed to create pod sandbox: "
+_OF_OWNER = re.compile(
+    r"\b(configmaps?|secrets?|persistentvolumeclaims?) \"[^\"]*\" not found|references non-existent|hostPath type check failed|not registered"
+)
+"""What a volume names that is not there. Source: pkg/volume/configmap, pkg/volume/secret, pkg/volume/host_path"""
+_ROOT_CA = 'configmap "kube-root-ca.crt" not found'
+"""This one the controller-manager owes to every namespace."""
 _DEFAULT = "default-scheduler"
 _SHAPE = {
     "metadata!": {"name!": str, "namespace!": str, "uid!": str, "creationTimestamp!": str, "deletionTimestamp!": str},
@@ -36,7 +49,7 @@ _SHAPE = {
         "containerStatuses!": [{"name!": str, "state!": {"waiting!": {"reason!": str, "message!": str}}}],
     },
 }
-_EVENT = {"message!": str, "lastTimestamp!": str, "eventTime!": str}
+_EVENT = {"involvedObject!": {"uid!": str}, "message!": str, "lastTimestamp!": str, "eventTime!": str}
 _NODE = {"metadata!": {"name!": str}, "status!": {"images!": [{"names!": [str]}]}}
 
 
@@ -81,31 +94,44 @@ def _find_unseen(pods: Sequence[Any], now: datetime.datetime) -> list[Pending]:
 
 
 def _find_unmade(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> list[Pending]:
-    """Pods that have a node, and no sandbox there."""
-    unmade: dict[str, list[Any]] = {}
+    """Pods that have a node, and no sandbox there, for a reason that their node's kubelet gives."""
+    unmade = []
     for pod in pods:
         ready = next((one for one in pod["status"]["conditions"] if one["type"] == "PodReadyToStartContainers"), None)
         is_made = ready is None or ready["status"] == "True"
         if pod["spec"]["nodeName"] and not is_made and _age_s(pod, now) > _UNMADE_S:
-            unmade.setdefault(pod["spec"]["nodeName"], []).append(pod)
+            unmade.append(pod)
+    if not unmade:
+        return []
     found = []
-    for node, some in sorted(unmade.items())[:_ASKED]:
-        why = _read_failure(api, some[0])
-        if why:
-            trouble = Trouble(f"node {node} makes no sandbox for {_count(some)}", why, "on that machine: kb doctor")
+    for reasons, what, least_s in _FAILURES:
+        said = _read_failures(api, reasons)
+        failing: dict[str, list[Any]] = {}
+        for pod in unmade:
+            if pod["metadata"]["uid"] in said and _age_s(pod, now) > least_s:
+                failing.setdefault(pod["spec"]["nodeName"], []).append(pod)
+        for node, some in sorted(failing.items()):
+            meta = some[0]["metadata"]
+            trouble = Trouble(
+                f"node {node} {what} {_count(some)}",
+                said[meta["uid"]],
+                f"on that machine: kb doctor; what it says of the pod: kubectl -n {meta['namespace']} describe pod {meta['name']}",
+            )
             found.append(Pending(trouble, node))
+        unmade = [pod for pod in unmade if pod["metadata"]["uid"] not in said]
     return found
 
 
-def _read_failure(api: Api, pod: Any) -> str:
-    """What the kubelet says of the last sandbox that it could not make; "" if it says nothing."""
-    meta = pod["metadata"]
-    field = f"involvedObject.uid={meta['uid']},reason=FailedCreatePodSandBox"
-    events = [
-        fit_what_does(one, _EVENT) for one in api.list(path_of("Event", namespace=meta["namespace"]), field=field)
-    ]
-    newest = max(events, key=lambda one: one["lastTimestamp"] or one["eventTime"], default=None)
-    return newest["message"].removeprefix("Failed to create pod sandbox: ") if newest else ""
+def _read_failures(api: Api, reasons: Sequence[str]) -> dict[str, str]:
+    """UID of a pod -> what is said last of its failures of these kinds, without what its owner can mend."""
+    newest: dict[str, tuple[str, str]] = {}
+    for reason in reasons:
+        for row in api.list(path_of("Event"), field=f"involvedObject.kind=Pod,reason={reason}"):
+            event = fit_what_does(row, _EVENT)
+            at, uid = event["lastTimestamp"] or event["eventTime"], event["involvedObject"]["uid"]
+            newest[uid] = max(newest.get(uid, ("", "")), (at, event["message"]))
+    said = {uid: message.removeprefix(_PREFIX) for uid, (_, message) in newest.items()}
+    return {uid: text for uid, text in said.items() if _ROOT_CA in text or not _OF_OWNER.search(text)}
 
 
 def _find_pulled(api: Api, pods: Sequence[Any]) -> list[Pending]:

@@ -5,6 +5,7 @@ Nodes are Ready while nobody reaches their kubelets: they call the API server, a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from kubeup.trouble import Trouble
 KUBELET_S = 4
 """How long the way to a kubelet may take. The API server itself would try for 30 s."""
 AT_ONCE = 8
+HOLDS_NAMESPACES = "aggregated/namespaces"
+"""The kind of an aggregated API without whose answer a namespace stays where it is, which is no matter of that API's users alone."""
 Answer = TypeVar("Answer")
 _WAYS = (502, 503, 504)
 """The API server's answers if it does not reach a kubelet. Source: apimachinery, pkg/util/proxy/upgradeaware.go; api/errors ServiceUnavailable"""
@@ -63,7 +66,42 @@ def _read_message(answer: HttpResponse) -> str:
 def probe_aggregated(api: Api) -> list[Part]:
     """Every API that a server of the cluster's own serves: without its answer, namespaces are not deleted and the garbage collector
     stands still. Source: kube-aggregator, pkg/apis/apiregistration/v1"""
-    return [_judge_service(item) for item in api.list(path_of("APIService")) if (item.get("spec") or {}).get("service")]
+    parts = [
+        _judge_service(item) for item in api.list(path_of("APIService")) if (item.get("spec") or {}).get("service")
+    ]
+    if all(part.is_well for part in parts):
+        return parts
+    held = _list_held(api)
+    return [_tell_held(part, [name for name, why in held.items() if _say_version(part.name) in why]) for part in parts]
+
+
+def _list_held(api: Api) -> dict[str, str]:
+    """Namespace -> why it cannot be emptied, of those that are being deleted. Source: pkg/controller/namespace/deletion/status_condition_utils.go"""
+    shape = {
+        "metadata!": {"name!": str},
+        "status!": {"phase!": str, "conditions!": [{"type!": str, "status!": str, "message!": str}]},
+    }
+    rows = [fit_what_does(item, shape) for item in api.list(path_of("Namespace"))]
+    return {
+        row["metadata"]["name"]: one["message"]
+        for row in rows
+        for one in row["status"]["conditions"]
+        if row["status"]["phase"] == "Terminating"
+        and (one["type"], one["status"]) == ("NamespaceDeletionDiscoveryFailure", "True")
+    }
+
+
+def _say_version(name: str) -> str:
+    """`metrics.k8s.io/v1beta1` of the APIService v1beta1.metrics.k8s.io."""
+    version, _, group = name.partition(".")
+    return f"{group}/{version}"
+
+
+def _tell_held(part: Part, names: Sequence[str]) -> Part:
+    if part.trouble is None or not names:
+        return part
+    told = f"{part.trouble.cause}; so the namespace{'s' if len(names) > 1 else ''} {', '.join(names[:3])} cannot be deleted"
+    return dataclasses.replace(part, kind=HOLDS_NAMESPACES, trouble=dataclasses.replace(part.trouble, cause=told))
 
 
 def _judge_service(item: Object) -> Part:

@@ -53,6 +53,8 @@ class Goal:
         "see whether it runs (kubectl -n kube-system get pods -o wide), and what kube-proxy says: crictl logs $(crictl ps -q --name kube-proxy)",
     )
     """(cause, remedy) if there is no backend."""
+    explain: Callable[[], Optional[Trouble]] = lambda: None
+    """Why nothing can be at that address, if there is a reason."""
 
 
 @frozen
@@ -131,6 +133,8 @@ class Walk:
         same = next((cut_off[one.node] for one in silent if one.node in cut_off), None)
         if not any(self.from_pod.values()) and any(self.from_node.values()):
             cause, remedy = self._explain_nothing()
+        elif (why := goal.explain()) is not None:
+            cause, remedy = str(why), why.remedy
         elif not goal.behind:
             drops = forwarding.describe_drops(self.host)
             cause, remedy = self._say_stays("what pods send is dropped here", drops) if drops else goal.if_none

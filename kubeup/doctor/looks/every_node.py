@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import node_state, objects, probes, stuck_pods
+from kubeup.cluster import dns_service, node_state, objects, probes, stuck_pods
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient, open_api
 
@@ -27,3 +27,10 @@ def look_at_system_pods(patient: Patient) -> Findings:
     missing = stuck_pods.find_missing(api, objects.SYSTEM, nodes=ready)
     for trouble in (*missing, *stuck_pods.find_stuck(api, objects.SYSTEM)):
         yield Finding("pods", ERROR, str(trouble), trouble.remedy)
+
+
+def look_at_dns_address(patient: Patient) -> Findings:
+    """Whether there is a Service at the address that nodes are to give to pods for the cluster's DNS."""
+    trouble = dns_service.find_odd_address(open_api(patient))
+    if trouble is not None:
+        yield Finding("dns", ERROR, str(trouble), trouble.remedy)

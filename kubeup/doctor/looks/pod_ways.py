@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -310,13 +311,14 @@ def _find_goals(proof: _Proof, families: set[bool]) -> tuple[Goal, ...]:
     if not pods and dns_service.is_left_out(proof.api, addresses):
         addresses = []
     for address in addresses:
+        explain = functools.lru_cache(functools.partial(dns_service.explain_address, proof.api, [address]))
         for kind, by in (("udp", "UDP"), ("dns-tcp", "TCP")):
             behind = tuple(
                 Backend(f"CoreDNS on {node} by {by}", Question(kind, pod, 53), node, is_here=node == proof.own)
                 for pod, node in pods
             )
             question = Question(kind, address, 53)
-            goals.append(Goal(f"the cluster's DNS at {_say(question)} by {by}", question, behind, if_none))
+            goals.append(Goal(f"the cluster's DNS at {_say(question)} by {by}", question, behind, if_none, explain))
     return tuple(goal for goal in goals if (":" in goal.question.address) in families)
 
 

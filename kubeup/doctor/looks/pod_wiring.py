@@ -19,7 +19,8 @@ from kubeup.node import crictl, runtime
 from kubeup.shapes import fit_what_does
 
 NAME = "pod-network"
-_RANGES = {"ranges!": [[{"subnet!": str}]], "dataDir!": str, "type!": str, "subnet!": str}
+_RANGE = {"subnet!": str, "gateway!": str}
+_RANGES = {"ranges!": [[_RANGE]], "dataDir!": str, "type!": str, **_RANGE}
 _CONFIG = {"name!": str, "type!": str, "ipam!": _RANGES, "plugins!": [{"type!": str, "ipam!": _RANGES}]}
 _HOST_LOCAL = "/var/lib/cni/networks"
 """Where the plugin host-local keeps the addresses that it has given out, unless dataDir says otherwise. Source: containernetworking/plugins,
@@ -64,19 +65,23 @@ def find_taken_addresses(patient: Patient) -> Findings:
     name, config = read_config(patient)
     for plugin in config.get("plugins", ()):
         ipam = plugin["ipam"]
-        cidrs = [one["subnet"] for group in ipam["ranges"] for one in group] or [ipam["subnet"]]
+        ranges = [one for group in ipam["ranges"] for one in group] or [ipam]
         folder = Path(ipam["dataDir"] or _HOST_LOCAL) / config["name"]
         if ipam["type"] == "host-local" and patient.host.exists(folder):
-            yield from _judge_addresses(patient, folder, cidrs=[cidr for cidr in cidrs if cidr], config=name)
+            yield from _judge_addresses(
+                patient, folder, cidrs={one["subnet"]: one["gateway"] for one in ranges}, config=name
+            )
 
 
-def _judge_addresses(patient: Patient, folder: Path, *, cidrs: list[str], config: str) -> Findings:
+def _judge_addresses(patient: Patient, folder: Path, *, cidrs: dict[str, str], config: str) -> Findings:
+    """cidrs: subnet -> its gateway, "" for the first address."""
     addresses = [one for one in map(facts.address_or_none, patient.host.list_dir(folder)) if one is not None]
-    for cidr in cidrs:
+    for cidr, gateway in cidrs.items():
         network = facts.network_or_none(cidr)
         if network is None:
             continue
-        taken = [one for one in addresses if one in network]
+        kept = {str(network[0]), gateway or str(network[1]), str(network[-1])}  # which no pod gets
+        taken = [one for one in addresses if one in network and str(one) not in kept]
         room = network.num_addresses - 3
         if not taken or len(taken) < room * _FULL:
             continue

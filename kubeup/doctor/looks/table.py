@@ -19,7 +19,7 @@ from kubeup.doctor import node_files
 from kubeup.doctor.looks.backups import look_at_backups
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
-from kubeup.doctor.looks.every_node import look_at_every_node, look_at_system_pods
+from kubeup.doctor.looks.every_node import look_at_dns_address, look_at_every_node, look_at_system_pods
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
 from kubeup.doctor.looks.firewall import look_at_firewall
 from kubeup.doctor.looks.kubelet_files import look_at_kubelet_files
@@ -155,6 +155,7 @@ OF_THE_CLUSTER: tuple[Look, ...] = (
     Look("nodes", "nothing keeps pods away from the nodes that are Ready", look_at_every_node),
     Look("pod-tokens", "every API server knows the tokens of pods", look_at_pod_tokens),
     Look("pods", "no pod of kube-system is stuck", look_at_system_pods, ("cluster", "nodes")),
+    Look("dns", "the Service of the cluster's DNS is where pods ask for it", look_at_dns_address, ("cluster",)),
     Look("pending-pods", _STARTS, look_at_all_pending, ("rights", "cluster", "nodes", "pods")),
 )
 """The checks of --cluster, which need no more of this machine than its identity."""

@@ -19,8 +19,10 @@ _LEVELS = {
     "admission": ERROR,
     "kubelet": WARNING,
     "aggregated": WARNING,
+    reach.HOLDS_NAMESPACES: ERROR,
 }
-"""Another machine's problem is only a warning here. Without controllers or admission the whole cluster makes no progress."""
+"""Another machine's problem is only a warning here. Without controllers or admission the whole cluster makes no progress. An aggregated API that
+nobody else waits for is a warning everywhere."""
 
 
 def look_at_whole_cluster(patient: Patient) -> Findings:
@@ -29,7 +31,8 @@ def look_at_whole_cluster(patient: Patient) -> Findings:
         if part.unproven:
             yield Finding("cluster", OK, f"not proven: {part.unproven}", remedy="")
         elif part.trouble:
-            yield Finding("cluster", ERROR, str(part.trouble), part.trouble.remedy)
+            level = WARNING if part.kind == "aggregated" else ERROR
+            yield Finding("cluster", level, str(part.trouble), part.trouble.remedy)
 
 
 def _read_parts(api: kubeapi.Api, own: str = "") -> list[health.Part]:

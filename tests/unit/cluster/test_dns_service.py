@@ -91,3 +91,30 @@ def test_a_cluster_that_is_meant_to_have_none(stored: str, address: str, is_so: 
     host.urls[f"{SYSTEM}/configmaps/kubeadm-config"] = HttpResponse(200, json.dumps(config).encode())
     api = Api(host, Identity(SERVER, Tls()), retry_s=0)
     assert dns_service.is_left_out(api, ["10.96.0.10"]) is is_so
+
+
+def find_odd(address: str, *, told: str = "10.96.0.10", disabled: bool = False) -> str:
+    """address: of Service kube-dns, "" for none. told: clusterDNS in kubelet-config."""
+    host = FakeHost()
+    rows = [{"metadata": {"name": "kube-dns"}, "spec": {"clusterIPs": [address]}}] * bool(address)
+    answers: dict[str, Any] = {f"{SERVER}/api/v1/services": {"items": rows}}
+    configs = (
+        ("kubelet-config", "kubelet", f"clusterDNS: [{told}]\n"),
+        ("kubeadm-config", "ClusterConfiguration", f"dns: {{disabled: {str(disabled).lower()}}}\n"),
+    )
+    for name, key, text in configs:
+        answers[f"{SYSTEM}/configmaps/{name}"] = {"metadata": {"name": name}, "data": {key: text}}
+    for row in rows:
+        answers[f"{SYSTEM}/services/kube-dns"] = row
+    host.urls.update({url: HttpResponse(200, json.dumps(answer).encode()) for url, answer in answers.items()})
+    host.urls.setdefault(f"{SYSTEM}/services/kube-dns", HttpResponse(404, b'{"reason": "NotFound"}'))
+    found = dns_service.find_odd_address(Api(host, Identity(SERVER, Tls()), retry_s=0))
+    return f"{found}. {found.remedy}" if found else ""
+
+
+def test_an_address_that_is_no_service_s() -> None:
+    assert find_odd("10.96.0.10") == find_odd("10.96.0.10", told="") == find_odd("", disabled=True) == ""
+    assert find_odd("10.96.0.10", told="169.254.20.10") == "", "a cache on each node"
+    told = find_odd("10.96.0.99")
+    assert "ConfigMap kube-system/kubelet-config to ask 10.96.0.10, and the Service kube-dns is at 10.96.0.99" in told
+    assert find_odd("").startswith("there is no Service kube-dns in kube-system: it was deleted")

@@ -15,6 +15,7 @@ from tests.fake_host import FakeHost
 
 SERVER = "https://10.0.0.11:6443"
 OLD, NEW = "2025-12-31T23:59:00Z", "2025-12-31T23:59:55Z"
+OLDER, OLD_BUT_FRESH = "2025-12-31T23:58:00Z", "2025-12-31T23:59:10Z"
 IMAGE = "registry.example.org/web:v1"
 
 
@@ -35,8 +36,10 @@ def find(
         host.urls[f"{SERVER}{path}"] = HttpResponse(200, json.dumps({"items": list(items)}).encode())
 
     answer("/api/v1/pods?" + urllib.parse.urlencode({"fieldSelector": "status.phase=Pending"}), pods)
-    why = {"fieldSelector": "involvedObject.uid=u1,reason=FailedCreatePodSandBox"}
-    answer("/api/v1/namespaces/shop/events?" + urllib.parse.urlencode(why), events)
+    for reason in ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume"):
+        why = {"fieldSelector": f"involvedObject.kind=Pod,reason={reason}"}
+        some = [one for one in events if one.get("reason", "FailedCreatePodSandBox") == reason]
+        answer("/api/v1/events?" + urllib.parse.urlencode(why), some)
     answer("/api/v1/nodes", [{"metadata": {"name": "w1"}, "status": {"images": [{"names": [IMAGE]}]}}])
     return pending_pods.find_pending(Api(host, Identity(SERVER, Tls()), retry_s=0), pulls_always=always)
 
@@ -67,8 +70,16 @@ def test_what_is_seen_or_waits_on_purpose_is_no_trouble(pod: dict[str, Any]) -> 
 def test_a_node_that_makes_no_sandbox_is_named_with_the_newest_reason() -> None:
     stuck = make_pod(("PodScheduled", "True"), ("PodReadyToStartContainers", "False"), node="w1")
     events = [
-        {"message": "Failed to create pod sandbox: an older one", "lastTimestamp": "2025-12-31T23:59:10Z"},
-        {"message": "Failed to create pod sandbox: open /etc/resolv.conf", "lastTimestamp": "2025-12-31T23:59:40Z"},
+        {
+            "involvedObject": {"uid": "u1"},
+            "message": "Failed to create pod sandbox: an older one",
+            "lastTimestamp": "2025-12-31T23:59:10Z",
+        },
+        {
+            "involvedObject": {"uid": "u1"},
+            "message": "Failed to create pod sandbox: open /etc/resolv.conf",
+            "lastTimestamp": "2025-12-31T23:59:40Z",
+        },
     ]
     (told,) = find(stuck, events=tuple(events))
     assert (
@@ -76,6 +87,44 @@ def test_a_node_that_makes_no_sandbox_is_named_with_the_newest_reason() -> None:
     )
     assert find(stuck) == []  # it waits for a volume, or the kubelet is slow
     assert find({**stuck, "metadata": {**stuck["metadata"], "creationTimestamp": NEW}}, events=tuple(events)) == []
+
+
+def say(uid: str, message: str, reason: str = "FailedMount") -> dict[str, Any]:
+    return {"involvedObject": {"uid": uid}, "reason": reason, "message": message, "lastTimestamp": OLD}
+
+
+def wait(uid: str, node: str, created: str = OLDER) -> dict[str, Any]:
+    pod = make_pod(("PodScheduled", "True"), ("PodReadyToStartContainers", "False"), node=node, created=created)
+    return {**pod, "metadata": {**pod["metadata"], "uid": uid, "name": f"web-{uid}"}}
+
+
+def test_a_node_that_mounts_no_volumes_is_named_with_how_many_pods_wait() -> None:
+    pods = [wait("a", "w1"), wait("b", "w1"), wait("c", "w2"), wait("d", "w2")]
+    events = (
+        say("a", 'MountVolume.SetUp failed for volume "cfg" : configmap "mine" not found'),
+        say(
+            "b",
+            "MountVolume.SetUp failed for volume x: driver name nfs.csi not found in the list of registered CSI drivers",
+        ),
+        say("c", 'MountVolume.SetUp failed for volume "kube-api-access" : configmap "kube-root-ca.crt" not found'),
+        say("d", "AttachVolume.Attach failed", "FailedAttachVolume"),
+    )
+    first, second = find(*pods, events=events)
+    assert (
+        str(first.trouble).startswith("node w1 does not mount the volumes of pod shop/web-b: MountVolume")
+        and first.node == "w1"
+    )
+    assert str(second.trouble).startswith(
+        "node w2 does not mount the volumes of 2 pods, such as shop/web-c: MountVolume"
+    )
+    assert "kubectl -n shop describe pod web-c" in second.trouble.remedy
+    assert find(wait("b", "w1", OLD_BUT_FRESH), events=events) == [], "it has had no minute yet"
+
+
+def test_a_pod_whose_volumes_were_late_is_named_for_its_sandbox_alone() -> None:
+    events = (say("a", "timed out"), say("a", "no address is left", "FailedCreatePodSandBox"))
+    (told,) = find(wait("a", "w1"), events=events)
+    assert str(told.trouble) == "node w1 makes no sandbox for pod shop/web-a: no address is left"
 
 
 def test_an_image_that_is_there_and_is_asked_for_all_the_same() -> None:

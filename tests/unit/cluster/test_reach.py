@@ -51,12 +51,44 @@ def test_an_aggregated_api_that_does_not_answer(status: str, is_away: bool) -> N
         "spec": {"service": {"namespace": "kube-system", "name": "metrics-server"}},
         "status": {"conditions": [{"type": "Available", "status": status, "message": "no response from 10.96.1.2"}]},
     }
-    api = make_api({"/apis/apiregistration.k8s.io/v1/apiservices": (200, {"items": [own, metrics]})})
+    api = make_api(
+        {
+            "/apis/apiregistration.k8s.io/v1/apiservices": (200, {"items": [own, metrics]}),
+            "/api/v1/namespaces": (200, {"items": []}),
+        }
+    )
     (part,) = reach.probe_aggregated(api)
     assert bool(part.trouble) == is_away
     if part.trouble:
         assert part.trouble.cause == "no response from 10.96.1.2"
         assert "kubectl -n kube-system get service,endpointslices,pods" in part.trouble.remedy
+
+
+@pytest.mark.parametrize(
+    ("phase", "message", "kind"),
+    [
+        (
+            "Terminating",
+            "Discovery failed for some groups, 1 failing: metrics.k8s.io/v1beta1: stale",
+            reach.HOLDS_NAMESPACES,
+        ),
+        ("Terminating", "Discovery failed for some groups, 1 failing: other.io/v1: stale", "aggregated"),
+        ("Active", "metrics.k8s.io/v1beta1", "aggregated"),
+    ],
+)
+def test_an_aggregated_api_that_holds_a_namespace(phase: str, message: str, kind: str) -> None:
+    metrics = {
+        "metadata": {"name": "v1beta1.metrics.k8s.io"},
+        "spec": {"service": {"namespace": "kube-system", "name": "metrics-server"}},
+        "status": {"conditions": [{"type": "Available", "status": "False", "message": "no endpoints"}]},
+    }
+    failing = {"type": "NamespaceDeletionDiscoveryFailure", "status": "True", "message": message}
+    held = {"metadata": {"name": "shop"}, "status": {"phase": phase, "conditions": [failing]}}
+    answers = {"/apis/apiregistration.k8s.io/v1/apiservices": (200, {"items": [metrics]})}
+    (part,) = reach.probe_aggregated(make_api({**answers, "/api/v1/namespaces": (200, {"items": [held]})}))
+    assert part.kind == kind and part.trouble
+    is_held = kind == reach.HOLDS_NAMESPACES
+    assert part.trouble.cause == "no endpoints" + "; so the namespace shop cannot be deleted" * is_held
 
 
 def test_odd_answers_are_no_trouble() -> None:

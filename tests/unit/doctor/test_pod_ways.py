@@ -158,6 +158,23 @@ def test_a_cluster_that_is_meant_to_have_no_dns(host: FakeHost, fake: ClusterFak
     assert prove(host, fake) == []
 
 
+def test_a_dns_that_has_moved_is_no_fault_of_kube_proxy(host: FakeHost, fake: ClusterFake) -> None:
+    host.answers["nsenter"] = host.answers[sys.executable] = answer_but("10.96.0.10")
+    place = "/api/v1/namespaces/kube-system/services/kube-dns"
+    fake.cluster.objects[place] = {
+        "kind": "Service",
+        "metadata": {"name": "kube-dns"},
+        "spec": {"clusterIP": "10.96.0.10"},
+    }
+    (note,) = prove(host, fake)
+    assert "kube-proxy's rules here do not lead there" in note.text
+    fake.cluster.objects[place]["spec"]["clusterIP"] = "10.96.0.99"
+    (note,) = prove(host, fake)
+    assert note.level == "error" and "by UDP nor the cluster's DNS at 10.96.0.10:53 by TCP" in note.text
+    assert "tells pods to ask 10.96.0.10, and the Service kube-dns is at 10.96.0.99" in note.text
+    assert "kube-proxy" not in note.text + note.remedy
+
+
 def test_a_way_that_is_cut_is_an_error(host: FakeHost, fake: ClusterFake) -> None:
     host.answers["nsenter"] = answer_but("10.244.1.9")
     (note,) = prove(host, fake)

@@ -92,6 +92,16 @@ def test_for_the_cluster_this_node_is_one_as_any_other() -> None:
     ]
 
 
+@pytest.mark.parametrize(("kind", "level"), [("aggregated", "warning"), (reach.HOLDS_NAMESPACES, "error")])
+def test_an_aggregated_api_weighs_the_same_everywhere(monkeypatch: pytest.MonkeyPatch, kind: str, level: str) -> None:
+    trouble = Trouble("the aggregated API v1 does not answer", "x", "y")
+    monkeypatch.setattr(reach, "probe_aggregated", lambda api: [health.Part(kind, "v1", trouble)])
+    patient = make_patient(cluster_host())
+    looks = (whole_cluster.look_at_cluster, whole_cluster.look_at_whole_cluster)
+    found = [note.level for look in looks for note in look(patient) if "aggregated" in note.text]
+    assert found == [level, level]
+
+
 def test_nodes_that_are_ready_and_take_no_pods() -> None:
     host = cluster_host()
     ready, pressed = {"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True", "message": "full"}
