@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kubeup.addresses import host_of
 from kubeup.config.types import NodeConfig
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
@@ -27,6 +28,7 @@ _OVERDUE = 0.08
 """The rest of its life in which a certificate that a kubelet renews is overdue. Source: client-go/util/certificate, jitteryDuration: 70 to 90 %"""
 _SEE_REQUESTS = "see why: journalctl -u kubelet | grep -i certificate; whether its requests are approved and signed, on a control plane: kubectl get certificatesigningrequests"
 _LOG_LINES = 30
+_PEER = "etcd, to other members,"
 
 
 def look_at_certs(patient: Patient) -> Findings:
@@ -203,18 +205,46 @@ def look_at_served_certs(patient: Patient) -> Findings:
         elif certificates.is_in_future(cert, host.now()):
             text = f"{name} presents a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
             yield Finding("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
-        missing = certificates.sans_of(cert).lacks(_list_names(patient)) if name == "kube-apiserver" else ()
-        if missing:
-            text = f"{name} presents a certificate without {', '.join(missing)}: whoever calls it so, such as pods, does not trust it"
-            yield Finding("served-certificates", ERROR, text, "kb init phase certs apiserver")
+        yield from _find_missing(patient, name, cert=cert)
         on_disk = [found for _, found in parse_first(path, facts.read_or_empty(host, str(path)))]
         if on_disk and on_disk[0] != cert:
             text = f"{name} still presents another certificate than {path}: it was started before that was written"
             yield Finding("served-certificates", WARNING, text, signs.say_restart(host, name))
+    peer = (
+        paths.pki / "etcd/peer.crt"
+    )  # etcd reads it for each connection, and complains of whoever shows none of his own
+    pem = facts.read_or_empty(host, str(peer)) if "etcd" in patient.components else ""
+    for _, cert in parse_first(peer, pem):
+        yield from _find_missing(patient, _PEER, cert=cert)
 
 
-def _list_names(patient: Patient) -> cert_specs.Sans:
-    """The names by which pods and this node call this API server, and which every certificate of kubeadm's has."""
-    service = ipaddress.ip_network(patient.config.cluster.service_cidrs()[0], strict=False)[1]
+_CALLERS = {
+    "kube-apiserver": ("apiserver", "whoever calls it so, such as pods, does not trust it"),
+    "etcd": ("etcd-server", "API servers and kb, which call it so, do not trust it"),
+    _PEER: ("etcd-peer", "the other members, which call it so, do not trust it"),
+}
+"""Server -> (its certificate's name, what its clients do that call it otherwise)."""
+
+
+def _find_missing(patient: Patient, name: str, *, cert: Any) -> Findings:
+    """The names by which its clients call this server, and which its certificate lacks."""
+    issued, lost = _CALLERS.get(name, ("", ""))
+    missing = certificates.sans_of(cert).lacks(_list_names(patient, name)) if issued else ()
+    if missing:
+        text = f"{name} presents a certificate without {', '.join(missing)}: {lost}"
+        yield Finding("served-certificates", ERROR, text, f"kb init phase certs {issued}")
+
+
+def _list_names(patient: Patient, name: str) -> cert_specs.Sans:
+    """The names by which its clients call this server: what every certificate of kubeadm's has of them, or what etcd's own flags tell others."""
     own = patient.config.local_api_endpoint.advertise_address
-    return cert_specs.make_sans((str(service), "kubernetes.default.svc", own))
+    if name == "kube-apiserver":
+        service = ipaddress.ip_network(patient.config.cluster.service_cidrs()[0], strict=False)[1]
+        return cert_specs.make_sans((str(service), "kubernetes.default.svc", own))
+    flags = read_flags(patient.host, patient.paths, component="etcd")
+    told = flags.get("initial-advertise-peer-urls" if name == _PEER else "advertise-client-urls", "")
+    urls = [url for url in told.split(",") if url.startswith("https://")]
+    servers = read_flags(patient.host, patient.paths, component="kube-apiserver").get("etcd-servers", "")
+    if name == "etcd":
+        urls += [url for url in servers.split(",") if url.startswith("https://127.0.0.1:")]
+    return cert_specs.make_sans(host_of(url.partition("://")[2]) for url in urls)

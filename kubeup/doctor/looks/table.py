@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Optional
 
@@ -163,7 +164,7 @@ _AT_ONCE = 6
 """Most looks wait for other programs, servers and machines: one after the other, they took twice the time."""
 
 
-_OF_SERVERS = frozenset({"chain", "manifests", "certificates", "etcd-alarms", "firewall"})
+_OF_SERVERS = frozenset({"chain", "manifests", "certificates", "served-certificates", "etcd-alarms", "firewall"})
 """The looks whose errors keep this node's own controllers from leading, and its API server, its kubelet and its member of etcd from serving."""
 
 
@@ -172,7 +173,11 @@ def with_pods(looks: Sequence[Look], changing: Host) -> tuple[Look, ...]:
     prove = functools.partial(prove_pod_ways, changing=changing)
     kept = tuple(dataclasses.replace(look, look=prove) if look.name == NAME else look for look in looks)
     own = next(look for look in LOOKS if look.name == NAME)
-    return kept if any(look.name == NAME for look in looks) else (*looks, dataclasses.replace(own, look=prove))
+    return (
+        kept
+        if any(look.name == NAME for look in looks)
+        else (*looks, dataclasses.replace(own, look=prove, after=(*own.after, "dns")))
+    )
 
 
 def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Finding]:
@@ -184,6 +189,8 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     notes: list[Finding] = []
     broken, twice = set[str](), set[str]()
     """The looks that found an error, and the static pods that have two manifests: whatever is wrong with these comes of that."""
+    away = dict[str, str]()
+    """The members of etcd that do not serve, and their machines' addresses."""
     for look, found in zip(chosen, results):
         if broken & set(look.after):
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
@@ -191,6 +198,8 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
             found = [_as_consequence(note, ERROR, WARNING) if _is_of_kubelet(note) else note for note in found]
         if broken & _OF_SERVERS or any(note.name == STARTING for note in notes):
             found = [_as_consequence(note, ERROR, WARNING) if _is_own(patient, note) else note for note in found]
+        found = [_as_consequence(note, ERROR, WARNING) if _is_of_member(note, away) else note for note in found]
+        away |= {name: host for note in found for name, host in _find_away(note)}
         found = [
             _as_consequence(note, ERROR, WARNING) if any(pod in note.text for pod in twice) else note for note in found
         ]
@@ -208,6 +217,27 @@ def _is_of_kubelet(note: Finding) -> bool:
     return note.name == "cluster" and note.text.startswith(("the kubelet of node ", "node "))
 
 
+_MEMBER = re.compile(r"([\w.-]+) \(https?://([^/)]+):\d+[^)]*\): ")
+
+
+def _find_away(note: Finding) -> Iterator[tuple[str, str]]:
+    """(name, address) of the members of etcd that an error says not to serve."""
+    if note.name == "etcd" and note.level == ERROR and note.text.startswith("etcd "):
+        yield from _MEMBER.findall(note.text)
+
+
+def _is_of_member(note: Finding, away: Mapping[str, str]) -> bool:
+    """Whether it tells of the machine of a member of etcd that does not serve: its API server ends with it, and so does its kubelet's way."""
+    if note.name != "cluster":
+        return False
+    told = (
+        start
+        for name, host in away.items()
+        for start in (f"node {name} is not Ready", f"the kubelet of node {name} is silent", f"API server {host}:")
+    )
+    return note.text.startswith(tuple(told)) or any(f": {name} has not renewed its lease" in note.text for name in away)
+
+
 def _is_own(patient: Patient, note: Finding) -> bool:
     """Whether it tells what this node's own server or controller does not do."""
     server = node_files.find_own_server(patient.host, patient.paths).rpartition("/")[2]
@@ -215,6 +245,7 @@ def _is_own(patient: Patient, note: Finding) -> bool:
         f": {patient.config.node.name} has not renewed its lease" in note.text
         or note.name == OWN_MEMBER
         or f" does not reach the kubelet of node {patient.config.node.name}:" in note.text
+        or note.text.startswith(f"etcd member {patient.config.node.name} does not serve")
         or bool(server and note.text.startswith((f"API server {server} ", f"no answer from https://{server}/")))
     )
 

@@ -169,14 +169,33 @@ def say(*found: Finding, look: str, after: tuple[str, ...] = ()) -> table.Look:
         (Finding("cluster", WARNING, "API server 10.77.0.11:6443 does not answer: x", "y"), FOLLOWS),
         (Finding("cluster", WARNING, "API server 10.77.0.12:6443 does not answer: x", "y"), WARNING),
         (Finding("etcd", ERROR, "etcd member cp2 does not serve", "y"), ERROR),
+        (Finding("etcd", ERROR, "etcd member cp1 does not serve, so etcd accepts no new one: x", "y"), FOLLOWS),
     ],
-    ids=["its member", "its server", "another server", "another member"],
+    ids=["its member", "its server", "another server", "another member", "its member, as others see it"],
 )
 def test_what_this_node_s_own_servers_do_not_do_comes_of_its_broken_chain(note: Finding, becomes: str) -> None:
     broken = say(Finding("chain/container", ERROR, "etcd exited", "see"), look="chain")
     patient = make_patient(make_host())
     assert [one.level for one in table.examine(patient, [broken, say(note, look="cluster")])] == [ERROR, becomes]
     assert [one.level for one in table.examine(patient, [say(note, look="cluster")])] == [note.level]
+
+
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        ("node cp3 is not Ready: Kubelet stopped posting node status.", FOLLOWS),
+        ("the kubelet of node cp3 is silent: x", FOLLOWS),
+        ("API server 10.77.0.13:6443 does not answer: x", FOLLOWS),
+        ("no kube-scheduler leads: cp3 has not renewed its lease for 6 s", FOLLOWS),
+        ("node cp31 is not Ready: x", ERROR),
+        ("API server 10.77.0.1:6443 does not answer: x", ERROR),
+    ],
+)
+def test_what_the_machine_of_a_lost_member_does_not_do_comes_of_that(text: str, becomes: str) -> None:
+    lost = "etcd member cp3 does not serve, so etcd accepts no new one: cp3 (https://10.77.0.13:2380): no answer; 2 of 3 members serve"
+    etcd, note = say(Finding("etcd", ERROR, lost, "x"), look="etcd"), Finding("cluster", ERROR, text, "y")
+    found = table.examine(make_patient(make_host()), [etcd, say(note, look="cluster")])
+    assert [one.level for one in found] == [ERROR, becomes]
 
 
 def test_kubelets_that_an_api_server_does_not_let_report_are_silent_because_of_that() -> None:

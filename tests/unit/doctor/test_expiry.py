@@ -11,7 +11,7 @@ from kubeup.doctor.looks import expiry
 from kubeup.node import certificates
 from kubeup.paths import Paths
 from tests import cert_forms
-from tests.unit.doctor.doctor_case import make_host, notes
+from tests.unit.doctor.doctor_case import ETCD, make_host, notes, remedies
 
 
 def test_certificates_that_are_well() -> None:
@@ -99,6 +99,38 @@ def test_a_server_that_shows_an_old_certificate() -> None:
     host.served["10.77.0.11:6443"] = apiserver
     host.clock = certificates.parse_certs(apiserver)[0].not_valid_after_utc + datetime.timedelta(hours=1)
     assert notes(host, "served-certificates")[0][0] == "error"
+
+
+ETCD_URLS = 'command: [etcd, "--advertise-client-urls={0}:2379", "--initial-advertise-peer-urls={0}:2380"'
+
+
+@pytest.mark.parametrize(("kind", "says"), [("server", "API servers and kb"), ("peer", "the other members")])
+def test_an_etcd_whose_certificate_lacks_its_address(kind: str, says: str) -> None:
+    """By its own flags: whoever has given it other names is not told of kubeadm's."""
+    host = make_host()
+    pem = host.files["/etc/kubernetes/pki/etcd/server.crt"].decode()
+    host.served["127.0.0.1:2379"] = pem
+    own = next(ip for ip in certificates.sans_of(certificates.parse_certs(pem)[0]).ips if ip[:3] not in ("127", "::1"))
+
+    def advertise(url: str) -> None:
+        text = ETCD.replace("command: [etcd", ETCD_URLS.format(url))
+        host.files["/etc/kubernetes/manifests/etcd.yaml"] = text.encode()
+
+    advertise(f"https://{own}")
+    assert notes(host, "served-certificates") == []
+    other = host.files["/etc/kubernetes/pki/apiserver-kubelet-client.crt"]
+    if kind == "server":
+        host.served["127.0.0.1:2379"] = other.decode()
+    host.files[f"/etc/kubernetes/pki/etcd/{kind}.crt"] = other
+    ((level, text),) = notes(host, "served-certificates")
+    assert (
+        level == "error"
+        and f" presents a certificate without {own}" in text.replace("127.0.0.1, ", "")
+        and says in text
+    )
+    assert remedies(host, "served-certificates") == [f"kb init phase certs etcd-{kind}"]
+    advertise(f"http://{own}")
+    assert all(own not in text for _, text in notes(host, "served-certificates")), "it has no TLS there"
 
 
 KUBELET_CRT = "/var/lib/kubelet/pki/kubelet.crt"
