@@ -206,7 +206,8 @@ def check_resolver(node: Node) -> Findings:
         return
     other = next((item for item in OTHER_RESOLV_CONFS if item != path and _is_good_resolv_conf(node.host, item)), None)
     remedy = f"resolvConf: {other} in the KubeletConfiguration" if other else f"put a real name server into {path}"
-    if not node.host.exists(path) and (chosen or node.host.exists(node.paths.kubelet_config)):
+    is_there = node.host.exists(node.host.real_path(path))  # and not only a link to it
+    if not is_there and (chosen or node.host.exists(node.paths.kubelet_config)):
         text = f"{path}, from which the kubelet makes that of pods, is not there: it can start no pod"
         yield Finding("Resolver", ERROR, text, f"have it written (systemctl start systemd-resolved), or: {remedy}")
         return

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Optional
 
 import pytest
@@ -1145,6 +1146,15 @@ def test_a_kubelet_whose_resolver_is_gone_starts_no_pod() -> None:
     host.files.pop("/etc/resolv.conf", None)
     assert only(make_node(host), kubelet_checks.check_resolver).level == "warning"  # nothing runs here yet
     host.files["/var/lib/kubelet/config.yaml"] = b"kind: KubeletConfiguration\n"
+    finding = only(make_node(host), kubelet_checks.check_resolver)
+    assert finding.level == "error" and "it can start no pod" in finding.text
+
+
+def test_a_link_to_a_resolver_that_is_gone_is_no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = fit_host()
+    host.files.update({"/etc/resolv.conf": b"", "/var/lib/kubelet/config.yaml": b"kind: KubeletConfiguration\n"})
+    assert "contains no name server" in only(make_node(host), kubelet_checks.check_resolver).text
+    monkeypatch.setattr(host, "real_path", lambda path: Path("/run/systemd/resolve/stub-resolv.conf"))
     finding = only(make_node(host), kubelet_checks.check_resolver)
     assert finding.level == "error" and "it can start no pod" in finding.text
 
