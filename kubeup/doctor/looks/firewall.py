@@ -15,6 +15,8 @@ from kubeup.doctor.node_files import Patient, list_servers, open_api, read_flags
 from kubeup.errors import KbError
 from kubeup.network.input_rules import Bar, Packet, find_bars
 
+CLOSED_ETCD = "firewall/etcd"
+"""The finding of a member of etcd that is cut off from the others: this node's API server reads nothing."""
 _KUBELET, _CLIENTS, _PEERS = 10250, 2379, 2380
 
 
@@ -41,7 +43,10 @@ def look_at_firewall(patient: Patient) -> Findings:
         is_rule = not bar.remedy.startswith("see ")
         remedy = f"let {named} in from the cluster's nodes, as your firewall does it"
         yield Finding(
-            "firewall", ERROR, text, f"{remedy}; {'if nothing needs that rule: ' if is_rule else ''}{bar.remedy}"
+            CLOSED_ETCD if _PEERS in some else "firewall",
+            ERROR,
+            text,
+            f"{remedy}; {'if nothing needs that rule: ' if is_rule else ''}{bar.remedy}",
         )
 
 

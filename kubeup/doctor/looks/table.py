@@ -22,7 +22,7 @@ from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
 from kubeup.doctor.looks.every_node import look_at_dns_address, look_at_every_node, look_at_system_pods
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
-from kubeup.doctor.looks.firewall import look_at_firewall
+from kubeup.doctor.looks.firewall import CLOSED_ETCD, look_at_firewall
 from kubeup.doctor.looks.kubelet_files import look_at_kubelet_files
 from kubeup.doctor.looks.machine_events import look_at_events
 from kubeup.doctor.looks.machine_limits import look_at_limits
@@ -75,18 +75,23 @@ LOOKS: tuple[Look, ...] = (
     Look("manifests", "each static pod has one manifest, and the kubelet can read it", look_at_manifests),
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
     Look("etcd-alarms", "etcd has raised no alarm", look_at_etcd_alarms),
+    Look("firewall", "no rule of this machine keeps others from what this node serves", look_at_firewall),
     Look(
         "chain",
         "kubelet, runtime, sandboxes, containers and probes",
         look_at_chain,
-        ("kubelet-files", "CRI", "manifests", "certificates/expired", "etcd-alarms"),
+        ("kubelet-files", "CRI", "manifests", "certificates/expired", "etcd-alarms", CLOSED_ETCD),
     ),
     Look("swap", "no swap of static pods was cut off", look_at_swap),
     Look("try", "no change is being tried that goes back by itself", look_at_try),
     Look("reboot", "no reboot of this node is left unfinished", look_at_reboot),
     Look("rotation", "no rotation of a key that control planes share is under way", look_at_rotation),
-    Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods, ("etcd-alarms",)),
-    Look("firewall", "no rule of this machine keeps others from what this node serves", look_at_firewall),
+    Look(
+        "static-pods",
+        "the kubelet's probes of this node's own pods succeed",
+        look_at_static_pods,
+        ("etcd-alarms", CLOSED_ETCD),
+    ),
     Look(
         "pod-network", "the pod network is set up here, and no pod is attached to a previous one", look_at_pod_network
     ),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
-from kubeup.diagnosis.checks.facts import WARNING, Finding
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding
 from kubeup.doctor.looks import firewall, table
 from kubeup.machine.http import HttpResponse
 from tests.fake_host import FakeHost
@@ -75,3 +76,18 @@ def test_what_other_api_servers_do_not_reach_follows() -> None:
     looks = (table.Look("firewall", "", firewall.look_at_firewall), table.Look("cluster", "", lambda _: iter([note])))
     first, second = table.examine(make_patient(host), looks)
     assert (first.level, second.level) == ("error", "follows")
+
+
+def test_an_api_server_whose_etcd_is_closed_is_no_cause_of_its_own() -> None:
+    """And a kubelet's closed port is no reason for anything of the chain."""
+    probe = Finding("chain/probe", ERROR, "kube-apiserver runs but is not healthy (HTTP 500: [-]etcd failed)", "see")
+    several = ETCD.replace(
+        "[etcd,", '[etcd, "--initial-cluster=cp1=https://10.77.0.11:2380,cp2=https://10.77.0.12:2380",'
+    )
+    own = {look.name: look for look in table.LOOKS}
+    looks = (own["firewall"], dataclasses.replace(own["chain"], look=lambda _: iter([probe])))
+    assert table.LOOKS.index(looks[0]) < table.LOOKS.index(own["chain"])
+    for port, level in ((2380, "follows"), (10250, "error")):
+        host = with_rules(make_host(), DROP.format(port))
+        host.files["/etc/kubernetes/manifests/etcd.yaml"] = several.encode()
+        assert [note.level for note in table.examine(make_patient(host), looks)] == ["error", level]
