@@ -74,7 +74,20 @@ def publish(api: Api, *, former: str, following: str, stage: str) -> str:
     if found is None or not text:
         return ""
     present = kubeconfig.parse_kubeconfig(text, source=f"in ConfigMap {INFO}").ca_pem
-    wanted = render_where_known(present, former=former, following=following, stage=stage)
+    return _tell_joining(api, text, wanted=render_where_known(present, former=former, following=following, stage=stage))
+
+
+def replace_ended(api: Api, ca_pem: str) -> None:
+    """Have cluster-info tell these authorities if all that it tells have ended. Raises ApiRefused, Unreachable, HostError
+    (kubeconfig-unreadable)."""
+    text = str(read_signatures(api).get("kubeconfig") or "")
+    present = kubeconfig.parse_kubeconfig(text, source=f"in ConfigMap {INFO}").ca_pem if text else ""
+    told = certificates.parse_shown(present)
+    if told and all(certificates.is_expired(one, api.host.now()) for one in told):
+        _tell_joining(api, text, wanted=ca_pem)
+
+
+def _tell_joining(api: Api, text: str, *, wanted: str) -> str:
     changed = kubeconfig.with_authorities(text, wanted, source=f"in ConfigMap {INFO}")
     meta = {"name": INFO, "namespace": PUBLIC}
     apply_cluster_info(

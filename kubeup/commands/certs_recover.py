@@ -166,7 +166,7 @@ def _needs_token(patient: Patient, expired: Sequence[Expired]) -> bool:
     """Whether this node cannot issue its kubelet's certificate, and nothing else has expired that it would have to issue."""
     if not patient.is_control_plane:
         return True
-    own = (expired_certs.CLIENT, expired_certs.EMBEDDED, expired_certs.SERVER)
+    own = (expired_certs.CLIENT, expired_certs.EMBEDDED, expired_certs.SERVER, expired_certs.AUTHORITY)
     return pki.is_external_ca(patient.host, patient.paths) and all(one.name in own for one in expired)
 
 
@@ -208,7 +208,8 @@ def _bring_back(
     call, local = launch.call, launch.local
     needs_token = _needs_token(patient, outcome.expired)
     token = Secret(call.flags.get("token", ""))
-    is_asking = needs_token and any(one.name != expired_certs.SERVER for one in outcome.expired)
+    asked = {one.name for one in outcome.expired} - {expired_certs.SERVER, expired_certs.AUTHORITY}
+    is_asking = needs_token and bool(asked)
     if is_asking and not token:
         raise _no_token(patient)
     if token and not token_text.is_token(token.reveal()):
@@ -219,6 +220,11 @@ def _bring_back(
             code="bad-token",
         )
     pins = tuple(call.flags.get("discovery-token-ca-cert-hash") or ())
+    if is_asking and expired_certs.AUTHORITY in names:  # it cannot ask before: no API server would be believed
+        if launch.is_dry:
+            return
+        with local.lock(patient.paths.lock, COMMAND):
+            expired_certs.trust_authorities(local, patient.paths, expired=outcome.expired)
     access = recovered_kubelet.find_way(local, patient.paths, token=token, pins=pins) if is_asking else None
     if token and access is None:
         call.report.note("--token is not needed: this node issues everything by itself")
@@ -337,7 +343,8 @@ def _tell(launch: Launch, outcome: Outcome) -> Iterator[str]:
     if not outcome.expired and done is None:
         yield f"nothing has expired on {outcome.node}"
     for one in outcome.expired:
-        verb = "would be issued anew" if launch.is_dry else "issued anew"
+        done_so = "replaced by that in ca.crt" if one.name == expired_certs.AUTHORITY else "issued anew"
+        verb = f"would be {done_so}" if launch.is_dry else done_so
         yield f"{one.name} ({one.path}) expired at {one.ended:%Y-%m-%d %H:%M} UTC: {verb}"
     if launch.is_dry and outcome.expired:
         yield "the kubelet would be restarted; nothing was changed"

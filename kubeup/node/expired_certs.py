@@ -25,6 +25,8 @@ from kubeup.paths import Paths
 
 CLIENT, EMBEDDED, SERVER = "kubelet-client", "kubelet.conf", "kubelet-server"
 """The names of the kubelet's own certificates: its rotating client pair, one that kubelet.conf embeds, and the one that it presents."""
+AUTHORITY = "authority"
+"""The name of an authority that has ended and that a kubeconfig trusts, where ca.crt has another certificate of the same key by now."""
 USER, GROUP = "system:node:", "system:nodes"
 LONGEST_S = 365 * 86400
 """For how long a certificate is issued whose own period cannot be told."""
@@ -50,7 +52,7 @@ class KubeletFiles:
 
 @frozen
 class Expired:
-    """A certificate that has expired. ca: `ca`, `etcd-ca` or `front-proxy-ca`; "" for what the kubelet makes for itself."""
+    """A certificate that has expired. ca: `ca`, `etcd-ca` or `front-proxy-ca`; "" for what the kubelet makes for itself, and for an authority."""
 
     name: str
     path: Path
@@ -68,11 +70,29 @@ class Expired:
 def find_expired(
     host: Host, paths: Paths, *, cluster: Optional[ClusterConfiguration], kubelet_files: KubeletFiles
 ) -> tuple[Expired, ...]:
-    """Everything on this node that has expired, but for authorities. cluster: None on a worker, which has only the kubelet's. Raises
-    HostError if a file is there and holds no usable certificate."""
+    """Everything on this node that has expired, but for authorities whose place nothing has taken yet. cluster: None on a worker, which has
+    only the kubelet's. Raises HostError if a file is there and holds no usable certificate."""
     rows = renewal.wanted_rows(cluster) if cluster is not None else ()
     found = [*_read_rows(host, paths, rows=rows), *_read_kubelet(host, kubelet_files)]
+    confs = [renewal.files_of(paths, row)[-1] for row in rows if row.is_kubeconfig]
+    found += _read_trusted(host, paths, confs=(*confs, kubelet_files.conf))
     return tuple(one for one in found if certificates.is_expired(one.cert, host.now()))
+
+
+def _read_trusted(host: Host, paths: Paths, *, confs: Iterable[Path]) -> Iterator[Expired]:
+    """The first authority in each kubeconfig that trusts none which is still valid, if ca.crt has a valid one of that key."""
+    path = cert_specs.CERTS["ca"].cert_path(paths)
+    valid = [one for one in certificates.parse_shown(_read(host, path)) if not certificates.is_expired(one, host.now())]
+    for conf in confs if valid else ():
+        text = _read(host, conf)
+        try:
+            found = kubeconfig.parse_kubeconfig(text, source=str(conf)) if text else None
+        except HostError:
+            continue  # what reads it says so
+        trusted = certificates.parse_shown(found.ca_pem) if found is not None and not found.ca_file else ()
+        is_over = bool(trusted) and all(certificates.is_expired(one, host.now()) for one in trusted)
+        if is_over and any(certificates.is_issued_by(trusted[0], one) for one in valid):
+            yield Expired(AUTHORITY, conf, trusted[0], "")
 
 
 def _read_rows(host: Host, paths: Paths, *, rows: Iterable[renewal.Row]) -> Iterator[Expired]:
@@ -198,6 +218,8 @@ def files_of(host: Host, paths: Paths, *, expired: Iterable[Expired], kubelet_fi
             files += renewal.files_of(paths, renewal.ROWS[one.name])
         elif one.name == SERVER:
             files += [one.path, one.path.with_suffix(".key")]
+        elif one.name == AUTHORITY:
+            files.append(one.path)
         else:
             files += [kubelet_files.conf, kubelet_files.pem]
     return [path for path in dict.fromkeys(files) if host.exists(path)]
@@ -224,6 +246,14 @@ def issue_row(host: Host, paths: Paths, *, one: Expired) -> None:
     pki.write_keeping_mode(
         host, path, text="".join(certificates.cert_to_pem(cert) for cert in (new, *others)), mode=0o644
     )
+
+
+def trust_authorities(host: Host, paths: Paths, *, expired: Iterable[Expired]) -> None:
+    """Have the kubeconfigs that trust what has ended trust what ca.crt holds now. Raises HostError (kubeconfig-unreadable)."""
+    for one in (one for one in expired if one.name == AUTHORITY):
+        ca_pem = host.read_text(cert_specs.CERTS["ca"].cert_path(paths))
+        text = kubeconfig.with_authorities(host.read_text(one.path), ca_pem, source=str(one.path))
+        pki.write_keeping_mode(host, one.path, text=text, mode=0o600)
 
 
 def issue_kubelet_client(host: Host, paths: Paths, *, expired: Sequence[Expired], files: KubeletFiles) -> None:

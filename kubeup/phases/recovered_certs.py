@@ -30,7 +30,7 @@ from kubeup.phases.waits import Wait, nudge_kubelet
 from kubeup.yaml_files import commands_of_pod, flags_of
 
 with lazily:
-    from kubeup.cluster import api, etcd, probes
+    from kubeup.cluster import api, authority_places, etcd, probes
     from kubeup.node import certificates, containers, expired_certs, former_certs, renewal
 
 API_S = 120.0
@@ -129,7 +129,7 @@ def recover(
     Raises HostError from the files and the kubelet's start, ClusterError (not-healthy). Run again, it goes on.
     """
     done = Recovered(tuple(names))
-    readers = [row.reader for row in renewal.ROWS.values() if row.reader and row.name in names]
+    readers = _list_readers(run, names)
     done.left = {name: why for name in readers if (why := find_obstacle_to_stop(run, name))}
     done.restarted = tuple(name for name in readers if name not in done.left)
     restart = Restart(run, done.restarted) if done.restarted else None
@@ -151,6 +151,8 @@ def recover(
         if restart is not None:
             restart.wait_until_healthy()
         wait_for_report(run, since=began)
+        if expired_certs.AUTHORITY in names and run.host.exists(run.paths.manifest("kube-apiserver")):
+            authority_places.replace_ended(run.api, run.host.read_text(run.paths.pki / "ca.crt"))
     if done.gap is not None:
         begin(run, names, waits=True)
         return done
@@ -160,6 +162,15 @@ def recover(
     return done
 
 
+def _list_readers(run: Run, names: Sequence[str]) -> list[str]:
+    """The static pods that read at their start alone what is replaced."""
+    is_over = expired_certs.AUTHORITY in names
+    readers = [row.reader for row in renewal.ROWS.values() if row.reader and (is_over or row.name in names)]
+    # etcd/ca.crt ends with ca.crt, and both go on with what has ended
+    servers = [name for name in ("etcd", "kube-apiserver") if is_over and run.host.exists(run.paths.manifest(name))]
+    return readers + servers
+
+
 def issue(run: Run, expired: Sequence[expired_certs.Expired], *, files: expired_certs.KubeletFiles) -> Optional[Path]:
     """Issue these anew, but for what the kubelet makes for itself. Returns the folder of the former files."""
     host, paths = run.host, run.paths
@@ -167,6 +178,7 @@ def issue(run: Run, expired: Sequence[expired_certs.Expired], *, files: expired_
         return None
     replaced = expired_certs.files_of(host, paths, expired=expired, kubelet_files=files)
     former = former_certs.keep_former(host, paths, files=replaced)
+    expired_certs.trust_authorities(host, paths, expired=expired)
     for one in expired:
         if one.name in renewal.ROWS:
             expired_certs.issue_row(host, paths, one=one)

@@ -67,8 +67,8 @@ class ClusterAuthority(stages.Kind):
             raise HostError(
                 f"the authority {place.public} has ended",
                 cause="no API server can prove itself with what it has signed, so neither nodes nor pods could learn of a new one",
-                remedy=f"let the same key have another certificate first, on every node: openssl x509 -in {place.public} "
-                f"-signkey {place.key} -days 3650 -out /root/ca.crt && mv /root/ca.crt {place.public}; then: kb certs recover",
+                remedy=f"let the same key have another certificate first: openssl x509 -in {place.public} -signkey {place.key} -days 3650 "
+                f"-out /root/ca.crt && mv /root/ca.crt {place.public}; copy it there on every other node, a worker too; then on each: kb certs recover",
                 code="ca-expired",
             )
         rotated_kubelet.check(ctx)

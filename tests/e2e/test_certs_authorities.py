@@ -3,17 +3,21 @@ certificates works with each of them, or is refused by name before anything chan
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+import yaml
 
 from .lab.config import lab_config
+from .lab.control_planes import code_of
 from .lab.node import Node, wait_until
 from .test_certs import IGNORE, KB, PKI, can_call, check_used, read_containers, renew
 
-pytestmark = pytest.mark.k8s_versions("1.35")
+pytestmark = pytest.mark.k8s_versions("1.35", "1.36")
 MakeNode = Callable[..., Node]
 LEAVES = {
     "ca": ("apiserver", "apiserver-kubelet-client"),
@@ -120,6 +124,9 @@ def test_a_ca_whose_key_is_elsewhere(make_node: MakeNode, kb_pyz: Path, k8s_vers
         print(words, refused.output, flush=True)
         # `renew` says it as kubeadm does, and succeeds; the others fail
         assert ("can't be renewed" in refused.output) if "renew" in words else not refused.ok, (words, refused.output)
+    refused = node.run(f"{KB} certs rotate-ca cluster --yes", check=False, timeout=120)
+    assert code_of(refused) == "external-ca-signs", refused.output
+    assert "kb-rotation" not in node.kubectl("get configmaps -n kube-system -o name")
     assert node.run("cd /etc/kubernetes && find . -type f | sort | xargs sha256sum").stdout == files
     assert read_containers(node) == before
     assert "nothing has expired" in node.run(f"{KB} certs recover").output
@@ -139,3 +146,42 @@ def test_a_ca_whose_key_is_elsewhere(make_node: MakeNode, kb_pyz: Path, k8s_vers
     node.run(f"{KB} backup -o /root/kb.tar", timeout=120)
     found = json.loads(node.run(f"{KB} backup verify /root/kb.tar -o json", timeout=180).stdout)
     assert any("ca.key" in text for text in found["about"]["missing"]), found
+
+
+def test_authorities_that_have_ended(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """All three, like the certificates that they signed. Nobody could learn of others, so none is rotated; their keys get other certificates by the
+    administrator's hand, and the node comes back by `certs recover`."""
+    node = make_node("cp1", version=k8s_version)
+    life = {"caCertificateValidityPeriod": "3m0s", "certificateValidityPeriod": "2m30s"}
+    make_control_plane(node, kb_pyz, k8s_version, **life)
+    node.run("systemctl stop kubelet")
+    wait_until(
+        lambda: not node.run(f"openssl x509 -checkend 0 -noout -in {PKI}/ca.crt", check=False).ok,
+        what="the end of the authorities",
+        timeout_s=200,
+    )
+    node.run("systemctl start kubelet")
+    for words in ("rotate-ca cluster --yes", "rotate-ca etcd --yes", "recover"):
+        refused = node.run(f"{KB} certs {words}", check=False, timeout=120)
+        assert code_of(refused) == "ca-expired", refused.output
+
+    for name in LEAVES:
+        place = f"{PKI}/{name}"
+        node.run(f"openssl x509 -in {place}.crt -signkey {place}.key -days 3650 -out /root/ca.crt && mv /root/ca.crt {place}.crt")  # fmt: skip
+    began = time.monotonic()
+    print(node.run(f"{KB} certs recover", timeout=400).output, flush=True)
+    print(f"back after {time.monotonic() - began:.1f} s", flush=True)
+    node.wait_node_ready()
+    check_leaves(node)
+    wanted = node.read(f"{PKI}/ca.crt")
+    info = node.kubectl("get configmap cluster-info -n kube-public -o jsonpath={.data.kubeconfig}")
+    names = ("admin", "super-admin", "kubelet", "controller-manager", "scheduler")
+    for text in (info, *(node.read(f"/etc/kubernetes/{name}.conf") for name in names)):
+        found = yaml.safe_load(text)["clusters"][0]["cluster"]["certificate-authority-data"]
+        assert base64.b64decode(found).decode() == wanted
+    client = f"{PKI}/etcd/healthcheck-client"
+    shown = node.run(
+        f"curl -sS --cacert {PKI}/etcd/ca.crt --cert {client}.crt --key {client}.key https://127.0.0.1:2379/health"
+    )
+    assert '"health":"true"' in shown.stdout
+    assert "nothing has expired" in node.run(f"{KB} certs recover").output

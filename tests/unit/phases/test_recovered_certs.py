@@ -16,7 +16,7 @@ from kubeup.engine.run import Caller, Run
 from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
-from kubeup.node import certificates, expired_certs, pki, private_keys
+from kubeup.node import certificates, expired_certs, kubeconfig, pki, private_keys
 from kubeup.phases import join_worker, recovered_certs, recovered_kubelet
 from kubeup.secret import Secret
 from tests.cert_forms import make_own_pair
@@ -109,6 +109,26 @@ def recover(run: Run) -> recovered_certs.Recovered:
     return recovered_certs.recover(run, expired, names=tuple(names), files=FILES)
 
 
+def end_authorities(host: FakeHost) -> dict[str, str]:
+    """Eleven years later their keys have other certificates, by the administrator's hand; returns these, by path."""
+    host.clock += datetime.timedelta(days=3650)
+    tell_ready(host)
+    given = {}
+    for name in ("ca", "etcd/ca", "front-proxy-ca"):
+        path = f"{PATHS.pki}/{name}.crt"
+        subject = certificates.subject_of(certificates.parse_certs(host.files[path].decode())[0])
+        key = private_keys.parse_key(host.files[f"{PATHS.pki}/{name}.key"].decode())
+        validity = certificates.plan_validity(host.now(), 10 * 365 * 86400)
+        new = certificates.issue_ca_cert(subject.common_name, key, validity=validity)
+        given[path] = certificates.cert_to_pem(new)
+        host.files[path] = given[path].encode()
+    return given
+
+
+def trusted_in(text: str) -> str:
+    return kubeconfig.parse_kubeconfig(text, source="it").ca_pem
+
+
 def commands(host: FakeHost) -> list[str]:
     return [change.removeprefix("run ") for change in host.changes if change.startswith("run ")]
 
@@ -125,6 +145,49 @@ def test_everything_is_issued_and_the_kubelet_started(run: Run, node: Node) -> N
     # the fake runtime runs no manifest: what would have to be restarted is said
     assert set(done.left) == {"kube-controller-manager", "kube-scheduler"}
     assert not node.exists(PATHS.recovery)
+
+
+INFO = f"{OWN}:6443/api/v1/namespaces/kube-public/configmaps/cluster-info"
+
+
+def test_what_an_authority_was_that_has_ended_is_trusted_nowhere_any_more(
+    run: Run, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"data": {"kubeconfig": node.files[str(CONF)].decode(), "jws-kubeconfig-abcdef": "x"}}
+    node.urls[INFO] = HttpResponse(200, json.dumps(told).encode())
+    sent: list[bytes] = []
+
+    def take(method: str, url: str, *, body: bytes = b"", **how: Any) -> HttpResponse:
+        assert (method, url.partition("?")[0]) == ("PATCH", INFO)
+        sent.append(body)
+        return HttpResponse(200, b"{}")
+
+    monkeypatch.setattr(node, "http_send", take)
+    given = end_authorities(node)
+    ca_pem = given[str(PATHS.pki / "ca.crt")]
+    assert {one.path for one in find(node) if one.name == expired_certs.AUTHORITY} == {
+        CONF, *(PATHS.kubernetes / f"{name}.conf" for name in ("admin", "super-admin", "controller-manager", "scheduler"))
+    }  # fmt: skip
+    for name in ("etcd", "kube-apiserver"):
+        node.files[str(PATHS.manifest(name))] = node.files.get(str(PATHS.manifest(name)), ETCD.encode())
+    done = recover(run)
+    assert find(node) == () and done.gap is None
+    confs = [path for path in node.files if path.startswith(f"{PATHS.kubernetes}/") and path.endswith(".conf")]
+    assert len(confs) == 5 and {trusted_in(node.files[path].decode()) for path in confs} == {ca_pem}
+    assert {path: node.files[path].decode() for path in given} == given, "the authorities are the administrator's"
+    # the fake runtime runs no manifest: what would have to be restarted is said
+    assert set(done.left) == {"kube-controller-manager", "kube-scheduler", "etcd", "kube-apiserver"}
+    (data,) = (json.loads(body)["data"] for body in sent)
+    assert trusted_in(data["kubeconfig"]) == ca_pem and data["jws-kubeconfig-abcdef"] is None
+
+
+def test_an_authority_of_another_key_is_not_taken_for_the_one_that_ended(node: Node) -> None:
+    end_authorities(node)
+    path = str(PATHS.pki / "ca.crt")
+    validity = certificates.plan_validity(node.now(), 10 * 365 * 86400)
+    other = certificates.issue_ca_cert("kubernetes", private_keys.generate_key("ECDSA-P256"), validity=validity)
+    node.files[path] = certificates.cert_to_pem(other).encode()
+    assert expired_certs.AUTHORITY not in {one.name for one in find(node)}
 
 
 def test_the_authorities_and_the_account_key_stay(run: Run, node: Node) -> None:
