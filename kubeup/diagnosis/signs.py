@@ -405,7 +405,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         r"(?P<why>(?:walpb?|snap): (?:crc mismatch|max entry size limit exceeded|file not found|slice bounds out of range)|failed to (?:read WAL|recover v3 backend|open WAL)"
-        r"|freepages: failed to get all reachable pages)",
+        r"|freepages: failed to get all reachable pages|proto: Record: [^\",]+|proto: wrong wireType = \d+ for field (?:Type|Crc|Data)\b)",
         cause="etcd's data on this machine are damaged, as a power failure or a failing disk leaves them ({why})",
         remedy="with other members: kb etcd remove NAME on another control plane, then here: kb reset --force, and join again; as the only member: "
         "kb restore FILE, with the newest backup",

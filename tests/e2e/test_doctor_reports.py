@@ -620,7 +620,7 @@ def etcd_out_of_quota(cluster: Cluster) -> Iterator[None]:
 
 @contextlib.contextmanager
 def damaged_wal(cluster: Cluster) -> Iterator[None]:
-    """A block of etcd's write-ahead log that a power failure left as zeros."""
+    """A block of etcd's write-ahead log that a failing disk gives back as something else: a record that is none, or one of another checksum."""
     node = cluster.cp1
     stop = f'mv {manifest("etcd")} /root/etcd.yaml; for i in $(seq 60); do [ -z "$(crictl ps -q --name etcd)" ] && break; sleep 1; done'
     start = f"mv /root/etcd.yaml {manifest('etcd')}"
