@@ -7,6 +7,7 @@ Asks by reviews and by dry runs, and stores nothing.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
@@ -171,7 +172,7 @@ def find_barred_pods(api: Api) -> list[Trouble]:
             f"no new pod of {' and '.join(names)} is let into {objects.SYSTEM}, so none comes back once it ends",
             next(iter(barred)),
             f"see what bars it: kubectl get namespace {objects.SYSTEM} --show-labels; kubectl -n {objects.SYSTEM} get resourcequota,limitrange; "
-            "kubectl get validatingadmissionpolicybindings",
+            "kubectl get validatingadmissionpolicybindings,validatingwebhookconfigurations",
         )
     ]
 
@@ -194,6 +195,12 @@ def _try(api: Api, item: Object) -> str:
     except Unreachable:
         return ""
     except ApiRefused as error:
-        is_policy = error.http_status == 403 and "cannot create resource" not in error.cause
-        return error.cause.replace(name, "NAME") if is_policy and "webhook" not in error.cause else ""
+        return error.cause.replace(name, "NAME") if _is_denial(error) else ""
     return ""
+
+
+def _is_denial(error: ApiRefused) -> bool:
+    """A policy chooses its status (422 for a ValidatingAdmissionPolicy that names none), and a webhook that answers says that it denied."""
+    if re.search(r"denied (?:the )?request", error.cause):
+        return True
+    return error.http_status == 403 and not re.search("cannot create resource|webhook", error.cause)

@@ -21,8 +21,9 @@ BINDINGS = f"{SERVER}/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 class Reviewing(FakeHost):
     """An API server that allows everything but what these users want; barred: its refusal of every dry run of a pod."""
 
-    def __init__(self, *denied: str, status: int = 201, barred: str = "") -> None:
+    def __init__(self, *denied: str, status: int = 201, barred: str = "", refusal: int = 403) -> None:
         super().__init__()
+        self.refusal = refusal
         self.denied, self.status, self.barred = denied, status, barred
 
     def http_ask(self, url: str, body: bytes, **_: Any) -> HttpResponse:  # type: ignore[override]
@@ -33,7 +34,7 @@ class Reviewing(FakeHost):
         assert url.endswith("/pods?dryRun=All") and sent["spec"]["containers"]
         if self.barred:
             refusal = {"kind": "Status", "reason": "Forbidden", "message": self.barred.format(**sent["metadata"])}
-            return HttpResponse(403, json.dumps(refusal).encode())
+            return HttpResponse(self.refusal, json.dumps(refusal).encode())
         return HttpResponse(201, body)
 
 
@@ -98,6 +99,19 @@ def test_a_quota_that_keeps_them_all_out() -> None:
     )
     assert told.startswith("no new pod of DaemonSet kube-proxy and Deployment coredns is let into kube-system")
     assert 'pods "NAME" is forbidden: failed quota: everybody' in told
+
+
+def test_policies_that_deny_with_a_status_of_their_own() -> None:
+    policy = "The pods \"x\" is invalid: : ValidatingAdmissionPolicy 'team' with binding 'team' denied request: pods need a label team"
+    (told,) = find_barred(Reviewing(barred=policy, refusal=422))
+    assert "ValidatingAdmissionPolicy 'team'" in told
+    (told,) = find_barred(Reviewing(barred='admission webhook "w" denied the request: no', refusal=400))
+    assert 'admission webhook "w" denied the request' in told
+    for other in (
+        "Pod is invalid: spec.x: Required value",
+        'admission webhook "w" does not support dry run: BadRequest',
+    ):
+        assert find_barred(Reviewing(barred=other, refusal=422)) == []
 
 
 def test_a_kube_proxy_that_was_deleted() -> None:
