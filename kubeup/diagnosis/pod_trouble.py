@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Optional
 
 from kubeup.diagnosis.checks.machine import FLEXVOLUME_REMEDY
@@ -25,7 +26,7 @@ from kubeup.frozen_values import frozen
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import image_pulls, runtime
-from kubeup.node.crictl import data_folder, last_words, unit_of
+from kubeup.node.crictl import crictl_argv, data_folder, last_words, unit_of
 
 
 @frozen
@@ -38,6 +39,8 @@ class PodTrouble:
     kind: str
     """sandbox | image | start | volume"""
     text: str
+    uid: str = ""
+    """The pod's, of a sandbox's trouble."""
 
 
 _POD = re.compile(r'pod="(?P<pod>[^"]+)"')
@@ -78,6 +81,8 @@ def parse_pod_troubles(lines: Iterable[str]) -> list[PodTrouble]:
         text = _unescape(match["text"].partition('" pod="')[0])
         name = pod["pod"].partition("/")[2] if pod else match["name"]
         trouble = PodTrouble("" if kind == "sandbox" else match["name"], name, kind, text)
+        if kind == "sandbox":
+            trouble = replace(trouble, uid=match["name"].rpartition("(")[2].rstrip(")"))
         old = found.get((trouble.container, trouble.pod, kind))
         if old and match["reason"] == "ImagePullBackOff" and "Back-off" not in old.text:
             continue  # the failed pull itself said more than the back-off after it
@@ -113,6 +118,29 @@ def find_pod_trouble(host: Host, cri_socket: str, *, component: str) -> Optional
         "start": _describe_start,
     }
     return explain[newest.kind](host, cri_socket, component=component, text=newest.text)
+
+
+def find_sandbox_trouble(host: Host, cri_socket: str) -> Optional[BrokenLink]:
+    """Why this node makes no sandbox for a pod of anybody, from what the kubelet said in the last minute; None if each pod has one since, or
+    is gone."""
+    told = parse_pod_troubles(read_present_log(host, lines=400, since_s=_TRIED_S))
+    wanted = [one for one in told if one.kind == "sandbox" and host.is_dir(PODS / one.uid)]
+    ready = (
+        host.query(crictl_argv(cri_socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15) if wanted else None
+    )
+    if ready is None or not ready.ok:
+        return None
+    stuck = [one for one in wanted if one.uid not in ready.stdout]
+    if not stuck:
+        return None
+    count = f" and of {len(stuck) - 1} more" if len(stuck) > 1 else ""
+    return _describe_sandbox(host, cri_socket, component=f"pod {stuck[-1].pod}{count}", text=stuck[-1].text)
+
+
+PODS = Path("/var/lib/kubelet/pods")
+"""The kubelet's folder of a pod, by its uid, is there from before its sandbox until it is gone. Source: pkg/kubelet/kubelet_getters.go"""
+_TRIED_S = 60
+"""The kubelet tries again every 10 to 15 seconds."""
 
 
 def _find_age_s(host: Host, component: str) -> float:

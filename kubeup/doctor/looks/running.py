@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from kubeup.cluster import probes
-from kubeup.diagnosis import chain, signs
+from kubeup.diagnosis import chain, pod_trouble, signs
 from kubeup.diagnosis.checks import facts, table
 from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
 from kubeup.doctor.node_files import COMPONENTS, Patient, open_api, read_flags
@@ -119,6 +119,13 @@ def probe_components(patient: Patient) -> dict[str, str]:
         is_closed = name == "kube-apiserver" and seen.seen.startswith(("HTTP 401", "HTTP 403"))
         found[name] = "" if seen.is_healthy or is_closed else seen.seen
     return found
+
+
+def look_at_sandboxes(patient: Patient) -> Findings:
+    """Pods of anybody that this node was given and does not start, for a reason of its runtime or its pod network."""
+    link = pod_trouble.find_sandbox_trouble(patient.host, patient.config.node.cri_socket)
+    if link:
+        yield Finding("sandboxes", ERROR, str(link), link.remedy)
 
 
 def look_at_static_pods(patient: Patient) -> Findings:

@@ -31,7 +31,14 @@ from kubeup.doctor.looks.pod_tokens import look_at_pod_tokens
 from kubeup.doctor.looks.pod_ways import DOES, NAME, look_at_leftovers, prove_pod_ways
 from kubeup.doctor.looks.registered_node import look_at_node
 from kubeup.doctor.looks.rotating import look_at_rotation
-from kubeup.doctor.looks.running import STARTING, look_at_chain, look_at_checks, look_at_manifests, look_at_static_pods
+from kubeup.doctor.looks.running import (
+    STARTING,
+    look_at_chain,
+    look_at_checks,
+    look_at_manifests,
+    look_at_sandboxes,
+    look_at_static_pods,
+)
 from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import OWN_MEMBER, look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
@@ -146,6 +153,12 @@ LOOKS: tuple[Look, ...] = (
     ),
     Look("tunnel", "the pod network's tunnel reaches the nodes behind routers, if there are any", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
+    Look(
+        "sandboxes",
+        "the runtime makes a sandbox for each pod of this node",
+        look_at_sandboxes,
+        (*_BELOW_PODS, "Resolver", "machine", "pending-pods", "images"),
+    ),
     Look("kubelet-drift", "the kubelet runs with the flags in its files", look_at_kubelet_drift),
 )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import pytest
 
-from kubeup.diagnosis import chain
+from kubeup.diagnosis import chain, pod_trouble
+from kubeup.diagnosis.signs import BrokenLink
 from kubeup.machine.host import CommandResult
-from tests.unit.diagnosis.signs_case import find, make_host
+from tests.unit.diagnosis.signs_case import SOCKET, find, make_host
 
 # ---- sandboxes and images
 
@@ -204,3 +207,38 @@ def test_a_volume_that_cannot_be_set_up(volume: str, component: str, why: str, r
     assert (link.link, link.is_final) == ("volume", "read-only" in why)
     assert link.what == f"{component} cannot be started: its volume {volume} cannot be set up"
     assert why in link.cause and remedy in link.remedy
+
+
+# ---- a pod of anybody
+
+
+def find_sandbox(text: str, *, is_there: bool = True, ready: str = "") -> Optional[BrokenLink]:
+    host = make_host(kubelet_log=sandbox_line(text, pod="web-1") + sandbox_line(text, pod="web-2"))
+    if is_there:
+        host.dirs.add("/var/lib/kubelet/pods/435e")
+    query = host.query
+
+    def answer(argv: Sequence[str], **more: Any) -> CommandResult:
+        rows = [{"metadata": {"uid": ready}}] if ready else []
+        return CommandResult(tuple(argv), 0, json.dumps({"items": rows})) if "pods" in argv else query(argv, **more)
+
+    host.query = answer  # type: ignore[method-assign, assignment]
+    return pod_trouble.find_sandbox_trouble(host, SOCKET)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("OCI runtime create failed: unable to retrieve OCI runtime error: exec: runc: executable file not found in $PATH", "runc"),
+        ("failed to setup network for sandbox: fork/exec /opt/cni/bin/loopback: permission denied", "permission denied"),
+    ],
+)  # fmt: skip
+def test_a_node_that_makes_no_sandboxes_says_so_of_the_newest_pod(text: str, cause: str) -> None:
+    link = find_sandbox(text)
+    assert link is not None and link.what == "no sandbox of pod web-2 and of 1 more can be made"
+    assert cause in link.cause and link.remedy
+
+
+def test_pods_that_are_gone_or_have_a_sandbox_since_are_no_trouble() -> None:
+    assert find_sandbox("anything", is_there=False) is None
+    assert find_sandbox("anything", ready="435e") is None
