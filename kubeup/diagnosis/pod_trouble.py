@@ -80,9 +80,11 @@ def parse_pod_troubles(lines: Iterable[str]) -> list[PodTrouble]:
         kind = _KINDS[match["reason"]]
         text = _unescape(match["text"].partition('" pod="')[0])
         name = pod["pod"].partition("/")[2] if pod else match["name"]
-        trouble = PodTrouble("" if kind == "sandbox" else match["name"], name, kind, text)
-        if kind == "sandbox":
-            trouble = replace(trouble, uid=match["name"].rpartition("(")[2].rstrip(")"))
+        # a sandbox is called NAME_NAMESPACE(UID)
+        container, uid = (
+            ("", match["name"].rpartition("(")[2].rstrip(")")) if kind == "sandbox" else (match["name"], "")
+        )
+        trouble = PodTrouble(container, name, kind, text, uid)
         old = found.get((trouble.container, trouble.pod, kind))
         if old and match["reason"] == "ImagePullBackOff" and "Back-off" not in old.text:
             continue  # the failed pull itself said more than the back-off after it
@@ -125,12 +127,10 @@ def find_sandbox_trouble(host: Host, cri_socket: str) -> Optional[BrokenLink]:
     is gone."""
     told = parse_pod_troubles(read_present_log(host, lines=400, since_s=_TRIED_S))
     wanted = [one for one in told if one.kind == "sandbox" and host.is_dir(PODS / one.uid)]
-    ready = (
-        host.query(crictl_argv(cri_socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15) if wanted else None
-    )
-    if ready is None or not ready.ok:
+    if not wanted:
         return None
-    stuck = [one for one in wanted if one.uid not in ready.stdout]
+    ready = host.query(crictl_argv(cri_socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15)
+    stuck = [one for one in wanted if ready.ok and one.uid not in ready.stdout]
     if not stuck:
         return None
     count = f" and of {len(stuck) - 1} more" if len(stuck) > 1 else ""
