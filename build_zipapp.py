@@ -433,7 +433,15 @@ class _WithoutTexts(ast.NodeTransformer):
 WITHOUT_BYTECODE = tuple(
     f"kubeup/{folder}/{name}"
     for folder, names in {
-        "airgap": ("bundle_sources", "bundle_write", "mirror_", "distro_packages", "registry_client"),
+        "airgap": (
+            "bundle_sources",
+            "bundle_verify",
+            "bundle_write",
+            "downloads",
+            "mirror_",
+            "distro_packages",
+            "registry_client",
+        ),
         "backup": ("",),
         "cli": ("completion",),
         "commands": (
@@ -463,6 +471,7 @@ WITHOUT_BYTECODE = tuple(
             "etcd_stop",
             "account_tokens",
             "authority_places",
+            "control_flags",
             "departure",
             "dns_service",
             "etcd_snapshot",
@@ -475,6 +484,7 @@ WITHOUT_BYTECODE = tuple(
             "reach",
             "reboot_turn",
             "request_header",
+            "signing_request",
             "rotation",
             "stuck_pods",
             "system_rights",
@@ -482,7 +492,8 @@ WITHOUT_BYTECODE = tuple(
         ),
         "diagnosis": ("container_trouble", "kubelet_trouble", "pod_trouble"),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "metrics", "support_bundle"),
-        "kubeadm": ("upgrade", "reset"),
+        "engine": ("undo",),
+        "kubeadm": ("lines", "upgrade", "reset"),
         "network": ("flannel_traces", "input_rules", "pod_walks", "service_rules", "drain."),
         "node": (
             "runtime_fix",

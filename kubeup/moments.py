@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Optional
 
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
+_FRACTION = re.compile(r"\.\d+(?=Z$)")
 
 
 def show(moment: datetime.datetime) -> str:
@@ -19,8 +21,8 @@ def parse(text: str) -> datetime.datetime:
 
 
 def find(text: str) -> Optional[datetime.datetime]:
-    """The same; None for any other form."""
+    """The same, and without the fraction that a MicroTime has, such as a Lease's; None for any other form."""
     try:
-        return parse(text)
+        return parse(_FRACTION.sub("", text))
     except ValueError:
         return None

@@ -82,6 +82,8 @@ class FakeHost:
     mtimes: dict[str, float] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     """Every change, in order: "write /a/b", "run systemctl restart kubelet", "POST https://..."."""
+    stdins: list[str] = field(default_factory=list)
+    """What looks were given on stdin, in order."""
 
     def exists(self, path: Path) -> bool:
         return str(path) in self.files or self.is_dir(path)
@@ -134,6 +136,7 @@ class FakeHost:
         self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
     ) -> CommandResult:
         shown = shown_argv(argv)
+        self.stdins += [stdin] if stdin else []
         found = find_answer(self.answers, shown, is_change=False)
         return found or CommandResult(shown, 127, stderr=f"{shown[0]}: not found", missing=True)
 

@@ -390,11 +390,12 @@ class Api:
 
     # ---- the server itself
 
-    def probe_health(self, endpoint: str = "/livez", timeout_s: float = REQUEST_TIMEOUT_S) -> HttpResponse:
+    def probe_health(
+        self, endpoint: str = "/livez", timeout_s: float = REQUEST_TIMEOUT_S, *, accept: str = "application/json"
+    ) -> HttpResponse:
         """GET a health endpoint once and return the answer, whatever its status. Raises Unreachable."""
-        return self.host.http_get(
-            self._url(endpoint), tls=self.identity.tls, headers=self._headers(), timeout_s=timeout_s
-        )
+        headers = {**self._headers(), "Accept": accept}
+        return self.host.http_get(self._url(endpoint), tls=self.identity.tls, headers=headers, timeout_s=timeout_s)
 
     def read_page(self, path: str, *, timeout_s: float, max_bytes: int) -> HttpResponse:
         """GET what is no object, such as /metrics, once, and return the answer, whatever its status. Raises Unreachable."""

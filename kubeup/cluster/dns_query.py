@@ -9,12 +9,14 @@ import ipaddress
 import struct
 from typing import Optional
 
-TYPE_A, TYPE_AAAA = 1, 28
+TYPE_A, TYPE_NS, TYPE_AAAA = 1, 2, 28
+_CODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
+"""Source: RFC 1035, section 4.1.1"""
 
 
 def render_query(name: str, *, query_id: int, record_type: int = TYPE_A) -> bytes:
-    """A recursive query for `name`. Raises ValueError if a label is empty or longer than 63 bytes."""
-    labels = [label.encode("ascii") for label in name.rstrip(".").split(".")]
+    """A recursive query for `name`, `.` for the root. Raises ValueError if a label is empty or longer than 63 bytes."""
+    labels = [label.encode("ascii") for label in name.rstrip(".").split(".")] if name != "." else []
     if any(not 0 < len(label) < 64 for label in labels):
         raise ValueError(f"not a domain name: {name!r}")
     question = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
@@ -45,6 +47,17 @@ def parse_answer(data: Optional[bytes], *, query_id: int) -> Optional[list[str]]
     except (IndexError, struct.error, ValueError):
         return None
     return found
+
+
+def read_failure(data: Optional[bytes], *, query_id: int) -> Optional[str]:
+    """`SERVFAIL`: how the server says that it failed, or has no such name; "" if it does not; None if the data does not answer this query."""
+    if data is None or len(data) < 12:
+        return None
+    answer_id, flags = struct.unpack(">HH", data[:4])
+    if answer_id != query_id or not flags & 0x8000:
+        return None
+    code = flags & 0xF
+    return _CODES.get(code, f"error {code}") if code else ""
 
 
 def _skip_name(data: bytes, at: int) -> int:

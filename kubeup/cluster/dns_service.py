@@ -45,15 +45,19 @@ def explain_address(api: Api, servers: Sequence[str], *, told: tuple[str, str] =
     return _judge_address(service, servers, told=told) if service is not None else _say_gone(servers)
 
 
-def find_odd_address(api: Api) -> Optional[Trouble]:
-    """Whether the address that kubelets are to give to pods, by the ConfigMap from which nodes join, is none of a Service. Raises Unreachable,
-    ApiRefused."""
+def read_told(api: Api) -> tuple[list[str], str]:
+    """The addresses and the domain of the cluster's DNS that kubelets are to give to pods, by the ConfigMap from which nodes join; [] and "" if it
+    cannot be read, which has findings of its own. Raises Unreachable, ApiRefused."""
     try:
         stored = load_mapping(objects.read_config_key(api, "kubelet-config", key="kubelet"), "ConfigMap kubelet-config")
-    except HostError:  # what damaged it has findings of its own
-        return None
+    except HostError:
+        return [], ""
     told = stored.get("clusterDNS")
-    servers = [str(one) for one in told] if isinstance(told, list) else []
+    return [str(one) for one in told] if isinstance(told, list) else [], str(stored.get("clusterDomain") or "")
+
+
+def find_odd_address(api: Api, servers: Sequence[str]) -> Optional[Trouble]:
+    """Whether the address that kubelets are to give to pods is none of a Service. Raises Unreachable, ApiRefused."""
     return explain_address(api, servers, told=_BY_CONFIG) if servers and not is_left_out(api, servers) else None
 
 
@@ -99,12 +103,16 @@ def is_left_out(api: Api, servers: Sequence[str]) -> bool:
     anybody's is at these addresses. Raises Unreachable, ApiRefused."""
     if _is_served(api, servers):
         return False
+    return as_table(read_stored(api).get("dns")).get("disabled") is True
+
+
+def read_stored(api: Api) -> dict[str, Any]:
+    """The ClusterConfiguration in the cluster; {} if it cannot be read: what damaged it has findings of its own. Raises Unreachable, ApiRefused."""
     text = objects.read_config_key(api, "kubeadm-config", key="ClusterConfiguration")
     try:
-        stored = load_mapping(text, "ConfigMap kubeadm-config")
-    except HostError:  # what damaged it has findings of its own
-        return False
-    return as_table(stored.get("dns")).get("disabled") is True
+        return load_mapping(text, "ConfigMap kubeadm-config")
+    except HostError:
+        return {}
 
 
 def _explain_pods(api: Api, selector: Mapping[str, str]) -> Optional[Trouble]:

@@ -201,16 +201,28 @@ def find_recent(api: Api, leases: Sequence[Object]) -> frozenset[str]:
     """The nodes whose kubelets have renewed these leases of theirs within RECENT_S. The API server notes the time of each write, and says
     what time it is: its own clock is compared with itself, or with that of another API server."""
     written = {str(one["metadata"]["name"]): lease.read_written(one, manager="kubelet") for one in leases}
+    skew_s = _measure_skew(api)
+    if skew_s is None:
+        return frozenset()
+    now = api.host.now()
+    ages = {name: (now - moment).total_seconds() + skew_s for name, moment in written.items() if moment is not None}
+    return frozenset(name for name, age_s in ages.items() if -1 <= age_s <= RECENT_S)
+
+
+def find_lease_age(api: Api, found: Object) -> Optional[float]:
+    """How many seconds ago the kubelet renewed this Lease of its, by the API server's clock; None if that cannot be told."""
+    written = lease.read_written(found, manager="kubelet")
+    skew_s = _measure_skew(api)
+    return None if written is None or skew_s is None else (api.host.now() - written).total_seconds() + skew_s
+
+
+def _measure_skew(api: Api) -> Optional[float]:
+    """How far the API server's clock is ahead of this one, in seconds; None if it does not say."""
     try:
         answer = api.probe_health("/version", timeout_s=SERVER_S)
     except Unreachable:
-        return frozenset()
-    if "date" not in answer.headers:
-        return frozenset()
-    now = api.host.now()
-    skew_s = clock.measure_skew(answer, now)
-    ages = {name: (now - moment).total_seconds() + skew_s for name, moment in written.items() if moment is not None}
-    return frozenset(name for name, age_s in ages.items() if -1 <= age_s <= RECENT_S)
+        return None
+    return clock.measure_skew(answer, api.host.now()) if "date" in answer.headers else None
 
 
 def probe_node_leases(

@@ -1,5 +1,5 @@
-"""Pods of anybody that do not start, for a reason that is the cluster's and not theirs: no scheduler sees them, a node makes no sandbox or mounts no
-volume, or an image that is there is to be fetched again.
+"""Pods of anybody that do not start, for a reason that is the cluster's and not theirs: no scheduler sees them, every node keeps them away, a node makes
+no sandbox or mounts no volume, or an image that is there is to be fetched again.
 
 A pod that asks for more than there is, names an image that does not exist, or ends by itself, is its owner's matter, and none of these.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from kubeup import moments
+from kubeup.cluster import lease, objects
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.frozen_values import frozen
 from kubeup.shapes import fit_what_does
@@ -42,6 +43,7 @@ _SHAPE = {
         "nodeName!": str,
         "schedulerName!": str,
         "schedulingGates!": [{"name!": str}],
+        "tolerations!": [{"key!": str, "operator!": str, "value!": str, "effect!": str}],
         "containers!": [{"name!": str, "image!": str, "imagePullPolicy!": str}],
     },
     "status!": {
@@ -50,15 +52,23 @@ _SHAPE = {
     },
 }
 _EVENT = {"involvedObject!": {"uid!": str}, "message!": str, "lastTimestamp!": str, "eventTime!": str}
-_NODE = {"metadata!": {"name!": str}, "status!": {"images!": [{"names!": [str]}]}}
+_NODE = {
+    "metadata!": {"name!": str},
+    "spec!": {"unschedulable!": bool, "taints!": [{"key!": str, "value!": str, "effect!": str}]},
+    "status!": {"images!": [{"names!": [str]}]},
+}
+_CORDON = "node.kubernetes.io/unschedulable"
+_OWN_TAINTS = "node.kubernetes.io/"
+"""Taints that follow from a node's conditions, which other checks tell. Source: well-known taints"""
 
 
 @frozen
 class Pending:
-    """node: the one whose trouble it is; "" if it is the whole cluster's."""
+    """node: the one whose trouble it is; "" if it is the whole cluster's. is_as_made: a cluster is like that until somebody changes it."""
 
     trouble: Trouble
     node: str = ""
+    is_as_made: bool = False
 
 
 def find_pending(api: Api, *, pulls_always: bool = False) -> list[Pending]:
@@ -68,10 +78,11 @@ def find_pending(api: Api, *, pulls_always: bool = False) -> list[Pending]:
     pods = [fit_what_does(pod, _SHAPE) for pod in api.list(path_of("Pod"), field="status.phase=Pending")]
     living = [pod for pod in pods if not pod["metadata"]["deletionTimestamp"]]
     pulled = _find_pulled(api, living) if pulls_always else []
-    return [*_find_unseen(living, now), *_find_unmade(api, living, now=now), *pulled]
+    placeless = _find_placeless(api, living, now=now)
+    return [*_find_unseen(api, living, now=now), *placeless, *_find_unmade(api, living, now=now), *pulled]
 
 
-def _find_unseen(pods: Sequence[Any], now: datetime.datetime) -> list[Pending]:
+def _find_unseen(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> list[Pending]:
     """Pods of which no scheduler has said anything: none serves the name that they ask for."""
     unseen: dict[str, list[Any]] = {}
     for pod in pods:
@@ -79,6 +90,8 @@ def _find_unseen(pods: Sequence[Any], now: datetime.datetime) -> list[Pending]:
         is_told = any(one["type"] == "PodScheduled" for one in pod["status"]["conditions"])
         if not (spec["nodeName"] or spec["schedulingGates"] or is_told) and _age_s(pod, now) > _UNSEEN_S:
             unseen.setdefault(spec["schedulerName"] or _DEFAULT, []).append(pod)
+    if _DEFAULT in unseen and not _has_led_long(api, now):
+        del unseen[_DEFAULT]  # none leads, which is the check of the leaders' to tell, or one has just begun
     return [
         Pending(
             Trouble(
@@ -91,6 +104,71 @@ def _find_unseen(pods: Sequence[Any], now: datetime.datetime) -> list[Pending]:
         )
         for name, some in sorted(unseen.items())
     ]
+
+
+def _has_led_long(api: Api, now: datetime.datetime) -> bool:
+    """Whether a kube-scheduler has led for some time, and still does."""
+    found = fit_what_does(api.get(path_of("Lease", "kube-scheduler", namespace=objects.SYSTEM)) or {}, _LEASE)["spec"]
+    acquired, renewed = moments.find(found["acquireTime"]), moments.find(found["renewTime"])
+    if acquired is None or renewed is None:
+        return True
+    return (now - acquired).total_seconds() > _UNSEEN_S and (now - renewed).total_seconds() < lease.DURATION_S
+
+
+_LEASE = {"spec!": {"acquireTime!": str, "renewTime!": str}}
+
+
+def _find_placeless(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> list[Pending]:
+    """Pods that every node keeps away, by a taint that they do not tolerate or a cordon: what else they ask for does not matter then."""
+    told = [pod for pod in pods if _is_refused(pod) and _age_s(pod, now) > _UNSEEN_S]
+    nodes = [fit_what_does(node, _NODE) for node in api.list(path_of("Node"))] if told else []
+    placeless: dict[tuple[tuple[str, tuple[str, ...]], ...], list[Any]] = {}
+    for pod in told:
+        barred = {node["metadata"]["name"]: _find_bars(node, pod["spec"]["tolerations"]) for node in nodes}
+        if all(barred.values()) and not all(bar.startswith(_OWN_TAINTS) for bars in barred.values() for bar in bars):
+            placeless.setdefault(tuple((name, tuple(bars)) for name, bars in barred.items()), []).append(pod)
+    return [_describe_placeless(dict(barred), some) for barred, some in placeless.items()]
+
+
+def _is_refused(pod: Any) -> bool:
+    return any(one["type"] == "PodScheduled" and one["status"] == "False" for one in pod["status"]["conditions"])
+
+
+def _find_bars(node: Any, tolerations: Sequence[Any]) -> list[str]:
+    """What of a node keeps such a pod away: `maintenance=yes:NoSchedule`, `cordoned`."""
+    taints = [one for one in node["spec"]["taints"] if one["effect"] in ("NoSchedule", "NoExecute")]
+    bars = [one for one in taints if not any(_tolerates(it, one) for it in tolerations)]
+    names = [f"{one['key']}{'=' * bool(one['value'])}{one['value']}:{one['effect']}" for one in bars]
+    return ["cordoned" if name.startswith(f"{_CORDON}:") else name for name in names]
+
+
+def _tolerates(toleration: Any, taint: Any) -> bool:
+    """Source: core/v1 Toleration.ToleratesTaint. An operator that compares numbers is taken to fit."""
+    fits = toleration["key"] in ("", taint["key"]) and toleration["effect"] in ("", taint["effect"])
+    return fits and (toleration["operator"] not in ("", "Equal") or toleration["value"] == taint["value"])
+
+
+def _describe_placeless(barred: Mapping[str, Sequence[str]], pods: Sequence[Any]) -> Pending:
+    places: dict[str, list[str]] = {}
+    for name, bars in barred.items():
+        for bar in bars:
+            places.setdefault(bar, []).append(name)
+    cause = "; ".join(f"{bar} on {', '.join(names)}" for bar, names in places.items())
+    what = f"no node takes {_count(pods)}, which tolerates none of what keeps pods away"
+    put = [bar for bar in places if bar not in _AS_MADE and not bar.startswith(_OWN_TAINTS)]
+    if not put:
+        remedy = f"join a worker (kb token create --print-join-command), or let pods run here: kubectl taint nodes --all {objects.CONTROL_PLANE_TAINT.key}-"
+        return Pending(Trouble(what, cause, remedy), is_as_made=True)
+    first = put[0]
+    names = " ".join(places[first])
+    if first == "cordoned":
+        return Pending(Trouble(what, cause, f"kubectl uncordon {names}"))
+    key, _, effect = first.rpartition(":")
+    remedy = f"if nobody needs it any more: kubectl taint nodes {names} {key.partition('=')[0]}:{effect}-"
+    return Pending(Trouble(what, cause, remedy))
+
+
+_AS_MADE = (f"{objects.CONTROL_PLANE_TAINT.key}:{objects.CONTROL_PLANE_TAINT.effect}",)
 
 
 def _find_unmade(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> list[Pending]:

@@ -293,9 +293,24 @@ def parse_time(text: str) -> datetime.datetime:
 
 def lookup_in_cluster(host: Host, server: str, *, name: str) -> Optional[list[str]]:
     """Ask the DNS server at `server` for the addresses of `name`; None if there is no valid answer."""
-    is_ipv6 = ":" in server
-    query_id = int(host.monotonic() * 1000) & 0xFFFF
-    query = dns_query.render_query(
-        name, query_id=query_id, record_type=dns_query.TYPE_AAAA if is_ipv6 else dns_query.TYPE_A
-    )
+    query_id = _new_query_id(host)
+    query = dns_query.render_query(name, query_id=query_id, record_type=_type_for(server))
     return dns_query.parse_answer(host.udp_exchange(server, 53, payload=query, timeout_s=2), query_id=query_id)
+
+
+def ask_dns(host: Host, server: str, *, name: str, timeout_s: float = 2) -> Optional[str]:
+    """How the DNS server at `server` fails to say where `name` is, or for `.` who is responsible: `SERVFAIL`; "" if it does not fail; None if
+    nothing comes."""
+    query_id = _new_query_id(host)
+    kind = dns_query.TYPE_NS if name == "." else _type_for(server)
+    query = dns_query.render_query(name, query_id=query_id, record_type=kind)
+    return dns_query.read_failure(host.udp_exchange(server, 53, payload=query, timeout_s=timeout_s), query_id=query_id)
+
+
+def _new_query_id(host: Host) -> int:
+    return int(host.monotonic() * 1000) & 0xFFFF
+
+
+def _type_for(server: str) -> int:
+    """A cluster whose DNS is at an IPv6 address has Services at such ones."""
+    return dns_query.TYPE_AAAA if ":" in server else dns_query.TYPE_A

@@ -24,6 +24,8 @@ AT_ONCE = 8
 HOLDS_NAMESPACES = "aggregated/namespaces"
 """The kind of an aggregated API without whose answer a namespace stays where it is, which is no matter of that API's users alone."""
 Answer = TypeVar("Answer")
+REFUSED = "kubelet/refused"
+"""The kind of a kubelet that answers the API server, and refuses: what is wrong is the API server's certificate, or its rights."""
 _WAYS = (502, 503, 504)
 """The API server's answers if it does not reach a kubelet. Source: apimachinery, pkg/util/proxy/upgradeaware.go; api/errors ServiceUnavailable"""
 
@@ -52,9 +54,30 @@ def _ask_kubelet(api: Api, name: str) -> Part:
         return Part("kubelet", name, Trouble(what, cause, remedy), node=name)
     if answer.status in _WAYS:
         return Part("kubelet", name, Trouble(what, _read_message(answer), remedy), node=name)
+    if answer.status in (401, 403) and not answer.body.startswith(b"{"):  # the API server's own refusal is a Status
+        return Part(REFUSED, name if answer.status == 401 else api.server, _explain_refusal(api, name, answer=answer))
     if answer.status != 200:
         return Part("kubelet", name, unproven=f"the kubelet of {name}: HTTP {answer.status}", node=name)
     return Part("kubelet", name, node=name)
+
+
+def _explain_refusal(api: Api, name: str, *, answer: HttpResponse) -> Trouble:
+    """A kubelet that the API server reaches, and that does not take its client certificate (401), or asks the cluster what that may do (403)."""
+    server = api.server.partition("://")[2]
+    again = "on that machine: kb certs renew apiserver-kubelet-client"
+    if answer.status == 401:
+        cause = "it accepts certificates of another authority (clientCAFile in its configuration), or the one of the API server is none of the cluster's"
+        return Trouble(
+            f"the kubelet of node {name} does not accept API server {server}",
+            cause,
+            f"on both machines: kb doctor; or {again}",
+        )
+    what = f"kubelets answer API server {server} nothing, so kubectl logs, exec and port-forward fail through it"
+    return Trouble(
+        what,
+        f"a kubelet says: {_read_message(answer)}",
+        f"if its certificate is another user's, {again}; else see that user's rights",
+    )
 
 
 def _read_message(answer: HttpResponse) -> str:

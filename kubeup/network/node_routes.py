@@ -12,10 +12,14 @@ from kubeup.network.route_plan import (
     PROTOCOL,
     VXLAN,
     Command,
+    Diversion,
     Interface,
     Network,
     Route,
+    find_diversion,
+    find_holes,
     find_unrouted,
+    list_samples,
     parse_forwards,
     parse_interfaces,
     parse_neighbours,
@@ -24,6 +28,7 @@ from kubeup.network.route_plan import (
     parse_vxlan,
     plan_changes,
 )
+from kubeup.node.crictl import split_json
 from kubeup.paths import Paths
 
 CNI_FILE = "99-kb-bridge.conflist"
@@ -62,6 +67,26 @@ def read_unrouted(host: Host, cidrs: Sequence[str], *, counts_own: bool = False)
         if answer and answer.ok and answer.stdout.strip():
             found += find_unrouted(answer.stdout, same, counts_own=counts_own)
     return found
+
+
+def read_diverted(host: Host, routes: Iterable[Route]) -> list[tuple[Route, Diversion]]:
+    """Those of `routes` whose packets, or some of them, the kernel sends elsewhere: by a route that is more specific, or by a rule of policy
+    routing, as VPN clients set them. [] if the routes cannot be read."""
+    found = []
+    for version in (4, 6):
+        same = [route for route in routes if (6 if ":" in route.pod_cidr else 4) == version]
+        listed = host.query(["ip", "-json", f"-{version}", "route", "show", "table", "all"]) if same else None
+        if listed is None or not listed.ok:
+            continue
+        asked = list_samples(listed.stdout, same)
+        lines = "".join(f"route get fibmatch {address}\n" for _, address in asked)
+        answer = host.query(["ip", "-json", f"-{version}", "-force", "-batch", "-"], stdin=lines)
+        # an address without any way has no line, and then nobody knows whose line is whose
+        rows = split_json(answer.stdout)
+        ways = zip(asked, rows) if len(rows) == len(asked) else ()
+        found += [(route, way) for (route, _), row in ways if (way := find_diversion(route, row)) is not None]
+        found += find_holes(listed.stdout, same)
+    return list(dict.fromkeys(found))
 
 
 def query(host: Host, *argv: str) -> str:

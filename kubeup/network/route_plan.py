@@ -29,6 +29,7 @@ VXLAN_OVERHEAD = {4: 50, 6: 70}
 
 Command = tuple[str, ...]
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+_Cidr = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 
 # ---- values
@@ -281,6 +282,74 @@ def find_unrouted(text: str, cidrs: Iterable[str], *, counts_own: bool = False) 
     counted = [entry for entry in _json_list(text) if counts_own or str(entry.get("protocol")) != str(PROTOCOL)]
     ways = [str(entry.get("dst", "")) for entry in counted if entry.get("type", "unicast") == "unicast"]
     return [cidr for cidr in cidrs if not any(_leads_to(way, cidr) for way in ways)]
+
+
+@frozen
+class Diversion:
+    """A route of somebody else's that takes packets. destination: `10.244.0.0/25`, or `default`; device "": it drops them. table: "" for main."""
+
+    destination: str
+    device: str
+    gateway: str = ""
+    table: str = ""
+    kind: str = ""
+
+    def __str__(self) -> str:
+        """As `ip route` writes it."""
+        via, dev = f" via {self.gateway}" * bool(self.gateway), f" dev {self.device}" * bool(self.device)
+        return f"{self.kind} {self.destination}".strip() + via + dev + f" table {self.table}" * bool(self.table)
+
+
+_HOLES = frozenset({"blackhole", "unreachable", "prohibit"})
+
+
+def list_samples(text: str, routes: Sequence[Route]) -> list[tuple[Route, str]]:
+    """(route, an address that it is for): of each route one, and one of each route within it, from `ip -json route show table all`."""
+    inside = [
+        (route, network)
+        for entry in _json_list(text)
+        if entry.get("type", "unicast") == "unicast"
+        for route, network in _within(entry, routes)
+    ]
+    networks = [*((route, ipaddress.ip_network(route.pod_cidr, strict=False)) for route in routes), *inside]
+    return list(dict.fromkeys((route, str(one[min(1, one.num_addresses - 1)])) for route, one in networks))
+
+
+def find_holes(text: str, routes: Sequence[Route]) -> list[tuple[Route, Diversion]]:
+    """The routes of `routes` within which another one of the main table drops packets."""
+    entries = [entry for entry in _json_list(text) if entry.get("type") in _HOLES and not entry.get("table")]
+    return [(route, _read_diversion(entry)) for entry in entries for route, _ in _within(entry, routes)]
+
+
+def _within(entry: Mapping[str, Any], routes: Sequence[Route]) -> list[tuple[Route, _Cidr]]:
+    """The routes that contain the one of this entry, which is not kb's and is more specific."""
+    try:
+        one = ipaddress.ip_network(str(entry.get("dst", "")), strict=False)
+    except ValueError:
+        return []
+    pairs = [(route, ipaddress.ip_network(route.pod_cidr, strict=False)) for route in routes]
+    return [
+        (route, one)
+        for route, cidr in pairs
+        if cidr.version == one.version and cidr.prefixlen < one.prefixlen and one.overlaps(cidr)
+    ]
+
+
+def find_diversion(route: Route, entry: Mapping[str, Any]) -> Optional[Diversion]:
+    """What takes the packets of `route`, if it is another one; entry: of `ip -json route get fibmatch`. A node's own address is in any of
+    the networks that its machine is connected to."""
+    device, gateway = str(entry.get("dev", "")), str(entry.get("gateway", ""))
+    is_same = device == route.device and (not route.gateway or gateway in ("", route.gateway))
+    is_connected = (
+        ipaddress.ip_network(route.pod_cidr, strict=False).num_addresses == 1 and entry.get("protocol") == "kernel"
+    )
+    return None if not device or is_same or is_connected else _read_diversion(entry)
+
+
+def _read_diversion(entry: Mapping[str, Any]) -> Diversion:
+    kind = str(entry.get("type", ""))
+    destination, device, gateway, table = (str(entry.get(key, "")) for key in ("dst", "dev", "gateway", "table"))
+    return Diversion(destination, device, gateway, table, kind=kind if kind in _HOLES else "")
 
 
 def _leads_to(destination: str, cidr: str) -> bool:

@@ -37,6 +37,7 @@ NOT_TO_BE_RUN_AGAIN = {
     "the line that kb init printed": "on another node",
     "kb init printed it": "on another node",
     "of kb init and kb join, and is missing or damaged": "says who writes a file",
+    "run kb init or kb join again, as when this node was set up": "doctor's, of a node that either of them made",
     "kb join --discovery-file /root/discovery.conf": "a join in another way",
 }
 """Texts outside of the commands that name one of them all the same."""

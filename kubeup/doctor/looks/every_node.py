@@ -5,6 +5,7 @@ from __future__ import annotations
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import dns_service, node_state, objects, probes, stuck_pods
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.doctor.looks import dns_zone
 from kubeup.doctor.node_files import Patient, open_api
 
 
@@ -30,7 +31,9 @@ def look_at_system_pods(patient: Patient) -> Findings:
 
 
 def look_at_dns_address(patient: Patient) -> Findings:
-    """Whether there is a Service at the address that nodes are to give to pods for the cluster's DNS."""
-    trouble = dns_service.find_odd_address(open_api(patient))
+    """Whether there is a Service at the address that nodes are to give to pods for the cluster's DNS, and it knows the domain that they give."""
+    api = open_api(patient)
+    servers, domain = dns_service.read_told(api)
+    trouble = dns_service.find_odd_address(api, servers) or (dns_zone.explain_zone(api, domain) if domain else None)
     if trouble is not None:
         yield Finding("dns", ERROR, str(trouble), trouble.remedy)

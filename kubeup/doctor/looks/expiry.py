@@ -20,6 +20,7 @@ from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki, renewal, torn_pairs, unread_certs
+from kubeup.paths import Paths
 from kubeup.phases import auto_renewal
 from kubeup.trust import Anchors
 
@@ -44,7 +45,7 @@ def look_at_certs(patient: Patient) -> Findings:
         problems = [*pki.find_problems(host, paths, config=_as_found(patient)), *kubeconfig.find_problems(host, paths)]
         for problem in problems:
             if not any(problem.what.startswith(f"{pair.cert} and {pair.key} do not") for pair in torn):
-                yield Finding("certificates", ERROR, str(problem), problem.remedy)
+                yield Finding(_name_problem(paths, problem), ERROR, str(problem), problem.remedy)
         bundle = _describe_bundle(patient)
         if bundle:
             yield Finding("certificates", WARNING, bundle, "then: kb init phase control-plane controller-manager")
@@ -64,6 +65,17 @@ def look_at_certs(patient: Patient) -> Findings:
             yield Finding("certificates", WARNING, text, _SEE_REQUESTS)
         elif left < EXPIRES_SOON and not _renews_itself(path):
             yield Finding("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
+
+
+def _name_problem(paths: Paths, problem: KbError) -> str:
+    """With the component that cannot work with such a kubeconfig."""
+    of = {paths.kubeconfig(f"{name.removeprefix('kube-')}.conf"): name for name in _WITH_KUBECONFIG}
+    return next(
+        (f"certificates/{name}" for path, name in of.items() if f" {path} " in f"{problem.what} "), "certificates"
+    )
+
+
+_WITH_KUBECONFIG = ("kube-controller-manager", "kube-scheduler")
 
 
 def _find_early_ends(patient: Patient) -> Findings:

@@ -23,14 +23,14 @@ def look_at_pending(patient: Patient) -> Findings:
             raise
         return
     for one in found:
-        level = ERROR if one.node in ("", patient.config.node.name) else WARNING
-        yield Finding("pending-pods", level, str(one.trouble), one.trouble.remedy)
+        is_away = one.is_as_made or one.node not in ("", patient.config.node.name)
+        yield Finding("pending-pods", WARNING if is_away else ERROR, str(one.trouble), one.trouble.remedy)
 
 
 def look_at_all_pending(patient: Patient) -> Findings:
     """The same for all nodes, this one as any other. Raises what the API does."""
     for one in _find(patient):
-        yield Finding("pending-pods", ERROR, str(one.trouble), one.trouble.remedy)
+        yield Finding("pending-pods", WARNING if one.is_as_made else ERROR, str(one.trouble), one.trouble.remedy)
 
 
 def _find(patient: Patient) -> list[pending_pods.Pending]:

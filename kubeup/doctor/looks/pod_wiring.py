@@ -14,7 +14,8 @@ from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient
 from kubeup.errors import KbError
 from kubeup.json_text import as_table
-from kubeup.network import node_routes, pod_network, pod_view, route_keeper, route_plan
+from kubeup.machine.host import Host
+from kubeup.network import node_routes, pod_network, pod_view, route_keeper, route_plan, step_aside
 from kubeup.node import crictl, runtime
 from kubeup.shapes import fit_what_does
 
@@ -144,7 +145,8 @@ def _judge_routes(patient: Patient, me: route_plan.Peer, *, nodes: list[route_pl
     interfaces = node_routes.read_interfaces(host)
     backend = route_keeper.read_settings(host, patient.paths).backend
     wanted = route_plan.plan_network(nodes, me, interfaces=interfaces, backend=backend)
-    missing = sorted(route.pod_cidr for route in wanted.routes - node_routes.read_network(host).routes)
+    there = node_routes.read_network(host).routes
+    missing = sorted(route.pod_cidr for route in wanted.routes - there)
     lost = {cidr: node.name for node in nodes for cidr in node.pod_cidrs if cidr in missing}
     state = host.query(["systemctl", "is-active", pod_network.UNIT]).stdout.strip()
     if lost:
@@ -157,3 +159,24 @@ def _judge_routes(patient: Patient, me: route_plan.Peer, *, nodes: list[route_pl
     elif state not in ("active", ""):
         text = f"{pod_network.UNIT} is {state}: routes to nodes that come or go, and the rules for pods, are not kept"
         yield Finding(NAME, WARNING, text, f"systemctl restart {pod_network.UNIT}")
+    yield from _judge_diverted(host, wanted.routes & there, me, nodes=nodes)
+
+
+def _judge_diverted(  # noqa: PLR0917
+    host: Host, routes: frozenset[route_plan.Route], me: route_plan.Peer, *, nodes: list[route_plan.Peer]
+) -> Iterator[Finding]:
+    """Routes of somebody else's that take packets for pods or nodes: a VPN client, or a bridge of containers, with the same addresses."""
+    pods = {cidr: f"the pods of node {node.name} ({cidr})" for node in nodes for cidr in node.pod_cidrs}
+    machines = {address: f"node {node.name} ({address})" for node in nodes for address in node.addresses}
+    bridge = step_aside.read_bridge(host)
+    kept = me.pod_cidrs if bridge is not None and bridge.ports else ()
+    own = {route_plan.Route(cidr, "", step_aside.BRIDGE) for cidr in kept}
+    direct = {route_plan.Route(route.gateway, "", route.device) for route in routes if route.gateway in machines}
+    taken: dict[route_plan.Diversion, list[str]] = {}
+    for route, way in node_routes.read_diverted(host, sorted({*routes, *own, *direct}, key=str)):
+        taken.setdefault(way, []).append(pods.get(route.pod_cidr) or machines.get(route.pod_cidr) or route.pod_cidr)
+    for way, names in taken.items():
+        goes = f"leave by {way.device}" if way.device else "are dropped"
+        text = f"packets to {' and '.join(names)} {goes}: another route than the pod network's takes them ({way})"
+        remedy = f"have what sets it (a VPN client, another container engine) leave these addresses alone; until then: ip route del {way}"
+        yield Finding(NAME, ERROR, text, remedy)

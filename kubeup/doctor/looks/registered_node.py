@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import node_state, probes, signing_request, system_rights
+from kubeup.cluster import health, node_state, probes, signing_request, system_rights
 from kubeup.config import choose
-from kubeup.diagnosis import signs
+from kubeup.diagnosis import kubelet_trouble, signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.diagnosis.log_lines import clean_log_line
 from kubeup.doctor.looks import kubelet_files
 from kubeup.doctor.node_files import (
     Patient,
@@ -59,11 +62,36 @@ def look_at_node(patient: Patient) -> Findings:
     else:
         for trouble in node_state.find_troubles(node):
             yield Finding("node", ERROR, str(trouble), trouble.remedy)
+        yield from _judge_heartbeat(patient, api, name=name)
     cordon = node_state.find_cordon(node)
     if cordon:
         yield Finding("node", WARNING, str(cordon), cordon.remedy)
     yield from _judge_identity(patient, name, node=node)
     yield from _judge_serving_requests(name, requests)
+
+
+def _judge_heartbeat(patient: Patient, api: kubeapi.Api, *, name: str) -> Findings:
+    """Whether the kubelet reports to the cluster: a node stays Ready for 40 s after that has ended. It does so every 10 s by default."""
+    with contextlib.suppress(KbError):
+        found = api.get(kubeapi.path_of("Lease", name, namespace="kube-node-lease"))
+        age_s = health.find_lease_age(api, found) if found else None
+        lasts_s = fit_what_does(found or {}, {"spec!": {"leaseDurationSeconds!": int}})["spec"]["leaseDurationSeconds"]
+        if age_s is not None and age_s > max(_SILENT_S, lasts_s / 2):
+            lines = kubelet_trouble.read_present_log(patient.host, since_s=age_s)
+            said = next((line for line in reversed(lines) if _LEASE.search(line)), "")
+            why = clean_log_line(said) if said else "the kubelet's log does not say why"
+            text = f"the kubelet has not renewed its Lease for {age_s:.0f} s, and after 40 s its node becomes NotReady: {why}"
+            yield Finding(
+                "node",
+                ERROR,
+                text,
+                "on a control plane: kb doctor; the kubelet's log: " + services.say_log(patient.host, "kubelet"),
+            )
+
+
+_SILENT_S = 20
+_LEASE = re.compile(r'"Failed to (?:update lease|ensure lease exists|prepare lease)')
+"""Source: component-helpers, apimachinery/lease/controller.go"""
 
 
 def _judge_called(patient: Patient, name: str) -> Findings:

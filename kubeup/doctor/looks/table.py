@@ -43,7 +43,13 @@ from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import OWN_MEMBER, look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
-from kubeup.doctor.looks.whole_cluster import OF_NODES, look_at_cluster, look_at_rights, look_at_whole_cluster
+from kubeup.doctor.looks.whole_cluster import (
+    OF_NODES,
+    look_at_cluster,
+    look_at_flags,
+    look_at_rights,
+    look_at_whole_cluster,
+)
 from kubeup.doctor.node_files import Patient
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
@@ -73,6 +79,8 @@ _BELOW_PODS = (
 )
 """What breaks the ways of every pod on this node."""
 _STARTS = "schedulers see every pod, and no node fails to start some"
+
+_KEPT = "no controller is switched off that a cluster needs, and every API server reads what is encrypted"
 
 LOOKS: tuple[Look, ...] = (
     Look("kubelet-files", "the files are there from which the kubelet starts", look_at_kubelet_files),
@@ -109,11 +117,13 @@ LOOKS: tuple[Look, ...] = (
         ("kubelet-files", "CRI", "manifests", "chain"),
     ),
     Look("rights", "the cluster's own programs have their rights, and their pods could be made again", look_at_rights),
+    Look("flags", _KEPT, look_at_flags),
     Look(
         "node",
         "the cluster has this node, and it is Ready",
         look_at_node,
         (
+            "etcd-alarms",
             "kubelet-files",
             "CRI",
             "machine",
@@ -136,7 +146,9 @@ LOOKS: tuple[Look, ...] = (
         look_at_cluster,
         ("etcd-alarms",),
     ),
-    Look("pending-pods", _STARTS, look_at_pending, (*_BELOW_PODS, "machine", "etcd", "cluster")),
+    Look(
+        "pending-pods", _STARTS, look_at_pending, (*_BELOW_PODS, "etcd-alarms", "machine", "etcd", "cluster", "flags")
+    ),
     Look("backups", "scheduled backups are made, and are there", look_at_backups),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look(
@@ -164,18 +176,31 @@ LOOKS: tuple[Look, ...] = (
 
 
 OF_THE_CLUSTER: tuple[Look, ...] = (
-    Look("etcd", "every member of etcd serves", look_at_etcd),
-    Look("rights", "the cluster's own programs have their rights, and their pods could be made again", look_at_rights),
+    Look("etcd-alarms", "etcd has raised no alarm", look_at_etcd_alarms),
+    Look("etcd", "every member of etcd serves", look_at_etcd, ("etcd-alarms",)),
+    Look(
+        "rights",
+        "the cluster's own programs have their rights, and their pods could be made again",
+        look_at_rights,
+        ("etcd-alarms",),
+    ),
+    Look("flags", _KEPT, look_at_flags),
     Look(
         "cluster",
         "nodes, their kubelets, API servers, controllers, admission and aggregated APIs",
         look_at_whole_cluster,
+        ("etcd-alarms", "flags"),
     ),
     Look("nodes", "nothing keeps pods away from the nodes that are Ready", look_at_every_node),
     Look("pod-tokens", "every API server knows the tokens of pods", look_at_pod_tokens),
-    Look("pods", "no pod of kube-system is stuck", look_at_system_pods, ("cluster", "nodes")),
-    Look("dns", "the Service of the cluster's DNS is where pods ask for it", look_at_dns_address, ("cluster",)),
-    Look("pending-pods", _STARTS, look_at_all_pending, ("rights", "cluster", "nodes", "pods")),
+    Look("pods", "no pod of kube-system is stuck", look_at_system_pods, ("etcd-alarms", "cluster", "nodes")),
+    Look(
+        "dns",
+        "the cluster's DNS is where pods ask for it, and serves what they ask for",
+        look_at_dns_address,
+        ("cluster",),
+    ),
+    Look("pending-pods", _STARTS, look_at_all_pending, ("etcd-alarms", "rights", "cluster", "nodes", "flags", "pods")),
 )
 """The checks of --cluster, which need no more of this machine than its identity."""
 _AT_ONCE = 6
@@ -206,7 +231,7 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     results = _take_all(patient, chosen)
     notes: list[Finding] = []
     broken, twice = set[str](), set[str]()
-    """The looks that found an error, and the static pods that have two manifests: whatever is wrong with these comes of that."""
+    """The looks that found an error, and the static pods that have two manifests, or no kubeconfig: whatever is wrong with these comes of that."""
     away = dict[str, str]()
     """The members of etcd that do not serve, and their machines' addresses."""
     for look, found in zip(chosen, results):
@@ -223,9 +248,7 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
         ]
         failed = [note.name for note in found if note.level in (ERROR, FOLLOWS)]
         broken |= {*failed, *(name.partition("/")[0] for name in failed)}
-        twice |= {pod for look_name, _, pod in (name.partition("/") for name in failed) if look_name == "manifests"} - {
-            ""
-        }
+        twice |= {pod for _, _, pod in (name.partition("/") for name in failed) if pod in node_files.COMPONENTS}
         notes.extend(found)
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
 
@@ -300,4 +323,4 @@ def as_dict(note: Finding) -> dict[str, str]:
 
 def _for_a_doctor(remedy: str) -> str:
     """Complete the remedy "run the command again": for doctor this is the command that set up the node."""
-    return remedy.replace(signs.AGAIN, f"{signs.AGAIN} that set up this node")
+    return remedy.replace(signs.AGAIN, "run kb init or kb join again, as when this node was set up")

@@ -13,8 +13,9 @@ from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import dns_service, objects, probes
 from kubeup.diagnosis import container_trouble
+from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
-from kubeup.doctor.looks import pod_wiring
+from kubeup.doctor.looks import dns_zone, pod_wiring
 from kubeup.doctor.node_files import Patient, open_api
 from kubeup.errors import KbError
 from kubeup.json_text import as_table
@@ -36,6 +37,7 @@ from kubeup.network import (
 from kubeup.node import crictl
 from kubeup.shapes import fit_what_does
 from kubeup.trouble import Trouble
+from kubeup.upgrade.corefile import EDIT
 
 
 def look_at_load_balancer(patient: Patient) -> Findings:
@@ -185,8 +187,13 @@ def look_at_dns(patient: Patient) -> Findings:
     name = f"kubernetes.default.svc.{patient.config.cluster.networking.dns_domain}"
     if any(probes.lookup_in_cluster(patient.host, str(server), name=name) for server in servers):
         yield from _look_from_pods(patient, str(servers[0]), name=name)
+        yield from _look_outside(patient, str(servers[0]))
         return
     if _is_left_out(patient, [str(server) for server in servers]):
+        return
+    failure = next(filter(None, (probes.ask_dns(patient.host, str(server), name=name) for server in servers)), "")
+    if failure:
+        yield _describe_failure(patient, f"the cluster's DNS at {servers[0]} answers {failure} for {name}")
         return
     lost = container_trouble.find_lost_rules(patient.host, patient.config.node.cri_socket)
     what = f"the cluster's DNS at {servers[0]} does not answer for {name}"
@@ -205,6 +212,49 @@ def look_at_dns(patient: Patient) -> Findings:
         what + (f" (kube-proxy: {line})" if line else ""),
         f"see whether CoreDNS and kube-proxy run{where}: kubectl -n kube-system get pods -o wide",
     )
+
+
+def _describe_failure(patient: Patient, what: str) -> Finding:
+    """Packets come and go, and what answers does not know the cluster's Services."""
+    with contextlib.suppress(KbError):  # a worker's identity may read CoreDNS' ConfigMap only if a pod of it runs there
+        zone = dns_zone.explain_zone(open_api(patient), patient.config.cluster.networking.dns_domain)
+        if zone is not None:
+            return Finding("dns", ERROR, f"{what}: {zone}", zone.remedy)
+    silence = _explain_silence(patient, [str(server) for server in patient.config.kubelet.get("clusterDNS") or ()])
+    if silence:
+        return Finding("dns", ERROR, f"{what}: {silence}", silence.remedy)
+    where = "" if patient.is_control_plane else ", on a control plane"
+    see = "kubectl -n kube-system logs -l k8s-app=kube-dns; its Corefile: kubectl -n kube-system get configmap coredns -o yaml"
+    return Finding("dns", ERROR, what, f"see what CoreDNS says{where}: {see}")
+
+
+def _look_outside(patient: Patient, server: str) -> Findings:
+    """Names that are not the cluster's: only if this machine's own name servers know any can pods expect to. CoreDNS tries for 5 s."""
+    own = next((one for one in _read_name_servers(patient) if not _fails_outside(patient, one, timeout_s=1)), "")
+    if not own or own == server or not all(_fails_outside(patient, server, timeout_s=7) for _ in range(2)):
+        return
+    targets = list[str]()
+    with contextlib.suppress(KbError):
+        targets = dns_zone.read_forwards(open_api(patient))
+    text = (
+        f"the cluster's DNS at {server} finds no names outside the cluster, and this machine's name server {own} does"
+    )
+    if targets:
+        text += f": CoreDNS asks {' and '.join(dict.fromkeys(targets))} for them (forward in its Corefile)"
+    remedy = f"see whether those answer the machines where CoreDNS runs, or have it ask these machines' own (forward . /etc/resolv.conf): {EDIT}"
+    yield Finding("dns", ERROR, text, remedy)
+
+
+def _fails_outside(patient: Patient, server: str, *, timeout_s: float) -> bool:
+    """Whether a name server gets no answer from others: one that refuses to tell of the root has one of its own."""
+    return probes.ask_dns(patient.host, server, name=".", timeout_s=timeout_s) in (None, "SERVFAIL")
+
+
+def _read_name_servers(patient: Patient) -> list[str]:
+    """The name servers that the kubelet gives to CoreDNS."""
+    text = facts.read_or_empty(patient.host, str(patient.config.kubelet.get("resolvConf") or "/etc/resolv.conf"))
+    words = [line.split() for line in text.splitlines()]
+    return [line[1] for line in words if len(line) > 1 and line[0] == "nameserver" and facts.address_or_none(line[1])]
 
 
 def _is_left_out(patient: Patient, servers: list[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import health, reach, system_rights
+from kubeup.cluster import control_flags, health, reach, system_rights
 from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
 from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
 from kubeup.doctor.node_files import Patient, open_api
@@ -18,6 +18,7 @@ _LEVELS = {
     "leader": ERROR,
     "admission": ERROR,
     "kubelet": WARNING,
+    reach.REFUSED: ERROR,
     "aggregated": WARNING,
     reach.HOLDS_NAMESPACES: ERROR,
 }
@@ -25,8 +26,14 @@ _LEVELS = {
 nobody else waits for is a warning everywhere."""
 
 
+_IN_ALARM = Finding("cluster", OK, "not proven: nobody renews a lease while etcd takes no writes", remedy="")
+
+
 def look_at_whole_cluster(patient: Patient) -> Findings:
     """The same for all nodes, this one as any other, whose problems weigh as much as they do for the cluster. Raises what the API does."""
+    if any(look_at_etcd_alarms(patient)):
+        yield _IN_ALARM
+        return
     for part in _read_parts(open_api(patient)):
         if part.unproven:
             yield Finding("cluster", OK, f"not proven: {part.unproven}", remedy="")
@@ -36,15 +43,18 @@ def look_at_whole_cluster(patient: Patient) -> Findings:
 
 
 def _read_parts(api: kubeapi.Api, own: str = "") -> list[health.Part]:
-    """own: the name of this node, which other checks judge; every other API server is asked for the way to its kubelet, which this machine may close."""
+    """own: the name of this node, which other checks judge; every other API server is asked for the way to its kubelet, which this machine may close. Each
+    API server has a client certificate of its own for kubelets."""
     parts = health.gate(api, counts_recent=True, unwatched=[own])
     ready = [part.name for part in parts if part.kind == "node" and part.trouble is None]
     servers = [f"https://{part.name}" for part in parts if part.kind == "api-server" and part.is_well]
-    others = [server for server in servers if server != api.server] if own in ready else []
+    one = [own] if own in ready else ready[:1]
+    others = [server for server in servers if server != api.server]
     with ThreadPoolExecutor(len(others) + 1) as pool:
         kubelets = pool.submit(reach.probe_kubelets, api, ready)
-        back = list(pool.map(lambda server: reach.probe_kubelets(api.with_server(server), [own]), others))
-        return [*parts, *kubelets.result(), *(part for some in back for part in some), *reach.probe_aggregated(api)]
+        back = list(pool.map(lambda server: reach.probe_kubelets(api.with_server(server), one), others))
+        found = [*kubelets.result(), *(part for some in back for part in some)]
+    return [*parts, *dict.fromkeys(found), *reach.probe_aggregated(api)]
 
 
 def look_at_rights(patient: Patient) -> Findings:
@@ -72,6 +82,19 @@ def look_at_rights(patient: Patient) -> Findings:
         yield Finding(name, ERROR, str(trouble), trouble.remedy)
 
 
+def look_at_flags(patient: Patient) -> Findings:
+    """What control planes were told that takes a part of the cluster away. Only on a control plane, since a worker's identity may not read it."""
+    if not patient.is_control_plane or not patient.host.exists(patient.kubeconfig):
+        return
+    api = open_api(patient)
+    try:
+        troubles = [*control_flags.find_lost_controllers(api), *control_flags.find_unread_secrets(api)]
+    except (Unreachable, kubeapi.ApiRefused):
+        return  # other checks report why
+    for trouble in troubles:
+        yield Finding("flags", ERROR, str(trouble), trouble.remedy)
+
+
 OF_NODES = "rights/nodes"
 """The finding of an API server that lets kubelets do nothing."""
 _ADMINS = "kubeadm:cluster-admins"
@@ -83,7 +106,8 @@ def look_at_cluster(patient: Patient) -> Findings:
     if not patient.is_control_plane or not host.exists(patient.kubeconfig):
         return
     if any(look_at_etcd_alarms(patient)):
-        return  # nobody renews a lease while etcd takes no writes: the alarm is a check of its own
+        yield _IN_ALARM
+        return
     api = open_api(patient)
     try:
         parts = _read_parts(api, patient.config.node.name)

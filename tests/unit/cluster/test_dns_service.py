@@ -108,7 +108,8 @@ def find_odd(address: str, *, told: str = "10.96.0.10", disabled: bool = False) 
         answers[f"{SYSTEM}/services/kube-dns"] = row
     host.urls.update({url: HttpResponse(200, json.dumps(answer).encode()) for url, answer in answers.items()})
     host.urls.setdefault(f"{SYSTEM}/services/kube-dns", HttpResponse(404, b'{"reason": "NotFound"}'))
-    found = dns_service.find_odd_address(Api(host, Identity(SERVER, Tls()), retry_s=0))
+    api = Api(host, Identity(SERVER, Tls()), retry_s=0)
+    found = dns_service.find_odd_address(api, dns_service.read_told(api)[0])
     return f"{found}. {found.remedy}" if found else ""
 
 

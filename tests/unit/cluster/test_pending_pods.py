@@ -27,10 +27,19 @@ def make_pod(*conditions: tuple[str, str], created: str = OLD, node: str = "", *
     }
 
 
+LEADS = {"acquireTime": "2025-12-31T22:00:00.000000Z", "renewTime": NEW}
+LEASE = f"{SERVER}/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-scheduler"
+
+
 def find(
-    *pods: dict[str, Any], events: tuple[dict[str, Any], ...] = (), always: bool = False
+    *pods: dict[str, Any],
+    events: tuple[dict[str, Any], ...] = (),
+    always: bool = False,
+    lease: dict[str, str] = LEADS,
+    nodes: tuple[dict[str, Any], ...] = (),
 ) -> list[pending_pods.Pending]:
     host = FakeHost()
+    host.urls[LEASE] = HttpResponse(200, json.dumps({"metadata": {"name": "kube-scheduler"}, "spec": lease}).encode())
 
     def answer(path: str, items: Any) -> None:
         host.urls[f"{SERVER}{path}"] = HttpResponse(200, json.dumps({"items": list(items)}).encode())
@@ -40,7 +49,10 @@ def find(
         why = {"fieldSelector": f"involvedObject.kind=Pod,reason={reason}"}
         some = [one for one in events if one.get("reason", "FailedCreatePodSandBox") == reason]
         answer("/api/v1/events?" + urllib.parse.urlencode(why), some)
-    answer("/api/v1/nodes", [{"metadata": {"name": "w1"}, "status": {"images": [{"names": [IMAGE]}]}}])
+    answer(
+        "/api/v1/nodes",
+        [*nodes, {"metadata": {"name": "w1"}, "status": {"images": [{"names": [IMAGE]}]}}][: len(nodes) or 1],
+    )
     return pending_pods.find_pending(Api(host, Identity(SERVER, Tls()), retry_s=0), pulls_always=always)
 
 
@@ -65,6 +77,63 @@ def test_a_pod_that_no_scheduler_has_seen() -> None:
 )
 def test_what_is_seen_or_waits_on_purpose_is_no_trouble(pod: dict[str, Any]) -> None:
     assert find(pod) == []
+
+
+@pytest.mark.parametrize(
+    "lease", [{**LEADS, "acquireTime": NEW}, {**LEADS, "renewTime": OLD}], ids=["has just begun", "leads no more"]
+)
+def test_a_scheduler_that_takes_over_is_waited_for(lease: dict[str, str]) -> None:
+    assert find(make_pod(), lease=lease) == []
+    assert len(find(make_pod(schedulerName="gpu"), lease=lease)) == 1  # somebody else's lease is not known
+
+
+def make_node(name: str, *taints: str, cordoned: bool = False) -> dict[str, Any]:
+    """taints: `key=value:Effect`."""
+    rows = []
+    for taint in (*taints, *(["node.kubernetes.io/unschedulable:NoSchedule"] if cordoned else [])):
+        key, _, effect = taint.rpartition(":")
+        rows.append({"key": key.partition("=")[0], "value": key.partition("=")[2], "effect": effect})
+    return {"metadata": {"name": name}, "spec": {"taints": rows, "unschedulable": cordoned}}
+
+
+MAINTENANCE, OWN = "maintenance=yes:NoSchedule", "node-role.kubernetes.io/control-plane:NoSchedule"
+
+
+def test_a_pod_that_every_node_keeps_away() -> None:
+    pod = make_pod(("PodScheduled", "False"))
+    nodes = (make_node("cp1", OWN, MAINTENANCE), make_node("w1", MAINTENANCE), make_node("w2", cordoned=True))
+    (told,) = find(pod, nodes=nodes)
+    assert str(told.trouble) == (
+        "no node takes pod shop/web-1, which tolerates none of what keeps pods away: "
+        f"{OWN} on cp1; {MAINTENANCE} on cp1, w1; cordoned on w2"
+    )
+    assert told.trouble.remedy.endswith("kubectl taint nodes cp1 w1 maintenance:NoSchedule-") and not told.is_as_made
+    assert find(pod, nodes=(*nodes, make_node("w3"))) == []  # it asks for more than w3 has: its owner's matter
+    assert find(make_pod(("PodScheduled", "False"), created=NEW), nodes=nodes) == []
+
+
+@pytest.mark.parametrize(
+    ("toleration", "is_told"),
+    [
+        ({"operator": "Exists"}, False),
+        ({"key": "maintenance", "operator": "Exists"}, False),
+        ({"key": "maintenance", "value": "yes"}, False),
+        ({"key": "maintenance", "value": "no"}, True),
+        ({"key": "maintenance", "operator": "Exists", "effect": "NoExecute"}, True),
+    ],
+)
+def test_a_pod_that_tolerates_what_others_do_not(toleration: dict[str, str], is_told: bool) -> None:
+    pod = make_pod(("PodScheduled", "False"), tolerations=[toleration])
+    assert bool(find(pod, nodes=(make_node("w1", MAINTENANCE),))) == is_told
+
+
+def test_a_cluster_without_workers_is_as_it_was_made() -> None:
+    pod = make_pod(("PodScheduled", "False"))
+    (told,) = find(pod, nodes=(make_node("cp1", OWN),))
+    assert told.is_as_made and "join a worker" in told.trouble.remedy
+    assert find(pod, nodes=(make_node("w1", "node.kubernetes.io/not-ready:NoSchedule"),)) == []  # told elsewhere
+    (told,) = find(pod, nodes=(make_node("w1", cordoned=True),))
+    assert told.trouble.remedy == "kubectl uncordon w1"
 
 
 def test_a_node_that_makes_no_sandbox_is_named_with_the_newest_reason() -> None:

@@ -95,3 +95,20 @@ def test_odd_answers_are_no_trouble() -> None:
     rows = [{"spec": {"service": "odd"}, "status": {"conditions": [None, {"type": 3}]}}]
     api = make_api({"/apis/apiregistration.k8s.io/v1/apiservices": (200, {"items": rows})})
     assert [part.is_well for part in reach.probe_aggregated(api)] == [True]
+
+
+def test_kubelets_that_refuse_the_api_server() -> None:
+    """They are reached. The API server's own refusals are objects of kind Status, and prove nothing."""
+    forbidden = "Forbidden (user=apiserver.example.com, verb=get, resource=nodes, subresource(s)=[healthz proxy])"
+    api = make_api(
+        {
+            "/api/v1/nodes/w1/proxy/healthz": (403, forbidden),
+            "/api/v1/nodes/w2/proxy/healthz": (403, forbidden),
+            "/api/v1/nodes/w3/proxy/healthz": (401, "Unauthorized"),
+        }
+    )
+    first, second, third = reach.probe_kubelets(api, ["w1", "w2", "w3"])
+    assert first == second and first.kind == reach.REFUSED  # one trouble, of one certificate
+    assert first.trouble and f"a kubelet says: {forbidden}" in str(first.trouble)
+    assert "kb certs renew apiserver-kubelet-client" in first.trouble.remedy
+    assert third.trouble and third.trouble.what == "the kubelet of node w3 does not accept API server 10.0.0.11:6443"

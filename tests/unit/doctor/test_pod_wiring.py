@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from typing import Any
 
@@ -114,3 +115,48 @@ def test_routes_that_are_lost_and_a_keeper_that_is_away(host: FakeHost) -> None:
     )
     (told,) = find(pod_wiring.find_odd_routes, route_host(host, "10.244.1.0/29", routes=whole, state="inactive"))
     assert told.startswith("warning: kb-routes.service is inactive")
+
+
+WAY = {"dst": "10.244.2.0/24", "gateway": "10.77.0.12", "dev": "eth0", "protocol": "199", "flags": []}
+LINK = {"dst": "10.77.0.0/24", "dev": "eth0", "protocol": "kernel", "scope": "link", "prefsrc": "10.77.0.11", "flags": []}  # fmt: skip
+
+
+def divert(host: FakeHost, *others: dict[str, Any]) -> list[str]:
+    """others: routes beside kb's own and the link's, of which the kernel takes the most specific."""
+    table = [WAY, LINK, *others]
+    host.answers["ip -json -4 route show table all"] = json.dumps(table)
+    asked = list[str]()
+
+    def answer(argv: tuple[str, ...]) -> CommandResult:
+        asked[:] = host.stdins[-1].splitlines()
+        lines = []
+        for words in asked:
+            fitting = [
+                one for one in table if ipaddress.ip_address(words.split()[-1]) in ipaddress.ip_network(one["dst"])
+            ]
+            best = max(fitting, key=lambda one: ipaddress.ip_network(one["dst"]).prefixlen)
+            lines.append(json.dumps([best]))
+        return CommandResult(argv, 0, "\n".join(lines))
+
+    host.answers["ip -json -4 -force -batch -"] = answer
+    return find(pod_wiring.find_odd_routes, route_host(host, "10.244.1.0/29", routes=[WAY]))
+
+
+def test_a_route_of_a_vpn_that_takes_packets_for_pods(host: FakeHost) -> None:
+    assert divert(host) == []
+    (told,) = divert(host, {"dst": "10.244.2.0/25", "dev": "vpn0", "scope": "link", "flags": []})
+    assert told.startswith(
+        "error: packets to the pods of node w1 (10.244.2.0/24) leave by vpn0: another route than the pod network's takes them (10.244.2.0/25 dev vpn0)"
+    )
+    assert told.endswith("ip route del 10.244.2.0/25 dev vpn0")
+    (told,) = divert(host, {"dst": "10.77.0.12", "dev": "vpn0", "scope": "link", "flags": []})
+    assert told.startswith("error: packets to node w1 (10.77.0.12) leave by vpn0")
+    assert divert(host, {"dst": "10.77.0.0/28", "dev": "eth1", "protocol": "kernel", "flags": []}) == []  # two links
+
+
+def test_a_hole_in_the_routes(host: FakeHost) -> None:
+    table = [WAY, LINK, {"type": "blackhole", "dst": "10.244.2.128/25", "dev": "", "flags": []}]
+    host.answers["ip -json -4 route show table all"] = json.dumps(table)
+    host.answers["ip -json -4 -force -batch -"] = ""
+    (told,) = find(pod_wiring.find_odd_routes, route_host(host, "10.244.1.0/29", routes=[WAY]))
+    assert "(10.244.2.0/24) are dropped" in told and "(blackhole 10.244.2.128/25)" in told

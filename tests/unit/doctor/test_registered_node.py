@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
@@ -115,3 +116,23 @@ def test_a_node_that_is_another_machine_s_or_elsewhere() -> None:
     assert address.remedy.startswith("kb readdress 10.77.0.99 NEW")
     assert version.text == "the kubelet of node cp1 runs as v1.35.5, and the program on this machine is v1.35.6"
     assert {note.level for note in (other, address, version)} == {"warning"}
+
+
+@pytest.mark.parametrize(("seconds", "is_told"), [(12, False), (25, True)])
+def test_a_kubelet_that_reports_no_more(seconds: int, is_told: bool) -> None:
+    host = node_host()
+    written = host.clock - datetime.timedelta(seconds=seconds)
+    fields = [{"manager": "kubelet", "time": f"{written:%Y-%m-%dT%H:%M:%SZ}"}]
+    lease = {"metadata": {"name": "cp1", "managedFields": fields}, "spec": {"leaseDurationSeconds": 40}}
+    path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/cp1"
+    host.urls[f"{SERVER}{path}"] = HttpResponse(200, json.dumps(lease).encode())
+    host.urls[f"{SERVER}/version"] = HttpResponse(200, b"{}", {"date": f"{host.clock:%a, %d %b %Y %H:%M:%S} GMT"})
+    host.answers["journalctl"] = (
+        'E0101 00:00:00.1 42 controller.go:251] "Failed to update lease" err="etcdserver: mvcc: database space exceeded"\n'
+        'I0101 00:00:01.1 42 kubelet.go:1] "well"\n'
+    )
+    found = notes(host, "node")
+    assert bool(found) == is_told
+    if found:
+        assert found[0][0] == "error" and "renewed its Lease for 25 s" in found[0][1]
+        assert "mvcc: database space exceeded" in found[0][1]

@@ -1,0 +1,114 @@
+"""What control planes were told by flags that takes a part of the cluster away: controllers that are switched off, keys of encryption at rest that
+differ. Nothing ends with it, and no probe fails.
+
+The flags are those of the mirror pods, which the kubelets make of the manifests that they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+from kubeup.addresses import join_host_port
+from kubeup.cluster import objects
+from kubeup.cluster.api import Api, path_of
+from kubeup.json_text import as_table
+from kubeup.machine.http import Unreachable
+from kubeup.shapes import fit_what_does
+from kubeup.trouble import Trouble
+from kubeup.yaml_files import commands_of_pod, flags_of
+
+_NEEDED = {
+    "endpointslice-controller": ("endpointslice", "Services learn of no new pods"),
+    "deployment-controller": ("deployment", "Deployments that are made or changed get no pods"),
+    "replicaset-controller": ("replicaset", "pods of Deployments that end are not made again"),
+    "daemonset-controller": ("daemonset", "new nodes get no kube-proxy, and no pod of other DaemonSets"),
+    "statefulset-controller": ("statefulset", "pods of StatefulSets that end are not made again"),
+    "job-controller": ("job", "Jobs do not run"),
+    "cronjob-controller": ("cronjob", "CronJobs do not run"),
+    "namespace-controller": ("namespace", "namespaces that are deleted stay"),
+    "garbage-collector-controller": ("garbagecollector", "what belonged to a deleted object stays"),
+    "serviceaccount-controller": ("serviceaccount", "new namespaces get no ServiceAccount, so no pod can be made there"),
+    "root-ca-certificate-publisher-controller": ("root-ca-cert-publisher", "pods in new namespaces do not start"),
+    "node-lifecycle-controller": ("nodelifecycle", "a node that is lost stays Ready, and its pods are not made elsewhere"),
+    "taint-eviction-controller": ("taint-eviction-controller", "pods of a node that is lost are not made elsewhere"),
+    "pod-garbage-collector-controller": ("podgc", "pods of nodes that are gone stay"),
+    "persistentvolume-binder-controller": ("persistentvolume-binder", "claims get no volumes"),
+    "persistentvolume-attach-detach-controller": ("attachdetach", "volumes are not attached to nodes"),
+    "disruption-controller": ("disruption", "PodDisruptionBudgets are not kept up to date, so evictions are refused"),
+}  # fmt: skip
+"""controller -> (its former name, what is missing without it). Source: cmd/kube-controller-manager/names/controller_names.go and the aliases"""
+_WHOLE_LIST_S = 10
+
+
+def find_lost_controllers(api: Api) -> list[Trouble]:
+    """The controllers that each cluster needs and that a controller-manager was told not to run. Raises Unreachable, ApiRefused."""
+    lost: dict[str, list[str]] = {}
+    for node, flags in _read_flags(api, "kube-controller-manager").items():
+        told = [word.strip() for word in flags.get("controllers", "*").split(",")]
+        for name in (name for name in _NEEDED if not _is_on(name, told)):
+            lost.setdefault(name, []).append(node)
+    return [
+        Trouble(
+            f"{' and '.join(nodes)} run{'s' * (len(nodes) == 1)} kube-controller-manager without {name}: {_NEEDED[name][1]}",
+            "its flag --controllers leaves it out"
+            + ("" if len(nodes) > 1 else ", which matters while it leads (kubectl -n kube-system get leases)"),
+            "put it back on each machine, in /etc/kubernetes/manifests/kube-controller-manager.yaml: --controllers=*,bootstrapsigner,tokencleaner",
+        )
+        for name, nodes in lost.items()
+    ]
+
+
+def _is_on(name: str, told: Sequence[str]) -> bool:
+    """Source: controller-manager/app/helper.go, IsControllerEnabled: the first word that names it counts, then `*`"""
+    names = (name, _NEEDED[name][0])
+    for word in told:
+        if word.lstrip("-") in names:
+            return not word.startswith("-")
+    return "*" in told
+
+
+def find_unread_secrets(api: Api) -> list[Trouble]:
+    """API servers with encryption at rest that cannot decrypt what is stored: each has its own file of keys. Raises Unreachable, ApiRefused."""
+    encrypting = {
+        node: f"https://{join_host_port(flags['advertise-address'], flags.get('secure-port') or '6443')}"
+        for node, flags in _read_flags(api, "kube-apiserver").items()
+        if flags.get("encryption-provider-config") and flags.get("advertise-address")
+    }
+    told = {node: _ask_secrets(api.with_server(server)) for node, server in encrypting.items()}
+    well = next((node for node, why in told.items() if why == ""), "")
+    return [
+        Trouble(
+            f"the API server of {node} cannot read all Secrets",
+            f"{why}: the keys in its EncryptionConfiguration are not those with which they were written",
+            "have every control plane use the same file (--encryption-provider-config)"
+            + (f", such as that of {well}, which reads them all" if well else ", with the former key as a further one"),
+        )
+        for node, why in told.items()
+        if why
+    ]
+
+
+def _ask_secrets(own: Api) -> Optional[str]:
+    """What keeps an API server from decrypting the Secrets, of which it has to tell only the names; None if that is not known."""
+    accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+    try:
+        answer = own.probe_health(path_of("Secret"), timeout_s=_WHOLE_LIST_S, accept=accept)
+    except Unreachable:
+        return None
+    message = str(as_table(answer.body[:2000].decode(errors="replace")).get("message") or "")
+    return "" if answer.status == 200 else message if answer.status == 500 else None
+
+
+def _read_flags(api: Api, component: str) -> dict[str, dict[str, str]]:
+    """Node -> the flags of its static pod of this component, as its kubelet reported it."""
+    found: dict[str, dict[str, str]] = {}
+    for pod in api.list(path_of("Pod", namespace=objects.SYSTEM), label=f"component={component},tier=control-plane"):
+        node = fit_what_does(pod, _POD)["spec"]["nodeName"]
+        commands = [words for words in commands_of_pod(pod) if words and words[0].rpartition("/")[2] == component]
+        if node and commands:
+            found[node] = flags_of(commands[0])
+    return dict(sorted(found.items()))
+
+
+_POD = {"spec!": {"nodeName!": str}}

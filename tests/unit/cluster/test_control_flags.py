@@ -1,0 +1,83 @@
+"""kubeup/cluster/control_flags.py: flags of control planes that take a part of the cluster away, each in turn."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from typing import Any
+
+import pytest
+
+from kubeup.cluster import control_flags
+from kubeup.cluster.api import Api, Identity
+from kubeup.machine.http import HttpResponse, Tls
+from tests.fake_host import FakeHost
+
+SERVER = "https://10.0.0.11:6443"
+
+
+def make_api(component: str, **flags: str) -> Api:
+    """flags: node -> one flag of its component."""
+    host = FakeHost()
+    pods: list[dict[str, Any]] = [
+        {
+            "metadata": {"name": f"{component}-{node}"},
+            "spec": {
+                "nodeName": node,
+                "containers": [
+                    {"name": component, "command": [component, f"--advertise-address=10.0.0.1{number}", flag]}
+                ],
+            },
+        }
+        for number, (node, flag) in enumerate(flags.items(), start=1)
+    ]
+    query = urllib.parse.urlencode({"labelSelector": f"component={component},tier=control-plane"})
+    url = f"{SERVER}/api/v1/namespaces/kube-system/pods?{query}"
+    host.urls[url] = HttpResponse(200, json.dumps({"items": pods}).encode())
+    return Api(host, Identity(SERVER, Tls()), retry_s=0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "lost"),
+    [
+        ("--controllers=*,bootstrapsigner,tokencleaner", []),
+        ("--v=2", []),
+        ("--controllers=*,-ttl,-csrsigning", []),
+        ("--controllers=*,-endpointslice-controller", ["endpointslice-controller"]),
+        ("--controllers=*, -endpointslice", ["endpointslice-controller"]),  # its former name
+        ("--controllers=-job,*,job", ["job-controller"]),  # the first word counts
+    ],
+)
+def test_a_controller_that_is_switched_off(flag: str, lost: list[str]) -> None:
+    found = control_flags.find_lost_controllers(make_api("kube-controller-manager", cp1=flag, cp2=flag))
+    assert [one.what.partition(" without ")[2].partition(":")[0] for one in found] == lost
+    assert all(one.what.startswith("cp1 and cp2 run kube-controller-manager") for one in found)
+
+
+def test_a_list_without_a_star_names_all() -> None:
+    found = control_flags.find_lost_controllers(make_api("kube-controller-manager", cp1="--controllers=deployment"))
+    assert len(found) > 10 and "deployment-controller" not in str(found)
+    assert all(
+        "cp1 runs kube-controller-manager without" in one.what and "while it leads" in one.cause for one in found
+    )
+
+
+KEYS = "--encryption-provider-config=/etc/kubernetes/enc.yaml"
+
+
+def test_an_api_server_with_other_keys() -> None:
+    api = make_api("kube-apiserver", cp1=KEYS, cp2=KEYS, cp3="--v=2")
+    host = api.host
+    assert isinstance(host, FakeHost)
+    refusal = {"kind": "Status", "message": 'unable to transform key "/registry/secrets/default/s2": invalid padding'}
+    host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(500, json.dumps(refusal).encode())
+    host.urls["https://10.0.0.12:6443/api/v1/secrets"] = HttpResponse(200, b"{}")
+    (told,) = control_flags.find_unread_secrets(api)
+    assert (
+        str(told).startswith("the API server of cp1 cannot read all Secrets: unable to transform key")
+        and "such as that of cp2" in told.remedy
+    )
+    host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(200, b"{}")
+    assert control_flags.find_unread_secrets(api) == []
+    host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(403, json.dumps(refusal).encode())
+    assert control_flags.find_unread_secrets(api) == []  # this identity may not ask
