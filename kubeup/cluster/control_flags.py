@@ -1,17 +1,18 @@
 """What control planes were told by flags that takes a part of the cluster away: controllers that are switched off, keys of encryption at rest that
-differ. Nothing ends with it, and no probe fails.
+differ, an address that is not kept for pods. Nothing ends with it, and no probe fails.
 
 The flags are those of the mirror pods, which the kubelets make of the manifests that they run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Optional
 
+from kubeup import moments
 from kubeup.addresses import join_host_port
 from kubeup.cluster import objects
-from kubeup.cluster.api import Api, path_of
+from kubeup.cluster.api import Api, Object, path_of
 from kubeup.json_text import as_table
 from kubeup.machine.http import Unreachable
 from kubeup.shapes import fit_what_does
@@ -68,10 +69,49 @@ def _is_on(name: str, told: Sequence[str]) -> bool:
     return "*" in told
 
 
+def find_unlisted_servers(api: Api) -> list[Trouble]:
+    """API servers that serve, and to which the Service `kubernetes` of the pods does not lead. Each keeps its own address there. Raises Unreachable,
+    ApiRefused. Source: pkg/controlplane/reconcilers"""
+    listed = objects.read_api_servers(api)
+    pods = {node: pod for node, pod in _read_pods(api, "kube-apiserver").items() if _has_served(api, pod)}
+    told = {node: (_flags_of(pod, "kube-apiserver")) for node, pod in pods.items()}
+    places = {node: _find_place(flags) for node, flags in told.items() if flags.get("advertise-address")}
+    missing = [node for node, place in places.items() if place not in listed]
+    if not missing:
+        return []
+    off = [node for node in missing if told[node].get("endpoint-reconciler-type") == "none"]
+    named = " and ".join(f"{places[node]} of {node}" for node in missing)
+    what = f"the Service kubernetes, at which pods call the API, does not lead to API server {named}"
+    if off:
+        cause, remedy = (
+            "with --endpoint-reconciler-type=none it keeps no address there",
+            f"take that flag out of /etc/kubernetes/manifests/kube-apiserver.yaml on {' and '.join(off)}",
+        )
+    else:
+        cause = f"EndpointSlice default/kubernetes has {', '.join(listed) or 'no address'}"
+        remedy = "have it written anew: kubectl -n default delete endpointslice kubernetes; kubectl -n default delete endpoints kubernetes"
+    return [Trouble(what, cause, remedy)]
+
+
+def _has_served(api: Api, pod: Object) -> bool:
+    """Whether it has been Ready for some time: one that starts or ends is not in the list."""
+    ready = next((one for one in fit_what_does(pod, _READY)["status"]["conditions"] if one["type"] == "Ready"), None)
+    since = moments.find(ready["lastTransitionTime"]) if ready is not None and ready["status"] == "True" else None
+    return since is not None and (api.host.now() - since).total_seconds() > _LISTED_S
+
+
+_READY = {"status!": {"conditions!": [{"type!": str, "status!": str, "lastTransitionTime!": str}]}}
+_LISTED_S = 30
+
+
+def _find_place(flags: Mapping[str, str]) -> str:
+    return join_host_port(flags["advertise-address"], flags.get("secure-port") or "6443")
+
+
 def find_unread_secrets(api: Api) -> list[Trouble]:
     """API servers with encryption at rest that cannot decrypt what is stored: each has its own file of keys. Raises Unreachable, ApiRefused."""
     encrypting = {
-        node: f"https://{join_host_port(flags['advertise-address'], flags.get('secure-port') or '6443')}"
+        node: f"https://{_find_place(flags)}"
         for node, flags in _read_flags(api, "kube-apiserver").items()
         if flags.get("encryption-provider-config") and flags.get("advertise-address")
     }
@@ -102,13 +142,19 @@ def _ask_secrets(own: Api) -> Optional[str]:
 
 def _read_flags(api: Api, component: str) -> dict[str, dict[str, str]]:
     """Node -> the flags of its static pod of this component, as its kubelet reported it."""
-    found: dict[str, dict[str, str]] = {}
-    for pod in api.list(path_of("Pod", namespace=objects.SYSTEM), label=f"component={component},tier=control-plane"):
-        node = fit_what_does(pod, _POD)["spec"]["nodeName"]
-        commands = [words for words in commands_of_pod(pod) if words and words[0].rpartition("/")[2] == component]
-        if node and commands:
-            found[node] = flags_of(commands[0])
-    return dict(sorted(found.items()))
+    return {node: _flags_of(pod, component) for node, pod in _read_pods(api, component).items()}
+
+
+def _read_pods(api: Api, component: str) -> dict[str, Object]:
+    """Node -> its static pod of this component."""
+    pods = api.list(path_of("Pod", namespace=objects.SYSTEM), label=f"component={component},tier=control-plane")
+    found = {str(fit_what_does(pod, _POD)["spec"]["nodeName"]): pod for pod in pods}
+    return {node: pod for node, pod in sorted(found.items()) if node and _flags_of(pod, component)}
+
+
+def _flags_of(pod: Object, component: str) -> dict[str, str]:
+    commands = [words for words in commands_of_pod(pod) if words and words[0].rpartition("/")[2] == component]
+    return flags_of(commands[0]) if commands else {}
 
 
 _POD = {"spec!": {"nodeName!": str}}

@@ -17,6 +17,7 @@ from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import becomes_so
+from kubeup.shapes import Shape, fit_what_does
 from kubeup.trouble import Trouble
 
 LEADERS = ("kube-controller-manager", "kube-scheduler")
@@ -37,6 +38,8 @@ QUORUM_READ = path_of("Namespace", objects.SYSTEM)
 MAX_BEHIND = 5000
 """How many entries a member of etcd may be behind: with more, etcd itself rejects requests
 (server/etcdserver/v3_server.go: maxGapBetweenApplyAndCommitIndex)."""
+SLOW_ADMISSION_S = 3
+"""How long a pod's admission may take. Without webhooks it takes hundredths of a second."""
 TRIAL = "kb-admission-trial"
 """The name of the pod with which admission is tested. It is never created."""
 
@@ -114,8 +117,8 @@ def probe_nodes(api: Api) -> list[Part]:
     nodes = api.list(path_of("Node"))
     owners: dict[str, list[str]] = {}
     for node in nodes:
-        for address in _internal_ips(node):
-            owners.setdefault(address, []).append(node["metadata"]["name"])
+        for place in (*_internal_ips(node), *_pod_cidrs(node)):
+            owners.setdefault(place, []).append(node["metadata"]["name"])
     server = releases.parse_version(_read_version(api))
     servers = [node["metadata"]["name"] for node in nodes if _is_control_plane(node)]
     return [_judge_node(node, owners, server=server, others=_others(node, servers)) for node in nodes]
@@ -137,6 +140,10 @@ def _internal_ips(node: Object) -> list[str]:
     return [entry["address"] for entry in addresses if entry.get("type") == "InternalIP"]
 
 
+def _pod_cidrs(node: Object) -> list[str]:
+    return [str(cidr) for cidr in (node.get("spec") or {}).get("podCIDRs") or ()]
+
+
 def _judge_node(
     node: Object, owners: Mapping[str, Sequence[str]], *, server: Optional[releases.Version], others: str
 ) -> Part:
@@ -156,6 +163,15 @@ def _judge_node(
             f"each of them reports {address} as its InternalIP",
             "give each machine its own address, and restart its kubelet",
         )
+    same = [(cidr, owners[cidr]) for cidr in _pod_cidrs(node) if len(owners[cidr]) > 1]
+    if trouble is None and same:
+        cidr, names = same[0]
+        what = f"nodes {', '.join(names)} have the same pod network, so two pods may have one address"
+        remedy = (
+            "have the younger one registered anew, with a network of its own: kubectl delete node NAME; on that machine: "
+            "systemctl restart kubelet; kb doctor"
+        )
+        trouble = Trouble(what, f"each of them has the podCIDR {cidr}", remedy)
     found = trouble or _judge_kubelet(node, server)
     return Part(
         "node", name, found, node=name, version=probes.kubelet_version(node), addresses=tuple(_internal_ips(node))
@@ -448,6 +464,7 @@ def probe_admission(api: Api) -> list[Part]:
 
 
 def _judge_admission(api: Api, pod: Object) -> Part:
+    began = api.host.monotonic()
     try:
         api.try_create(pod)
     except Unreachable as error:
@@ -460,7 +477,30 @@ def _judge_admission(api: Api, pod: Object) -> Part:
             return Part("admission", "pods", _blocked(told))
         if error.http_status == 401 or "cannot create resource" in told:  # RBAC's words; a policy has others
             return Part("admission", "pods", unproven=f"this identity may not create pods: {told}")
-    return Part("admission", "pods")
+    took_s = api.host.monotonic() - began
+    return Part("admission", "pods", _explain_delay(api, took_s) if took_s > SLOW_ADMISSION_S else None)
+
+
+def _explain_delay(api: Api, took_s: float) -> Trouble:
+    """Webhooks of which no error tells, since what they fail to answer is ignored. The API server says nowhere which it waited for."""
+    kinds = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+    rows = [
+        fit_what_does(hook, _HOOK)
+        for kind in kinds
+        for item in api.list(path_of(kind))
+        for hook in item.get("webhooks") or ()
+    ]
+    hooks = [row["name"] for row in rows if any({"pods", "*", "*/*"} & set(rule["resources"]) for rule in row["rules"])]
+    cause = (
+        f"it waits in admission; webhooks for pods are {', '.join(hooks)}"
+        if hooks
+        else "it waits in admission, and not for a webhook"
+    )
+    remedy = "see whether what they call answers: kubectl get mutatingwebhookconfigurations,validatingwebhookconfigurations -o yaml"
+    return Trouble(f"creating a pod takes {took_s:.0f} s", cause, remedy)
+
+
+_HOOK: Shape = {"name!": str, "rules!": [{"resources!": [str]}]}
 
 
 def _blocked(cause: str) -> Trouble:

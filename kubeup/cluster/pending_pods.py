@@ -6,6 +6,7 @@ A pod that asks for more than there is, names an image that does not exist, or e
 
 from __future__ import annotations
 
+import collections
 import datetime
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from kubeup.cluster.api import Api, Object, path_of
 from kubeup.frozen_values import frozen
 from kubeup.shapes import fit_what_does
 from kubeup.trouble import Trouble
+from kubeup.yaml_files import commands_of_pod, flags_of
 
 _UNSEEN_S = 10
 """A scheduler that runs says within moments what it makes of a pod."""
@@ -47,7 +49,7 @@ _SHAPE = {
         "containers!": [{"name!": str, "image!": str, "imagePullPolicy!": str}],
     },
     "status!": {
-        "conditions!": [{"type!": str, "status!": str}],
+        "conditions!": [{"type!": str, "status!": str, "message!": str}],
         "containerStatuses!": [{"name!": str, "state!": {"waiting!": {"reason!": str, "message!": str}}}],
     },
 }
@@ -79,7 +81,13 @@ def find_pending(api: Api, *, pulls_always: bool = False) -> list[Pending]:
     living = [pod for pod in pods if not pod["metadata"]["deletionTimestamp"]]
     pulled = _find_pulled(api, living) if pulls_always else []
     placeless = _find_placeless(api, living, now=now)
-    return [*_find_unseen(api, living, now=now), *placeless, *_find_unmade(api, living, now=now), *pulled]
+    return [
+        *_find_unseen(api, living, now=now),
+        *placeless,
+        *_find_full(api, living, now=now),
+        *_find_unmade(api, living, now=now),
+        *pulled,
+    ]
 
 
 def _find_unseen(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> list[Pending]:
@@ -92,30 +100,50 @@ def _find_unseen(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> li
             unseen.setdefault(spec["schedulerName"] or _DEFAULT, []).append(pod)
     if _DEFAULT in unseen and not _has_led_long(api, now):
         del unseen[_DEFAULT]  # none leads, which is the check of the leaders' to tell, or one has just begun
-    return [
-        Pending(
-            Trouble(
-                f"no scheduler sees {_count(some)}",
-                f"none that runs serves the name {name}, for which they ask",
-                "see the profiles of the schedulers: the file of --config in /etc/kubernetes/manifests/kube-scheduler.yaml"
-                if name == _DEFAULT
-                else f"start the scheduler {name}, or have the pods ask for another one in spec.schedulerName",
-            )
+    return [Pending(_describe_unseen(api, name, some)) for name, some in sorted(unseen.items())]
+
+
+def _describe_unseen(api: Api, name: str, pods: Sequence[Any]) -> Trouble:  # noqa: PLR0917
+    what, cause = f"no scheduler sees {_count(pods)}", f"none that runs serves the name {name}, for which they ask"
+    if name != _DEFAULT:
+        return Trouble(
+            what, cause, f"start the scheduler {name}, or have the pods ask for another one in spec.schedulerName"
         )
-        for name, some in sorted(unseen.items())
+    label = "component=kube-scheduler,tier=control-plane"
+    told = [
+        flags_of(words)
+        for pod in api.list(path_of("Pod", namespace=objects.SYSTEM), label=label)
+        for words in commands_of_pod(pod)
     ]
+    if not told or any(flags.get("config") for flags in told):
+        return Trouble(
+            what,
+            cause,
+            "see the profiles of the schedulers: the file of --config in /etc/kubernetes/manifests/kube-scheduler.yaml",
+        )
+    leader = _read_lease(api)["holderIdentity"].partition("_")[0] or "?"
+    return Trouble(
+        what,
+        f"kube-scheduler of {leader} leads, and does not say anything of them",
+        f"on {leader}: crictl logs $(crictl ps -q --name kube-scheduler)",
+    )
 
 
 def _has_led_long(api: Api, now: datetime.datetime) -> bool:
     """Whether a kube-scheduler has led for some time, and still does."""
-    found = fit_what_does(api.get(path_of("Lease", "kube-scheduler", namespace=objects.SYSTEM)) or {}, _LEASE)["spec"]
+    found = _read_lease(api)
     acquired, renewed = moments.find(found["acquireTime"]), moments.find(found["renewTime"])
     if acquired is None or renewed is None:
         return True
     return (now - acquired).total_seconds() > _UNSEEN_S and (now - renewed).total_seconds() < lease.DURATION_S
 
 
-_LEASE = {"spec!": {"acquireTime!": str, "renewTime!": str}}
+def _read_lease(api: Api) -> Any:
+    found = api.get(path_of("Lease", "kube-scheduler", namespace=objects.SYSTEM)) or {}
+    return fit_what_does(found, _LEASE)["spec"]
+
+
+_LEASE = {"spec!": {"holderIdentity!": str, "acquireTime!": str, "renewTime!": str}}
 
 
 def _find_placeless(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> list[Pending]:
@@ -128,6 +156,38 @@ def _find_placeless(api: Api, pods: Sequence[Any], *, now: datetime.datetime) ->
         if all(barred.values()) and not all(bar.startswith(_OWN_TAINTS) for bars in barred.values() for bar in bars):
             placeless.setdefault(tuple((name, tuple(bars)) for name, bars in barred.items()), []).append(pod)
     return [_describe_placeless(dict(barred), some) for barred, some in placeless.items()]
+
+
+def _find_full(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> list[Pending]:
+    """Nodes that take no more pods, however small: each has as many as its kubelet takes. That the pods ask for more than there is, is their owner's
+    matter."""
+    crowded = [pod for pod in pods if _is_refused(pod) and _TOO_MANY in _why(pod) and _age_s(pod, now) > _UNSEEN_S]
+    if not crowded:
+        return []
+    limits = {
+        str(node["metadata"]["name"]): int(told)
+        for node in api.list(path_of("Node"))
+        if (told := str(((node.get("status") or {}).get("allocatable") or {}).get("pods") or "")).isdigit()
+    }
+    running = [
+        fit_what_does(pod, _SHAPE)
+        for pod in api.list(path_of("Pod"), field="status.phase!=Succeeded,status.phase!=Failed")
+    ]
+    counts = collections.Counter(pod["spec"]["nodeName"] for pod in running)
+    full = {name: limit for name, limit in limits.items() if counts[name] >= limit}
+    what = f"{' and '.join(full)} take{'s' * (len(full) == 1)} no more pods, and {_count(crowded)} finds no place"
+    cause = f"maxPods in the kubelet's configuration is {' and '.join(map(str, dict.fromkeys(full.values())))} there (110 by default)"
+    remedy = "add a node, or raise maxPods in /var/lib/kubelet/config.yaml there; then: systemctl restart kubelet"
+    is_as_made = all(limit >= _MAX_PODS for limit in full.values())
+    return [Pending(Trouble(what, cause, remedy), is_as_made=is_as_made)] if full else []
+
+
+_TOO_MANY, _MAX_PODS = "Too many pods", 110
+"""What a scheduler says, and the kubelet's default. Source: pkg/scheduler/framework/plugins/noderesources/fit.go"""
+
+
+def _why(pod: Any) -> str:
+    return next((str(one["message"]) for one in pod["status"]["conditions"] if one["type"] == "PodScheduled"), "")
 
 
 def _is_refused(pod: Any) -> bool:

@@ -63,21 +63,18 @@ def _ask_kubelet(api: Api, name: str) -> Part:
 
 def _explain_refusal(api: Api, name: str, *, answer: HttpResponse) -> Trouble:
     """A kubelet that the API server reaches, and that does not take its client certificate (401), or asks the cluster what that may do (403)."""
-    server = api.server.partition("://")[2]
-    again = "on that machine: kb certs renew apiserver-kubelet-client"
-    if answer.status == 401:
-        cause = "it accepts certificates of another authority (clientCAFile in its configuration), or the one of the API server is none of the cluster's"
-        return Trouble(
-            f"the kubelet of node {name} does not accept API server {server}",
-            cause,
-            f"on both machines: kb doctor; or {again}",
-        )
-    what = f"kubelets answer API server {server} nothing, so kubectl logs, exec and port-forward fail through it"
-    return Trouble(
-        what,
-        f"a kubelet says: {_read_message(answer)}",
-        f"if its certificate is another user's, {again}; else see that user's rights",
+    server, cert = api.server.partition("://")[2], "/etc/kubernetes/pki/apiserver-kubelet-client.crt"
+    anew = (
+        f"on that machine: mv {cert} /root/; kb init phase certs apiserver-kubelet-client; "
+        "crictl stop $(crictl ps -q --name kube-apiserver)"
     )
+    if answer.status == 401:
+        cause = f"it takes another authority for the cluster's (clientCAFile in its configuration), or {cert} there is not the cluster's"
+        what = f"the kubelet of node {name} does not accept API server {server}"
+        return Trouble(what, cause, f"on both machines: kb doctor; if it is the API server's certificate, {anew}")
+    what = f"kubelets answer API server {server} nothing, so kubectl logs, exec and port-forward fail through it"
+    remedy = f"if that is not the user of the other API servers ({cert}), {anew}; else give that user its rights"
+    return Trouble(what, f"a kubelet says: {_read_message(answer)}", remedy)
 
 
 def _read_message(answer: HttpResponse) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from kubeup import moments
+from kubeup.cluster import probes
 from kubeup.cluster.api import Api, path_of
 from kubeup.shapes import Shape, fit_what_does
 from kubeup.trouble import Trouble
@@ -23,14 +24,14 @@ _STUCK = frozenset(
 _STATUS = {
     "name!": str,
     "restartCount!": int,
-    "state!": {"waiting!": {"reason!": str, "message!": str}},
+    "state!": {"waiting!": {"reason!": str, "message!": str}, "running!": {"startedAt!": str}},
     "lastState!": {"terminated!": {"reason!": str, "exitCode!": int}},
 }
 _SHAPE = {
     "metadata!": {"name!": str, "namespace!": str, "creationTimestamp!": str, "deletionTimestamp!": str},
     "spec!": {"nodeName!": str},
     "status!": {
-        "conditions!": [{"type!": str, "status!": str, "message!": str}],
+        "conditions!": [{"type!": str, "status!": str, "reason!": str, "message!": str, "lastTransitionTime!": str}],
         "initContainerStatuses!": [_STATUS],
         "containerStatuses!": [_STATUS],
     },
@@ -40,7 +41,31 @@ _SHAPE = {
 def find_stuck(api: Api, namespace: str) -> list[Trouble]:
     """One trouble for each pod of `namespace` that is stuck. Ages are by this machine's clock."""
     now = api.host.now()
-    return [found for pod in api.list(path_of("Pod", namespace=namespace)) if (found := _judge(pod, now))]
+    pods = api.list(path_of("Pod", namespace=namespace))
+    return [found for pod in pods if (found := _judge(pod, now) or _judge_probes(api, pod, now=now))]
+
+
+def _judge_probes(api: Api, pod: Mapping[str, Any], *, now: datetime.datetime) -> Optional[Trouble]:
+    """A pod whose containers all run, and whose probes have been failing for a minute."""
+    found = fit_what_does(pod, _SHAPE)
+    meta, status = found["metadata"], found["status"]
+    lasting = [
+        one
+        for one in status["conditions"]
+        if (one["type"], one["status"], one["reason"]) == ("Ready", "False", "ContainersNotReady")
+        and (since := moments.find(one["lastTransitionTime"])) is not None
+        and (now - since).total_seconds() > _YOUNG_S
+    ]
+    is_running = all(one["state"]["running"]["startedAt"] for one in status["containerStatuses"])
+    if not lasting or not is_running or meta["deletionTimestamp"]:
+        return None
+    what = f"pod {meta['namespace']}/{meta['name']} on node {found['spec']['nodeName']} runs, and is not Ready"
+    cause = probes.read_probe_failure(api, meta["name"]) or lasting[0]["message"] or "no reason given"
+    return Trouble(
+        what,
+        cause,
+        f"kubectl -n {meta['namespace']} logs {meta['name']}; kubectl -n {meta['namespace']} describe pod {meta['name']}",
+    )
 
 
 _PLANE_POD: Shape = {"metadata!": {"name!": str, "labels!": {"component": str}}, "spec!": {"nodeName!": str}}

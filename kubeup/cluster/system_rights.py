@@ -9,18 +9,22 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional
 
 from kubeup.cluster import objects
 from kubeup.cluster.api import Api, ApiRefused, Object, path_of
 from kubeup.cluster.objects import read_api_servers
+from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
 from kubeup.machine.http import Unreachable
 from kubeup.shapes import fit_what_does
 from kubeup.trouble import Trouble
+from kubeup.yaml_files import load_mapping
 
 _REVIEW_S = 5
+_AT_ONCE = 8
 
 
 @frozen
@@ -49,9 +53,29 @@ _NEEDS = (
 
 def find_lost_rights(api: Api, node: str) -> list[Trouble]:
     """Rights that a program of the cluster has no more, by the API server's own word. node: one of its nodes. Raises Unreachable."""
-    accounts = filter(None, (_judge_account(api, need) for need in _NEEDS))
+    accounts = [*_find_unbound(api), *filter(None, (_judge_account(api, need) for need in _NEEDS))]
     servers = [f"https://{server}" for server in read_api_servers(api)] or [api.server]
     return [*accounts, *(trouble for server in servers for trouble in _judge_node(api.with_server(server), node))]
+
+
+_BOOTSTRAP = "kubernetes.io/bootstrapping=rbac-defaults"
+"""The label of what each API server writes when it starts, unless it was told to let it be. Source: pkg/registry/rbac/rest/storage_rbac.go"""
+_BOUND = re.compile(r"system:(?:controller:.*|kube-scheduler|kube-controller-manager|volume-scheduler)")
+
+
+def _find_unbound(api: Api) -> Iterator[Trouble]:
+    """The roles of the cluster's controllers that nobody has, since the ClusterRoleBinding of the same name is gone."""
+    roles, bindings = (
+        {str(item["metadata"]["name"]) for item in api.list(path_of(kind), label=label)}
+        for kind, label in (("ClusterRole", _BOOTSTRAP), ("ClusterRoleBinding", ""))
+    )
+    gone = sorted(name for name in roles - bindings if _BOUND.fullmatch(name))
+    if gone:
+        whose = " and ".join(name.removeprefix("system:").removeprefix("controller:") for name in gone)
+        what = f"{whose} may not do what {'it has' if len(gone) == 1 else 'they have'} to"
+        cause = f"there is no ClusterRoleBinding {' nor '.join(gone)} any more"
+        again = "an API server writes it anew when it starts, so on one control plane: crictl stop $(crictl ps -q --name kube-apiserver)"
+        yield Trouble(what, cause, again)
 
 
 def _judge_account(api: Api, need: _Need) -> Optional[Trouble]:
@@ -142,6 +166,30 @@ def find_lost_proxy(api: Api) -> list[Trouble]:
     return [Trouble(what, f"its nodeSelector asks for {shown}", patch)]
 
 
+def find_proxy_astray(api: Api) -> Optional[Trouble]:
+    """A kube-proxy that calls the API where nobody answers: what it wrote stays on the nodes until its pods start again. Raises Unreachable,
+    ApiRefused."""
+    text = objects.read_config_key(api, "kube-proxy", key="kubeconfig.conf")
+    try:
+        found = load_mapping(text, "ConfigMap kube-proxy")
+    except HostError:  # its pods end, which others tell
+        return None
+    rows = fit_what_does(found, {"clusters!": [{"cluster!": {"server!": str}}]})["clusters"]
+    server = rows[0]["cluster"]["server"] if rows else ""
+    if not server or server == api.server:
+        return None
+    try:
+        api.with_server(server).probe_health("/livez", timeout_s=_REVIEW_S)
+    except Unreachable as error:
+        remedy = (
+            f"correct server there: kubectl -n {objects.SYSTEM} edit configmap kube-proxy (kubeconfig.conf); "
+            f"then: kubectl -n {objects.SYSTEM} rollout restart daemonset kube-proxy"
+        )
+        what = f"kube-proxy is told to call the API at {server} (ConfigMap {objects.SYSTEM}/kube-proxy), which does not answer"
+        return Trouble(what, error.cause, remedy)
+    return None
+
+
 _PROXY = {
     "metadata!": {"generation!": int},
     "spec!": {"template!": {"spec!": {"nodeSelector!": {str: str}}}},
@@ -159,11 +207,16 @@ _TEMPLATE = {"metadata!": {"name!": str}, "spec!": {"template!": {"spec!": {"con
 def find_barred_pods(api: Api) -> list[Trouble]:
     """Pods of kube-system that the API server would not take any more: a quota, the security level of the namespace, or another policy."""
     barred: dict[str, list[str]] = {}
-    for kind in ("DaemonSet", "Deployment"):
-        for item in api.list(path_of(kind, namespace=objects.SYSTEM)):
-            why = _try(api, item)
-            if why:
-                barred.setdefault(why, []).append(f"{kind} {fit_what_does(item, _TEMPLATE)['metadata']['name']}")
+    items = [
+        (kind, item)
+        for kind in ("DaemonSet", "Deployment")
+        for item in api.list(path_of(kind, namespace=objects.SYSTEM))
+    ]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # each may meet a webhook that takes its time
+        told = list(pool.map(lambda pair: _try(api, pair[1]), items))
+    for (kind, item), why in zip(items, told):
+        if why:
+            barred.setdefault(why, []).append(f"{kind} {fit_what_does(item, _TEMPLATE)['metadata']['name']}")
     if not barred:
         return []
     names = [name for some in barred.values() for name in some]
@@ -200,7 +253,8 @@ def _try(api: Api, item: Object) -> str:
 
 
 def _is_denial(error: ApiRefused) -> bool:
-    """A policy chooses its status (422 for a ValidatingAdmissionPolicy that names none), and a webhook that answers says that it denied."""
-    if re.search(r"denied (?:the )?request", error.cause):
+    """A policy chooses its status, and a webhook that answers says that it denied. 422: a ValidatingAdmissionPolicy that names none, or a pod that is
+    not valid once defaults were put into it, such as a LimitRange's: the template that runs was."""
+    if error.http_status == 422 or re.search(r"denied (?:the )?request", error.cause):
         return True
     return error.http_status == 403 and not re.search("cannot create resource|webhook", error.cause)

@@ -34,6 +34,10 @@ def look_at_dns_address(patient: Patient) -> Findings:
     """Whether there is a Service at the address that nodes are to give to pods for the cluster's DNS, and it knows the domain that they give."""
     api = open_api(patient)
     servers, domain = dns_service.read_told(api)
-    trouble = dns_service.find_odd_address(api, servers) or (dns_zone.explain_zone(api, domain) if domain else None)
+    trouble = dns_service.find_odd_address(api, servers)
     if trouble is not None:
         yield Finding("dns", ERROR, str(trouble), trouble.remedy)
+        return
+    zone = dns_zone.explain_zone(api, domain) if domain else None
+    if zone is not None:
+        yield Finding("dns", ERROR, f"the cluster's DNS knows no Service in {domain}: {zone}", zone.remedy)

@@ -8,7 +8,7 @@ from typing import Any, Optional
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
-from kubeup.doctor.node_files import Patient, parse_first
+from kubeup.doctor.node_files import Patient, parse_first, read_kubelet_flags
 from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.node import certificates, kubeconfig
@@ -27,6 +27,25 @@ def look_at_kubelet_files(patient: Patient) -> Findings:
     yield from _judge_identity(patient)
     yield from _judge_client_authority(patient)
     yield from _judge_unit(patient)
+    yield from _judge_static_pods(patient)
+
+
+def _judge_static_pods(patient: Patient) -> Findings:
+    """Whether the kubelet looks where this node's manifests are: the flag of the same name counts no more than its configuration."""
+    host, folder = patient.host, patient.paths.manifests
+    told = str(
+        patient.config.kubelet.get("staticPodPath")
+        or read_kubelet_flags(host, patient.paths).get("pod-manifest-path")
+        or ""
+    )
+    names = [name for name in host.list_dir(folder) if name.endswith(".yaml")] if host.exists(folder) else []
+    if not names or (told and host.real_path(Path(told)) == host.real_path(folder)):
+        return
+    where = f"looks for static pods in {told}" if told else "looks for no static pods"
+    text = f"the kubelet {where} (staticPodPath in {patient.paths.kubelet_config}), so it does not run {', '.join(sorted(names))} of {folder}"
+    yield Finding(
+        NAME, ERROR, text, f"put it back (staticPodPath: {folder}); then: {signs.say_restart(host, 'kubelet')}"
+    )
 
 
 def _say_again(patient: Patient) -> str:

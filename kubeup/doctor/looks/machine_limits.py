@@ -47,6 +47,7 @@ class _Disk:
 def look_at_limits(patient: Patient) -> Findings:
     """What the machine runs out of."""
     yield from _look_at_mounts(patient)
+    yield from _look_at_locks(patient)
     yield from _look_at_disks(patient)
     yield from _look_at_tables(patient.host)
 
@@ -54,7 +55,12 @@ def look_at_limits(patient: Patient) -> Findings:
 def _find_folders(patient: Patient) -> dict[str, tuple[str, str]]:
     """Folder -> the kubelet's signals for its bytes and inodes; none for one that the kubelet does not watch. The strictest comes first."""
     images = crictl.data_folder(crictl.unit_of(patient.config.node.cri_socket))
-    folders = {images: (_IMAGES, _IMAGE_INODES), "/var/lib/kubelet": (_DISK, _INODES), "/var/log": ("", "")}
+    folders = {
+        images: (_IMAGES, _IMAGE_INODES),
+        "/var/lib/kubelet": (_DISK, _INODES),
+        "/var/log": ("", ""),
+        "/run": ("", ""),
+    }
     if "etcd" in patient.components:
         folders[str(patient.paths.etcd_data)] = ("", "")
     return {folder: signals for folder, signals in folders.items() if patient.host.exists(Path(folder))}
@@ -71,6 +77,21 @@ def _look_at_mounts(patient: Patient) -> Findings:
         text = f"{point} is mounted read-only, and a node writes to {', '.join(folders)}"
         remedy = f"see why: dmesg --level=err,warn | tail; when its disk is well: mount -o remount,rw {point}"
         yield Finding("machine/mounts", ERROR, text, remedy)
+
+
+def _look_at_locks(patient: Patient) -> Findings:
+    """Folders whose files nobody can replace, root neither, as hardening scripts make them. Source: chattr(1)"""
+    paths = patient.paths
+    folders = (paths.manifests, paths.pki, paths.kubernetes, paths.kubelet_client_pem.parent, paths.cni_conf)
+    some = [str(folder) for folder in folders if patient.host.exists(folder)]
+    answer = patient.host.query(["lsattr", "-d", *some], timeout_s=10)
+    rows = [line.split(None, 1) for line in answer.stdout.splitlines()]
+    locked = [row[1] for row in rows if len(row) == 2 and "i" in row[0]]
+    if locked:
+        text = f"nothing can be written to {' and '.join(locked)}: certificates are not renewed, and no change goes through"
+        yield Finding(
+            "machine/locks", WARNING, f"{text} (lsattr -d shows the attribute i)", f"chattr -i {' '.join(locked)}"
+        )
 
 
 def _look_at_disks(patient: Patient) -> Findings:

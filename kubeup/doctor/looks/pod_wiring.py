@@ -172,11 +172,16 @@ def _judge_diverted(  # noqa: PLR0917
     kept = me.pod_cidrs if bridge is not None and bridge.ports else ()
     own = {route_plan.Route(cidr, "", step_aside.BRIDGE) for cidr in kept}
     direct = {route_plan.Route(route.gateway, "", route.device) for route in routes if route.gateway in machines}
-    taken: dict[route_plan.Diversion, list[str]] = {}
+    taken: dict[str, list[tuple[str, str]]] = {}
     for route, way in node_routes.read_diverted(host, sorted({*routes, *own, *direct}, key=str)):
-        taken.setdefault(way, []).append(pods.get(route.pod_cidr) or machines.get(route.pod_cidr) or route.pod_cidr)
-    for way, names in taken.items():
-        goes = f"leave by {way.device}" if way.device else "are dropped"
-        text = f"packets to {' and '.join(names)} {goes}: another route than the pod network's takes them ({way})"
-        remedy = f"have what sets it (a VPN client, another container engine) leave these addresses alone; until then: ip route del {way}"
+        name = pods.get(route.pod_cidr) or machines.get(route.pod_cidr) or route.pod_cidr
+        taken.setdefault(way.device, []).append((name, str(way)))
+    for device, found in taken.items():
+        names, ways = (dict.fromkeys(column) for column in zip(*found))
+        goes = f"leave by {device}" if device else "are dropped"
+        text = f"packets to {' and '.join(names)} {goes}: other routes than the pod network's take them ({', '.join(ways)})"
+        remedy = (
+            "have what sets them (a VPN client, another container engine) leave these addresses alone; until then: "
+            + "; ".join(f"ip route del {way}" for way in ways)
+        )
         yield Finding(NAME, ERROR, text, remedy)

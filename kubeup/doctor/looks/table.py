@@ -44,6 +44,7 @@ from kubeup.doctor.looks.storage import OWN_MEMBER, look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
 from kubeup.doctor.looks.whole_cluster import (
+    OF_LEADERS,
     OF_NODES,
     look_at_cluster,
     look_at_flags,
@@ -80,7 +81,7 @@ _BELOW_PODS = (
 """What breaks the ways of every pod on this node."""
 _STARTS = "schedulers see every pod, and no node fails to start some"
 
-_KEPT = "no controller is switched off that a cluster needs, and every API server reads what is encrypted"
+_KEPT = "no controller is switched off, pods' calls lead to every API server, and each reads what is encrypted"
 
 LOOKS: tuple[Look, ...] = (
     Look("kubelet-files", "the files are there from which the kubelet starts", look_at_kubelet_files),
@@ -95,7 +96,7 @@ LOOKS: tuple[Look, ...] = (
         "chain",
         "kubelet, runtime, sandboxes, containers and probes",
         look_at_chain,
-        ("kubelet-files", "CRI", "manifests", "certificates/expired", "etcd-alarms", CLOSED_ETCD),
+        ("kubelet-files", "CRI", "manifests", "certificates/expired", "etcd-alarms", CLOSED_ETCD, OF_LEADERS),
     ),
     Look("swap", "no swap of static pods was cut off", look_at_swap),
     Look("try", "no change is being tried that goes back by itself", look_at_try),
@@ -144,7 +145,7 @@ LOOKS: tuple[Look, ...] = (
         "cluster",
         "other nodes, API servers, controllers and admission, as a control plane sees them",
         look_at_cluster,
-        ("etcd-alarms",),
+        ("etcd-alarms", OF_LEADERS),
     ),
     Look(
         "pending-pods", _STARTS, look_at_pending, (*_BELOW_PODS, "etcd-alarms", "machine", "etcd", "cluster", "flags")
@@ -161,7 +162,7 @@ LOOKS: tuple[Look, ...] = (
         "dns",
         "node and pods reach the cluster's DNS and API through their Services",
         look_at_dns,
-        (*_BELOW_PODS, NAME),
+        (*_BELOW_PODS, "flags", NAME),
     ),
     Look("tunnel", "the pod network's tunnel reaches the nodes behind routers, if there are any", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
@@ -189,7 +190,7 @@ OF_THE_CLUSTER: tuple[Look, ...] = (
         "cluster",
         "nodes, their kubelets, API servers, controllers, admission and aggregated APIs",
         look_at_whole_cluster,
-        ("etcd-alarms", "flags"),
+        ("etcd-alarms", OF_LEADERS),
     ),
     Look("nodes", "nothing keeps pods away from the nodes that are Ready", look_at_every_node),
     Look("pod-tokens", "every API server knows the tokens of pods", look_at_pod_tokens),

@@ -11,7 +11,7 @@ from typing import Optional
 
 from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import dns_service, objects, probes
+from kubeup.cluster import dns_service, objects, probes, system_rights
 from kubeup.diagnosis import container_trouble
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
@@ -267,7 +267,9 @@ def _is_left_out(patient: Patient, servers: list[str]) -> bool:
 def _explain_silence(patient: Patient, servers: list[str]) -> Optional[Trouble]:
     """What of the DNS' Service and pods is not as it should be, as far as this node's identity may read it."""
     with contextlib.suppress(KbError):
-        return dns_service.explain_silence(open_api(patient), servers, reads_pods=patient.is_control_plane)
+        api = open_api(patient)
+        silence = dns_service.explain_silence(api, servers, reads_pods=patient.is_control_plane)
+        return silence or system_rights.find_proxy_astray(api)
     return None
 
 

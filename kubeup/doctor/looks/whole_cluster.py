@@ -66,7 +66,7 @@ def look_at_rights(patient: Patient) -> Findings:
         api.get(kubeapi.path_of("ClusterRoleBinding", _ADMINS))
         troubles = [
             *system_rights.find_lost_rights(api, patient.config.node.name),
-            *system_rights.find_lost_proxy(api),
+            *(system_rights.find_lost_proxy(api) or filter(None, (system_rights.find_proxy_astray(api),))),
             *system_rights.find_barred_pods(api),
         ]
     except Unreachable:
@@ -79,7 +79,8 @@ def look_at_rights(patient: Patient) -> Findings:
         return
     for trouble in troubles:
         name = OF_NODES if trouble.what.startswith("API server ") else "rights"
-        yield Finding(name, ERROR, str(trouble), trouble.remedy)
+        is_of_leaders = any(leader in trouble.what.partition(" may not ")[0] for leader in health.LEADERS)
+        yield Finding(OF_LEADERS if is_of_leaders else name, ERROR, str(trouble), trouble.remedy)
 
 
 def look_at_flags(patient: Patient) -> Findings:
@@ -88,15 +89,19 @@ def look_at_flags(patient: Patient) -> Findings:
         return
     api = open_api(patient)
     try:
-        troubles = [*control_flags.find_lost_controllers(api), *control_flags.find_unread_secrets(api)]
+        troubles = [
+            *control_flags.find_lost_controllers(api),
+            *control_flags.find_unlisted_servers(api),
+            *control_flags.find_unread_secrets(api),
+        ]
     except (Unreachable, kubeapi.ApiRefused):
         return  # other checks report why
     for trouble in troubles:
         yield Finding("flags", ERROR, str(trouble), trouble.remedy)
 
 
-OF_NODES = "rights/nodes"
-"""The finding of an API server that lets kubelets do nothing."""
+OF_NODES, OF_LEADERS = "rights/nodes", "rights/leaders"
+"""The findings of an API server that lets kubelets do nothing, and of a scheduler or controller-manager that may do nothing."""
 _ADMINS = "kubeadm:cluster-admins"
 
 

@@ -10,18 +10,21 @@ import pytest
 
 from kubeup.cluster import control_flags
 from kubeup.cluster.api import Api, Identity
+from kubeup.cluster.objects import API_SERVERS
 from kubeup.machine.http import HttpResponse, Tls
 from tests.fake_host import FakeHost
 
 SERVER = "https://10.0.0.11:6443"
 
 
-def make_api(component: str, **flags: str) -> Api:
-    """flags: node -> one flag of its component."""
+def make_api(component: str, since: str = "", **flags: str) -> Api:
+    """flags: node -> one flag of its component. since: when its pods became Ready."""
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": since}
     host = FakeHost()
     pods: list[dict[str, Any]] = [
         {
             "metadata": {"name": f"{component}-{node}"},
+            "status": {"conditions": [ready]},
             "spec": {
                 "nodeName": node,
                 "containers": [
@@ -81,3 +84,29 @@ def test_an_api_server_with_other_keys() -> None:
     assert control_flags.find_unread_secrets(api) == []
     host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(403, json.dumps(refusal).encode())
     assert control_flags.find_unread_secrets(api) == []  # this identity may not ask
+
+
+@pytest.mark.parametrize(
+    ("flag", "cause"),
+    [
+        ("--v=2", "EndpointSlice default/kubernetes has 10.0.0.12:6443"),
+        ("--endpoint-reconciler-type=none", "--endpoint-reconciler-type=none"),
+    ],
+)
+def test_an_api_server_to_which_pods_are_not_led(flag: str, cause: str) -> None:
+    since = "2025-12-31T23:00:00Z"
+    api = make_api("kube-apiserver", since=since, cp1=flag, cp2="--v=2")
+    host = api.host
+    assert isinstance(host, FakeHost)
+    slices = {"ports": [{"name": "https", "port": 6443}], "endpoints": [{"addresses": ["10.0.0.12"]}]}
+    host.urls[f"{SERVER}{API_SERVERS}"] = HttpResponse(200, json.dumps(slices).encode())
+    (told,) = control_flags.find_unlisted_servers(api)
+    assert (
+        told.what
+        == "the Service kubernetes, at which pods call the API, does not lead to API server 10.0.0.11:6443 of cp1"
+    )
+    assert cause in told.cause
+    young = make_api("kube-apiserver", since="2025-12-31T23:59:50Z", cp1=flag)
+    assert isinstance(young.host, FakeHost)
+    young.host.urls.update({f"{SERVER}{API_SERVERS}": HttpResponse(200, b"{}")})
+    assert control_flags.find_unlisted_servers(young) == []

@@ -36,6 +36,8 @@ def find(
     events: tuple[dict[str, Any], ...] = (),
     always: bool = False,
     lease: dict[str, str] = LEADS,
+    flag: str = "--config=/etc/kubernetes/scheduler.yaml",
+    running: tuple[dict[str, Any], ...] = (),
     nodes: tuple[dict[str, Any], ...] = (),
 ) -> list[pending_pods.Pending]:
     host = FakeHost()
@@ -45,6 +47,15 @@ def find(
         host.urls[f"{SERVER}{path}"] = HttpResponse(200, json.dumps({"items": list(items)}).encode())
 
     answer("/api/v1/pods?" + urllib.parse.urlencode({"fieldSelector": "status.phase=Pending"}), pods)
+    command = ["kube-scheduler", flag]
+    scheduler = {
+        "metadata": {"name": "kube-scheduler-cp1"},
+        "spec": {"nodeName": "cp1", "containers": [{"name": "kube-scheduler", "command": command}]},
+    }
+    label = {"labelSelector": "component=kube-scheduler,tier=control-plane"}
+    answer("/api/v1/namespaces/kube-system/pods?" + urllib.parse.urlencode(label), [scheduler])
+    phase = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+    answer("/api/v1/pods?" + urllib.parse.urlencode(phase), running)
     for reason in ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume"):
         why = {"fieldSelector": f"involvedObject.kind=Pod,reason={reason}"}
         some = [one for one in events if one.get("reason", "FailedCreatePodSandBox") == reason]
@@ -61,6 +72,8 @@ def test_a_pod_that_no_scheduler_has_seen() -> None:
     assert str(told.trouble) == (
         "no scheduler sees pod shop/web-1: none that runs serves the name default-scheduler, for which they ask"
     )
+    (told,) = find(make_pod(), flag="--v=2", lease={**LEADS, "holderIdentity": "cp1_0b2c"})
+    assert told.trouble.cause == "kube-scheduler of cp1 leads, and does not say anything of them"
     (told,) = find(make_pod(schedulerName="gpu"), make_pod(schedulerName="gpu"))
     assert "2 pods, such as shop/web-1" in told.trouble.what and "start the scheduler gpu" in told.trouble.remedy
 
@@ -125,6 +138,20 @@ def test_a_pod_that_every_node_keeps_away() -> None:
 def test_a_pod_that_tolerates_what_others_do_not(toleration: dict[str, str], is_told: bool) -> None:
     pod = make_pod(("PodScheduled", "False"), tolerations=[toleration])
     assert bool(find(pod, nodes=(make_node("w1", MAINTENANCE),))) == is_told
+
+
+@pytest.mark.parametrize(("limit", "is_as_made"), [("3", False), ("110", True)])
+def test_a_node_that_takes_no_more_pods(limit: str, is_as_made: bool) -> None:
+    pod = make_pod(("PodScheduled", "False"))
+    pod["status"]["conditions"][0]["message"] = "0/1 nodes are available: 1 Too many pods."
+    node = {**make_node("w1"), "status": {"allocatable": {"pods": limit}}}
+    some = tuple(make_pod(node="w1") for _ in range(int(limit)))
+    (told,) = find(pod, nodes=(node,), running=some)
+    assert str(told.trouble).startswith(
+        f"w1 takes no more pods, and pod shop/web-1 finds no place: maxPods in the kubelet's configuration is {limit} there"
+    )
+    assert told.is_as_made == is_as_made
+    assert find(pod, nodes=(node,), running=some[1:]) == []
 
 
 def test_a_cluster_without_workers_is_as_it_was_made() -> None:

@@ -110,5 +110,5 @@ def test_kubelets_that_refuse_the_api_server() -> None:
     first, second, third = reach.probe_kubelets(api, ["w1", "w2", "w3"])
     assert first == second and first.kind == reach.REFUSED  # one trouble, of one certificate
     assert first.trouble and f"a kubelet says: {forbidden}" in str(first.trouble)
-    assert "kb certs renew apiserver-kubelet-client" in first.trouble.remedy
+    assert "kb init phase certs apiserver-kubelet-client" in first.trouble.remedy
     assert third.trouble and third.trouble.what == "the kubelet of node w3 does not accept API server 10.0.0.11:6443"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ def find(*pods: dict[str, Any]) -> list[str]:
     host = FakeHost()
     body = json.dumps({"items": list(pods)}).encode()
     host.urls[f"{SERVER}/api/v1/namespaces/kube-system/pods"] = HttpResponse(200, body)
+    why = urllib.parse.urlencode({"fieldSelector": "involvedObject.name=coredns-1,reason=Unhealthy"})
+    said = {"items": [{"message": "Readiness probe failed: HTTP 503"}]}
+    host.urls[f"{SERVER}/api/v1/namespaces/kube-system/events?{why}"] = HttpResponse(200, json.dumps(said).encode())
     api = Api(host, Identity(SERVER, Tls()), retry_s=0)
     return [f"{trouble}. {trouble.remedy}" for trouble in stuck_pods.find_stuck(api, "kube-system")]
 
@@ -76,3 +80,25 @@ def test_a_control_plane_that_lacks_what_the_others_run() -> None:
     (told,) = stuck_pods.find_missing(api, "kube-system", nodes=["cp1", "cp2"])
     assert str(told).startswith("control plane cp2 runs no kube-scheduler: ") and "cp1 has one" in str(told)
     assert stuck_pods.find_missing(api, "kube-system", nodes=["cp1"]) == []
+
+
+def test_a_pod_that_runs_and_is_not_ready() -> None:
+    ready = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "ContainersNotReady",
+        "lastTransitionTime": "2025-12-31T23:50:00Z",
+    }
+    running = {"name": "coredns", "state": {"running": {"startedAt": "2025-12-31T23:49:00Z"}}}
+    (told,) = find(make_pod(conditions=[ready], containerStatuses=[running]))
+    assert told.startswith(
+        "pod kube-system/coredns-1 on node w1 runs, and is not Ready: Readiness probe failed: HTTP 503. kubectl -n kube-system logs"
+    )
+    assert (
+        find(
+            make_pod(conditions=[{**ready, "lastTransitionTime": "2025-12-31T23:59:30Z"}], containerStatuses=[running])
+        )
+        == []
+    )
+    assert find(make_pod(conditions=[{**ready, "reason": "PodCompleted"}], containerStatuses=[running])) == []
+    assert find(make_pod(conditions=[ready], containerStatuses=[waiting("PodInitializing")])) == []

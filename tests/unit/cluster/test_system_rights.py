@@ -42,10 +42,20 @@ def answer(host: FakeHost, url: str, value: Optional[object]) -> None:
     host.urls[url] = HttpResponse(200 if value else 404, json.dumps(value or {"reason": "NotFound"}).encode())
 
 
-def find(host: FakeHost, *, accounts: bool = True, binding: Optional[object] = None) -> list[str]:
-    for name, bound in (("coredns", "system:coredns"), ("kube-proxy", "kubeadm:node-proxier")):
+ROLES = ("system:kube-scheduler", "system:controller:job-controller", "system:discovery")
+RBAC = f"{SERVER}/apis/rbac.authorization.k8s.io/v1"
+
+
+def find(
+    host: FakeHost, *, accounts: bool = True, binding: Optional[object] = None, unbound: tuple[str, ...] = ()
+) -> list[str]:
+    rows = [{"metadata": {"name": name}} for name in ROLES]
+    bound = [row for row in rows if row["metadata"]["name"] not in unbound]
+    answer(host, f"{RBAC}/clusterroles?labelSelector=kubernetes.io%2Fbootstrapping%3Drbac-defaults", {"items": rows})
+    answer(host, f"{RBAC}/clusterrolebindings", {"items": bound})
+    for name, own in (("coredns", "system:coredns"), ("kube-proxy", "kubeadm:node-proxier")):
         answer(host, f"{ACCOUNTS}/{name}", {"metadata": {"name": name}} if accounts else None)
-        answer(host, f"{BINDINGS}/{bound.replace(':', '%3A')}", binding)
+        answer(host, f"{BINDINGS}/{own.replace(':', '%3A')}", binding)
     answer(host, f"{SERVER}{API_SERVERS}", None)
     api = Api(host, Identity(SERVER, Tls()), retry_s=0)
     return [f"{trouble}. {trouble.remedy}" for trouble in system_rights.find_lost_rights(api, "cp1")]
@@ -107,11 +117,41 @@ def test_policies_that_deny_with_a_status_of_their_own() -> None:
     assert "ValidatingAdmissionPolicy 'team'" in told
     (told,) = find_barred(Reviewing(barred='admission webhook "w" denied the request: no', refusal=400))
     assert 'admission webhook "w" denied the request' in told
-    for other in (
-        "Pod is invalid: spec.x: Required value",
-        'admission webhook "w" does not support dry run: BadRequest',
-    ):
-        assert find_barred(Reviewing(barred=other, refusal=422)) == []
+    assert find_barred(Reviewing(barred='admission webhook "w" does not support dry run', refusal=400)) == []
+
+
+def test_a_limit_that_makes_them_invalid() -> None:
+    """A LimitRange puts its own limit into each, which is below what they ask for."""
+    why = "Pod is invalid: spec.containers[0].resources.requests: Invalid value: must be less than or equal to cpu limit of 1m"
+    (told,) = find_barred(Reviewing(barred=why, refusal=422))
+    assert why in told
+
+
+def test_a_binding_of_the_cluster_s_controllers_that_is_gone() -> None:
+    (told,) = find(Reviewing(), unbound=("system:kube-scheduler", "system:discovery"))
+    assert told.startswith(
+        "kube-scheduler may not do what it has to: there is no ClusterRoleBinding system:kube-scheduler any more. an API server writes it"
+    )
+    (told,) = find(Reviewing(), unbound=("system:kube-scheduler", "system:controller:job-controller"))
+    assert told.startswith("job-controller and kube-scheduler may not do what they have to")
+
+
+@pytest.mark.parametrize(
+    ("server", "is_told"),
+    [("https://10.0.0.11:6443", False), ("https://10.0.0.11:7444", True), ("https://lb:6443", False)],
+)
+def test_a_kube_proxy_that_calls_where_nobody_answers(server: str, is_told: bool) -> None:
+    host = Reviewing()
+    host.urls["https://lb:6443/livez"] = HttpResponse(200, b"ok")
+    config = f"clusters: [{{cluster: {{server: '{server}'}}}}]"
+    value = {"metadata": {"name": "kube-proxy"}, "data": {"kubeconfig.conf": config}}
+    answer(host, f"{SERVER}/api/v1/namespaces/kube-system/configmaps/kube-proxy", value)
+    found = system_rights.find_proxy_astray(Api(host, Identity(SERVER, Tls()), retry_s=0))
+    assert bool(found) == is_told
+    if found:
+        assert str(found).startswith(
+            f"kube-proxy is told to call the API at {server} (ConfigMap kube-system/kube-proxy)"
+        )
 
 
 def test_a_kube_proxy_that_was_deleted() -> None:

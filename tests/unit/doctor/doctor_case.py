@@ -49,7 +49,7 @@ def make_host() -> FakeHost:
             "/etc/kubernetes/manifests/kube-apiserver.yaml": APISERVER.encode(),
             "/etc/kubernetes/manifests/kube-controller-manager.yaml": MANAGER.encode(),
             "/etc/kubernetes/manifests/etcd.yaml": ETCD.encode(),
-            "/var/lib/kubelet/config.yaml": b"clusterDomain: example.org\nclusterDNS: [10.96.0.10]\n",
+            "/var/lib/kubelet/config.yaml": b"clusterDomain: example.org\nclusterDNS: [10.96.0.10]\nstaticPodPath: /etc/kubernetes/manifests\n",
             "/var/lib/kubelet/instance-config.yaml": b'containerRuntimeEndpoint: "unix:///run/x/containerd.sock"\n',
             "/var/lib/kubelet/kubeadm-flags.env": b'KUBELET_KUBEADM_ARGS="--hostname-override=cp1 --v=2"\n',
             "/proc/42/cmdline": b"/usr/bin/kubelet\0--hostname-override=cp1\0--v=2\0",

@@ -92,3 +92,19 @@ def test_a_unit_that_has_lost_its_drop_in(host: FakeHost) -> None:
     ((level, text),) = notes(host, LOOK)
     assert level == "error" and text.startswith("nothing gives the kubelet --kubeconfig")
     assert remedies(host, LOOK)[0].startswith("have it written again: kb init phase kubelet-start")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("staticPodPath: /etc/kubernetes/manifest\n", "looks for static pods in /etc/kubernetes/manifest"),
+        ("", "looks for no static pods"),
+    ],
+)
+def test_manifests_at_which_the_kubelet_does_not_look(host: FakeHost, line: str, says: str) -> None:
+    text = host.files["/var/lib/kubelet/config.yaml"].decode()
+    kept = "".join(row for row in text.splitlines(keepends=True) if not row.startswith("staticPodPath"))
+    host.files["/var/lib/kubelet/config.yaml"] = (kept + line).encode()
+    ((level, told),) = notes(host, LOOK)
+    assert level == "error" and says in told and "does not run etcd.yaml, kube-apiserver.yaml" in told
+    assert "put it back (staticPodPath: /etc/kubernetes/manifests)" in remedies(host, LOOK)[0]

@@ -20,8 +20,8 @@ def host_with(space: tuple[int, int], inodes: tuple[int, int] = (1000, 900), *, 
     """A machine with one disk for everything: (total, free)."""
     host = make_host()
     host.dirs.update({"/var/lib/containerd", "/var/log", "/data/etcd"})
-    host.answers["df -Pk"] = df(*[(*space, point)] * 4)
-    host.answers["df -Pi"] = df(*[(*inodes, point)] * 4)
+    host.answers["df -Pk"] = df(*[(*space, point)] * 5)
+    host.answers["df -Pi"] = df(*[(*inodes, point)] * 5)
     return host
 
 
@@ -64,10 +64,22 @@ def test_inodes_and_disks_that_no_kubelet_keeps_free() -> None:
     assert notes(host_with((100 * GIB, 40 * GIB), (0, 0)), "machine") == []  # btrfs has no number of inodes
     host = host_with((100 * GIB, 40 * GIB))
     host.answers["df -Pk"] = df(
-        *[(100 * GIB, 40 * GIB, "/")] * 2, (10 * GIB, 0, "/var/log"), (8 * GIB, 4 * GIB, "/data")
+        *[(100 * GIB, 40 * GIB, "/")] * 2, (10 * GIB, 0, "/var/log"), (GIB, GIB, "/run"), (8 * GIB, 4 * GIB, "/data")
     )
     assert notes(host, "machine") == [("error", "/var/log has 0.0 GiB (0 %) left, and /var/log needs it")]
     assert remedies(host, "machine") == ["make space; what takes it: du -xh /var/log | sort -h | tail"]
+
+
+def test_folders_that_nobody_can_write_to() -> None:
+    host = host_with((100 * GIB, 40 * GIB))
+    host.answers["lsattr -d"] = (
+        "--------------e------- /etc/kubernetes/manifests\n----i---------e------- /etc/kubernetes/pki\n"
+    )
+    ((level, text),) = notes(host, "machine")
+    assert level == "warning" and text.startswith(
+        "nothing can be written to /etc/kubernetes/pki: certificates are not renewed"
+    )
+    assert remedies(host, "machine") == ["chattr -i /etc/kubernetes/pki"]
 
 
 def test_a_disk_that_became_read_only() -> None:

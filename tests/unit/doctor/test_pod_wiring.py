@@ -146,7 +146,7 @@ def test_a_route_of_a_vpn_that_takes_packets_for_pods(host: FakeHost) -> None:
     assert divert(host) == []
     (told,) = divert(host, {"dst": "10.244.2.0/25", "dev": "vpn0", "scope": "link", "flags": []})
     assert told.startswith(
-        "error: packets to the pods of node w1 (10.244.2.0/24) leave by vpn0: another route than the pod network's takes them (10.244.2.0/25 dev vpn0)"
+        "error: packets to the pods of node w1 (10.244.2.0/24) leave by vpn0: other routes than the pod network's take them (10.244.2.0/25 dev vpn0)"
     )
     assert told.endswith("ip route del 10.244.2.0/25 dev vpn0")
     (told,) = divert(host, {"dst": "10.77.0.12", "dev": "vpn0", "scope": "link", "flags": []})
