@@ -6,6 +6,7 @@ The flags are those of the mirror pods, which the kubelets make of the manifests
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
@@ -15,6 +16,7 @@ from kubeup.cluster import objects
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.json_text import as_table
 from kubeup.machine.http import Unreachable
+from kubeup.pem import select_certs
 from kubeup.shapes import fit_what_does
 from kubeup.trouble import Trouble
 from kubeup.yaml_files import commands_of_pod, flags_of
@@ -76,7 +78,7 @@ def find_unlisted_servers(api: Api) -> list[Trouble]:
     pods = {node: pod for node, pod in _read_pods(api, "kube-apiserver").items() if _has_served(api, pod)}
     told = {node: (_flags_of(pod, "kube-apiserver")) for node, pod in pods.items()}
     places = {node: _find_place(flags) for node, flags in told.items() if flags.get("advertise-address")}
-    missing = [node for node, place in places.items() if place not in listed]
+    missing = [node for node, place in places.items() if place not in listed and _serves(api, place)]
     if not missing:
         return []
     off = [node for node in missing if told[node].get("endpoint-reconciler-type") == "none"]
@@ -93,6 +95,16 @@ def find_unlisted_servers(api: Api) -> list[Trouble]:
     return [Trouble(what, cause, remedy)]
 
 
+def _serves(api: Api, place: str) -> bool:
+    """Whether it is ready by its own word: of a machine that is gone, the cluster keeps what its kubelet said last."""
+    with contextlib.suppress(Unreachable):
+        return api.with_server(f"https://{place}").probe_health("/readyz", timeout_s=_READY_S).status == 200
+    return False
+
+
+_READY_S = 3
+
+
 def _has_served(api: Api, pod: Object) -> bool:
     """Whether it has been Ready for some time: one that starts or ends is not in the list."""
     ready = next((one for one in fit_what_does(pod, _READY)["status"]["conditions"] if one["type"] == "Ready"), None)
@@ -101,11 +113,29 @@ def _has_served(api: Api, pod: Object) -> bool:
 
 
 _READY = {"status!": {"conditions!": [{"type!": str, "status!": str, "lastTransitionTime!": str}]}}
-_LISTED_S = 30
+_LISTED_S = 15
 
 
 def _find_place(flags: Mapping[str, str]) -> str:
     return join_host_port(flags["advertise-address"], flags.get("secure-port") or "6443")
+
+
+def find_foreign_root(api: Api) -> Optional[Trouble]:
+    """Whether pods are given other authorities than that with which this identity knows the API server. Raises Unreachable, ApiRefused."""
+    name = "kube-root-ca.crt"
+    given = objects.read_config_key(api, name, key="ca.crt")
+    known = api.identity.tls.ca
+    if (
+        not given
+        or known is None
+        or set(select_certs(given).split("-----BEGIN")) & set(select_certs(known.pem).split("-----BEGIN")) - {""}
+    ):
+        return None
+    flags = {node: told.get("root-ca-file", "?") for node, told in _read_flags(api, "kube-controller-manager").items()}
+    places = ", ".join(f"{path} on {node}" for node, path in flags.items())
+    what = f"pods are told to trust another authority than the API server's (ConfigMap {objects.SYSTEM}/{name}), so they cannot call it"
+    remedy = "correct it in /etc/kubernetes/manifests/kube-controller-manager.yaml: --root-ca-file=/etc/kubernetes/pki/ca.crt"
+    return Trouble(what, f"kube-controller-manager takes it from --root-ca-file: {places}", remedy)
 
 
 def find_unread_secrets(api: Api) -> list[Trouble]:
@@ -138,6 +168,61 @@ def _ask_secrets(own: Api) -> Optional[str]:
         return None
     message = str(as_table(answer.body[:2000].decode(errors="replace")).get("message") or "")
     return "" if answer.status == 200 else message if answer.status == 500 else None
+
+
+_SCARCE = 20
+"""Requests at a time. The kubelets, controllers and schedulers of one node have more than that under way; by default it is 400 and 200."""
+
+
+def find_scarce_servers(api: Api) -> list[Trouble]:
+    """API servers that were told to take few requests at a time, and turn the others away (429). Raises Unreachable, ApiRefused."""
+    told = {
+        (node, flag): flags[flag]
+        for node, flags in _read_flags(api, "kube-apiserver").items()
+        for flag in ("max-requests-inflight", "max-mutating-requests-inflight")
+        if flags.get(flag, "").isdigit() and 0 < int(flags[flag]) < _SCARCE
+    }
+    return [
+        Trouble(
+            f"the API server of {node} takes only {value} request{'s' * (value != '1')} at a time, and turns others away (429)",
+            f"its flag --{flag}={value}",
+            f"take it out of /etc/kubernetes/manifests/kube-apiserver.yaml on {node}",
+        )
+        for (node, flag), value in told.items()
+    ]
+
+
+_RHYTHM = {"heartbeat-interval": "100", "election-timeout": "1000"}
+"""Milliseconds, etcd's defaults."""
+
+
+def find_uneven_members(api: Api) -> list[Trouble]:
+    """Members of etcd that do not agree how often a leader has to be heard: one that is slow makes the others elect again and again. Raises Unreachable,
+    ApiRefused. Source: etcd, tuning"""
+    members = _read_flags(api, "etcd")
+    found = []
+    for flag, default in _RHYTHM.items():
+        told = {node: flags.get(flag) or default for node, flags in members.items()}
+        if len(set(told.values())) > 1:
+            what = f"members of etcd have different --{flag}, so its leader may change without need"
+            cause = ", ".join(f"{value} ms on {node}" for node, value in told.items())
+            found.append(Trouble(what, cause, "give all the same, in /etc/kubernetes/manifests/etcd.yaml"))
+    return found
+
+
+def find_unmarked_nodes(api: Api) -> list[Trouble]:
+    """Control planes that are not marked as such: upgrades, load balancers and kubeadm look for the label. Raises Unreachable, ApiRefused."""
+    label = objects.CONTROL_PLANE_TAINT.key
+    marked = {str(node["metadata"]["name"]) for node in api.list(path_of("Node"), label=label)}
+    return [
+        Trouble(
+            f"node {node} runs an API server, and is not marked as a control plane",
+            f"it has no label {label}",
+            f"kubectl label node {node} {label}=",
+        )
+        for node in _read_pods(api, "kube-apiserver")
+        if node not in marked
+    ]
 
 
 def _read_flags(api: Api, component: str) -> dict[str, dict[str, str]]:

@@ -34,7 +34,31 @@ def explain_silence(api: Api, servers: Sequence[str], *, reads_pods: bool) -> Op
     trouble = _judge_address(service, servers)
     if trouble is not None:
         return trouble
-    return _explain_pods(api, fit_what_does(service, _SERVICE)["spec"]["selector"]) if reads_pods else None
+    return _judge_ports(service) or (
+        _explain_pods(api, fit_what_does(service, _SERVICE)["spec"]["selector"]) if reads_pods else None
+    )
+
+
+def _judge_ports(service: Any) -> Optional[Trouble]:
+    """The ports of DNS (RFC 1035, 4.2), and to which of CoreDNS they lead: its pods name it dns and dns-tcp."""
+    rows = fit_what_does(service, {"spec!": {"ports!": [{"port!": int, "protocol!": str, "targetPort": object}]}})[
+        "spec"
+    ]["ports"]
+    told = {row["protocol"] or "TCP": str(row.get("targetPort", 53)) for row in rows if row["port"] == 53}
+    lost = [kind for kind in ("UDP", "TCP") if kind not in told]
+    odd = {kind: port for kind, port in told.items() if port not in ("53", "dns", "dns-tcp")}
+    if not rows or (not lost and not odd):
+        return None
+    what = (
+        f"Service {SERVICE} has no port 53 for {' and '.join(lost)}"
+        if lost
+        else f"Service {SERVICE} leads to port {' and '.join(odd.values())} of CoreDNS' pods"
+    )
+    return Trouble(
+        what,
+        "it was changed",
+        f"if CoreDNS does not listen there by its Corefile: kubectl -n {objects.SYSTEM} delete service {SERVICE}; kb init phase addon coredns, on a control plane",
+    )
 
 
 def explain_address(api: Api, servers: Sequence[str], *, told: tuple[str, str] = _BY_KUBELET) -> Optional[Trouble]:
@@ -57,8 +81,12 @@ def read_told(api: Api) -> tuple[list[str], str]:
 
 
 def find_odd_address(api: Api, servers: Sequence[str]) -> Optional[Trouble]:
-    """Whether the address that kubelets are to give to pods is none of a Service. Raises Unreachable, ApiRefused."""
-    return explain_address(api, servers, told=_BY_CONFIG) if servers and not is_left_out(api, servers) else None
+    """Whether the address that kubelets are to give to pods is none of a Service, or the Service there leads past CoreDNS. Raises Unreachable,
+    ApiRefused."""
+    if not servers or is_left_out(api, servers):
+        return None
+    service = api.get(path_of("Service", SERVICE, namespace=objects.SYSTEM))
+    return explain_address(api, servers, told=_BY_CONFIG) or (_judge_ports(service) if service is not None else None)
 
 
 def _say_gone(servers: Sequence[str]) -> Trouble:

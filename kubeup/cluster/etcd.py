@@ -125,6 +125,10 @@ class EtcdRefused(ClusterError):
         self.message = message
 
 
+_NO_LEADER = "no leader"
+"""What a member says that runs, and is left alone. Source: etcd, api/v3rpc/rpctypes/error.go"""
+
+
 def is_unsettled(error: EtcdRefused) -> bool:
     """Whether etcd refused because a voter is down, or has been connected for less than HealthInterval
     (server/etcdserver/server.go: 5 s)."""
@@ -586,7 +590,7 @@ def judge_members(members: Sequence[Member], trouble: Mapping[str, str]) -> Opti
     if not away:
         return None
     told = "; ".join(f"{m.describe()}: {trouble[m.member_id]}" for m in away)
-    first = away[0]
+    first = next((m for m in away if _NO_LEADER not in trouble[m.member_id]), away[0])
     living = len(voters) - len(away)
     if living < quorum_of(len(voters)):
         return ClusterError(
@@ -594,7 +598,7 @@ def judge_members(members: Sequence[Member], trouble: Mapping[str, str]) -> Opti
             cause=told,
             remedy=say_way_back(first, trouble[first.member_id])
             if _ASTRAY in trouble[first.member_id]
-            else f"start the machine of {first.name or first.hex_id} again (its kubelet runs etcd); until then "
+            else f"on the machine of {first.name or first.hex_id}: start it again, or kb doctor (its kubelet runs etcd); until then "
             "nothing in the cluster can be changed",
             code="etcd-no-quorum",
         )

@@ -16,7 +16,7 @@ _PRESSURES = {
 _UNINITIALIZED = "node.cloudprovider.kubernetes.io/uninitialized"
 _OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 _SHAPE = {
-    "metadata!": {"name!": str},
+    "metadata!": {"name!": str, "labels!": {str: str}},
     "spec!": {"unschedulable!": bool, "taints!": [{"key!": str}]},
     "status!": {"conditions!": [{"type!": str, "status!": str, "reason!": str, "message!": str}]},
 }
@@ -37,7 +37,13 @@ def find_troubles(node: Mapping[str, Any]) -> list[Trouble]:
         what = f"node {name} is marked as without a network, so no pod is scheduled on it"
         remedy = "see the log of what sets that up, the pod network or the cloud's controller-manager: kubectl -n kube-system get pods -o wide"
         troubles.append(Trouble(what, f"{network['reason']}: {network['message']}", remedy))
+    if found["metadata"]["labels"] and _HOST_NAME not in found["metadata"]["labels"]:
+        what = f"node {name} has lost the label {_HOST_NAME}, by which pods ask for a machine, and volumes for theirs"
+        troubles.append(Trouble(what, "somebody removed it", f"kubectl label node {name} {_HOST_NAME}={name}"))
     return [*troubles, *_judge_taints(name, {taint["key"] for taint in found["spec"]["taints"]})]
+
+
+_HOST_NAME = "kubernetes.io/hostname"
 
 
 def _judge_taints(name: str, keys: set[str]) -> list[Trouble]:

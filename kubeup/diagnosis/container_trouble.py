@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -179,9 +180,27 @@ def find_lost_rules(host: Host, cri_socket: str) -> Optional[BrokenLink]:
 
 
 def container_error(host: Host, cri_socket: str, *, name: str) -> str:
-    """The last error in the log of the newest container called `name`; "" if there is none."""
+    """The last error in the log of the newest container called `name`, if it is a minute old at most: what goes on being wrong is said again. "" if
+    there is none."""
     own = [container for container in node_containers.list_containers(host, cri_socket) if container.name == name]
     if not own:
         return "no container of it was started"
     newest = max(own, key=lambda container: container.created_ns)
-    return last_error_line(node_containers.container_logs(host, cri_socket, container_id=newest.id, lines=50))
+    told = node_containers.container_logs(host, cri_socket, container_id=newest.id, lines=50)
+    return last_error_line([line for line in told if not _is_old(line, host.now())])
+
+
+_KLOG_TIME = re.compile(r"[IWEF](\d{4} \d\d:\d\d:\d\d)")
+_OLD_S = 90
+
+
+def _is_old(line: str, now: datetime.datetime) -> bool:
+    """By klog's stamp, which has no year and is in the container's time zone, UTC in those of Kubernetes; False without one."""
+    found = _KLOG_TIME.match(line)
+    if not found:
+        return False
+    try:
+        moment = datetime.datetime.strptime(f"{now.year}{found[1]} +0000", "%Y%m%d %H:%M:%S %z")
+    except ValueError:
+        return False
+    return (now - moment).total_seconds() > _OLD_S

@@ -133,6 +133,8 @@ class Walk:
         same = next((cut_off[one.node] for one in silent if one.node in cut_off), None)
         if not any(self.from_pod.values()) and any(self.from_node.values()):
             cause, remedy = self._explain_nothing()
+        elif rule := self._find_rule(goal.question):
+            cause, remedy = _say_dropped(rule), _say_removal(rule)
         elif (why := goal.explain()) is not None:
             cause, remedy = str(why), why.remedy
         elif not goal.behind:
@@ -215,8 +217,8 @@ class Walk:
         source = next((pod for pod in self.pods if (":" in pod) == (":" in question.address)), "")
         protocol = {"udp": "udp", "echo": "icmp"}.get(question.kind, "tcp")
         packet = Packet(source, question.address, protocol, question.port)
-        there = find_rule(self.host, "FORWARD", "INPUT", packet=packet)
-        return there or find_rule(self.host, "FORWARD", "OUTPUT", packet=packet.back())
+        there = find_rule(self.host, *_BEFORE, "FORWARD", "INPUT", packet=packet)
+        return there or find_rule(self.host, *_BEFORE, "FORWARD", "OUTPUT", packet=packet.back())
 
     # ---- other nodes
 
@@ -373,13 +375,18 @@ class Packet:
 
 def find_rule(host: Host, *chains: str, packet: Packet) -> str:
     """`iptables: -A FORWARD -p tcp -j DROP`: the rule in one of these chains that drops such a packet, as far as its words tell; "" if there
-    is none. Chains to which these lead are not followed."""
+    is none. Chains to which these lead are not followed. chains: of the table filter, or `raw/PREROUTING`."""
     program = "ip6tables" if ":" in packet.destination + packet.source else "iptables"
-    for chain in chains:
-        for line in host.query([program, "-w", "10", "-S", chain]).stdout.splitlines():
+    for table, _, chain in (name.rpartition("/") for name in chains):
+        words = ["-t", table] if table else []
+        for line in host.query([program, "-w", "10", *words, "-S", chain]).stdout.splitlines():
             if line.startswith("-A ") and _drops(line, packet):
-                return f"{program}: {line}"
+                return f"{program}: {' '.join([*words, line])}"
     return ""
+
+
+_BEFORE = ("raw/PREROUTING", "mangle/PREROUTING", "mangle/FORWARD")
+"""Chains that a packet meets before kube-proxy's rules give it another destination, or beside them."""
 
 
 def _say_dropped(rule: str) -> str:
@@ -387,7 +394,7 @@ def _say_dropped(rule: str) -> str:
 
 
 def _say_removal(rule: str) -> str:
-    return f"if nothing needs that rule: {rule.replace(': -A ', ' -D ')}; else let pods' packets pass before it"
+    return f"if nothing needs that rule: {rule.replace(': ', ' ', 1).replace('-A ', '-D ', 1)}; else let pods' packets pass before it"
 
 
 _WORDS_OF_NO_MATTER = ("-m", "--comment", "--reject-with", "-i", "-o")

@@ -13,7 +13,7 @@ from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.node import certificates, kubeconfig
 
-NAME = "kubelet-files"
+NAME, NO_STATIC_PODS = "kubelet-files", "kubelet-files/static-pods"
 
 
 def look_at_kubelet_files(patient: Patient) -> Findings:
@@ -44,7 +44,10 @@ def _judge_static_pods(patient: Patient) -> Findings:
     where = f"looks for static pods in {told}" if told else "looks for no static pods"
     text = f"the kubelet {where} (staticPodPath in {patient.paths.kubelet_config}), so it does not run {', '.join(sorted(names))} of {folder}"
     yield Finding(
-        NAME, ERROR, text, f"put it back (staticPodPath: {folder}); then: {signs.say_restart(host, 'kubelet')}"
+        NO_STATIC_PODS,
+        ERROR,
+        text,
+        f"put it back (staticPodPath: {folder}); then: {signs.say_restart(host, 'kubelet')}",
     )
 
 

@@ -14,7 +14,7 @@ from kubeup.doctor.node_files import Patient, read_flags, read_mapping
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 
-OWN_MEMBER = "etcd/own"
+OWN_MEMBER, NO_QUORUM = "etcd/own", "etcd/quorum"
 SLOW_FSYNC_S, SLOW_COMMIT_S = 0.01, 0.025
 """etcd's own recommendations: 99 of 100 writes of the log are on disk within 10 ms, of the database within 25 ms (docs of etcd, FAQ and metrics)."""
 _FSYNC, _COMMIT = "etcd_disk_wal_fsync_duration_seconds", "etcd_disk_backend_commit_duration_seconds"
@@ -114,7 +114,8 @@ def look_at_etcd(patient: Patient) -> Findings:
     trouble = {member_id: status.away for member_id, status in statuses.items() if status.away}
     verdict = etcd.judge_members(members, trouble)
     if verdict:
-        yield Finding("etcd", ERROR, str(verdict), verdict.remedy)
+        name = NO_QUORUM if verdict.code == "etcd-no-quorum" else "etcd"
+        yield Finding(name, ERROR, str(verdict), verdict.remedy)
     for member, part in zip(members, health.judge_members(members, statuses)):
         is_alarm = (
             bool(statuses[member.member_id].trouble) and not statuses[member.member_id].away

@@ -23,7 +23,7 @@ from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
 from kubeup.doctor.looks.every_node import look_at_dns_address, look_at_every_node, look_at_system_pods
 from kubeup.doctor.looks.expiry import look_at_auto_renewal, look_at_certs, look_at_served_certs
 from kubeup.doctor.looks.firewall import CLOSED_ETCD, look_at_firewall
-from kubeup.doctor.looks.kubelet_files import look_at_kubelet_files
+from kubeup.doctor.looks.kubelet_files import NO_STATIC_PODS, look_at_kubelet_files
 from kubeup.doctor.looks.machine_events import look_at_events
 from kubeup.doctor.looks.machine_limits import look_at_limits
 from kubeup.doctor.looks.pending import look_at_all_pending, look_at_pending
@@ -40,7 +40,7 @@ from kubeup.doctor.looks.running import (
     look_at_static_pods,
 )
 from kubeup.doctor.looks.skew import look_at_clock
-from kubeup.doctor.looks.storage import OWN_MEMBER, look_at_disk, look_at_etcd
+from kubeup.doctor.looks.storage import NO_QUORUM, OWN_MEMBER, look_at_disk, look_at_etcd
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
 from kubeup.doctor.looks.whole_cluster import (
@@ -140,12 +140,12 @@ LOOKS: tuple[Look, ...] = (
     Look("served-certificates", "servers present the certificates that are on disk", look_at_served_certs),
     Look("auto-renewal", "the timer that renews certificates runs, and did not fail last time", look_at_auto_renewal),
     Look("clock", "this clock and the API server's agree", look_at_clock),
-    Look("etcd", "every member of etcd serves", look_at_etcd, ("etcd-alarms",)),
+    Look("etcd", "every member of etcd serves", look_at_etcd, ("etcd-alarms", NO_STATIC_PODS)),
     Look(
         "cluster",
         "other nodes, API servers, controllers and admission, as a control plane sees them",
         look_at_cluster,
-        ("etcd-alarms", OF_LEADERS),
+        ("etcd-alarms", NO_QUORUM, OF_LEADERS),
     ),
     Look(
         "pending-pods", _STARTS, look_at_pending, (*_BELOW_PODS, "etcd-alarms", "machine", "etcd", "cluster", "flags")
@@ -183,16 +183,16 @@ OF_THE_CLUSTER: tuple[Look, ...] = (
         "rights",
         "the cluster's own programs have their rights, and their pods could be made again",
         look_at_rights,
-        ("etcd-alarms",),
+        ("etcd-alarms", NO_QUORUM),
     ),
     Look("flags", _KEPT, look_at_flags),
     Look(
         "cluster",
         "nodes, their kubelets, API servers, controllers, admission and aggregated APIs",
         look_at_whole_cluster,
-        ("etcd-alarms", OF_LEADERS),
+        ("etcd-alarms", NO_QUORUM, OF_LEADERS),
     ),
-    Look("nodes", "nothing keeps pods away from the nodes that are Ready", look_at_every_node),
+    Look("nodes", "nothing keeps pods away from the nodes that are Ready", look_at_every_node, (NO_QUORUM,)),
     Look("pod-tokens", "every API server knows the tokens of pods", look_at_pod_tokens),
     Look("pods", "no pod of kube-system is stuck", look_at_system_pods, ("etcd-alarms", "cluster", "nodes")),
     Look(
@@ -208,7 +208,9 @@ _AT_ONCE = 6
 """Most looks wait for other programs, servers and machines: one after the other, they took twice the time."""
 
 
-_OF_SERVERS = frozenset({"chain", "manifests", "certificates", "served-certificates", "etcd-alarms", "firewall"})
+_OF_SERVERS = frozenset(
+    {NO_STATIC_PODS, "chain", "manifests", "certificates", "served-certificates", "etcd-alarms", "firewall"}
+)
 """The looks whose errors keep this node's own controllers from leading, and its API server, its kubelet and its member of etcd from serving."""
 
 
@@ -264,7 +266,7 @@ _MEMBER = re.compile(r"([\w.-]+) \(https?://([^/)]+):\d+[^)]*\): ")
 
 def _find_away(note: Finding) -> Iterator[tuple[str, str]]:
     """(name, address) of the members of etcd that an error says not to serve."""
-    if note.name == "etcd" and note.level == ERROR and note.text.startswith("etcd "):
+    if note.name in ("etcd", NO_QUORUM) and note.level == ERROR and note.text.startswith("etcd "):
         yield from _MEMBER.findall(note.text)
 
 

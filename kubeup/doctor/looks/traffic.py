@@ -158,7 +158,18 @@ def look_at_pod_network(patient: Patient) -> Findings:
     yield Finding("pod-network", WARNING, text, named or f"find them: bridge link show master {step_aside.BRIDGE}")
 
 
+_BRIDGE_NF = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+
+
 def _look_at_own_network(patient: Patient, *, has_config: bool) -> Findings:
+    if facts.read_or_empty(patient.host, _BRIDGE_NF).strip() == "0":
+        text = "kube-proxy's rules do not see packets between pods of this node (net.bridge.bridge-nf-call-iptables is 0), which reach no Service whose pod is here"
+        yield Finding(
+            "pod-network",
+            ERROR,
+            text,
+            "sysctl -w net.bridge.bridge-nf-call-iptables=1; and in /etc/sysctl.d, see what sets it: grep -r bridge-nf /etc/sysctl*",
+        )
     if not has_config:
         text = f"there is no CNI configuration in {patient.paths.cni_conf}: the runtime can start no pod"
         again = f"kb {'init' if patient.is_control_plane else 'join'} phase pod-network"

@@ -89,15 +89,18 @@ def look_at_flags(patient: Patient) -> Findings:
         return
     api = open_api(patient)
     try:
+        warnings = [*control_flags.find_uneven_members(api), *control_flags.find_unmarked_nodes(api)]
         troubles = [
             *control_flags.find_lost_controllers(api),
+            *control_flags.find_scarce_servers(api),
             *control_flags.find_unlisted_servers(api),
             *control_flags.find_unread_secrets(api),
+            *filter(None, (control_flags.find_foreign_root(api),)),
         ]
     except (Unreachable, kubeapi.ApiRefused):
         return  # other checks report why
-    for trouble in troubles:
-        yield Finding("flags", ERROR, str(trouble), trouble.remedy)
+    for trouble in (*troubles, *warnings):
+        yield Finding("flags", ERROR if trouble in troubles else WARNING, str(trouble), trouble.remedy)
 
 
 OF_NODES, OF_LEADERS = "rights/nodes", "rights/leaders"

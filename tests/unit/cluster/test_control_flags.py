@@ -12,6 +12,7 @@ from kubeup.cluster import control_flags
 from kubeup.cluster.api import Api, Identity
 from kubeup.cluster.objects import API_SERVERS
 from kubeup.machine.http import HttpResponse, Tls
+from kubeup.trust import Anchors
 from tests.fake_host import FakeHost
 
 SERVER = "https://10.0.0.11:6443"
@@ -100,6 +101,8 @@ def test_an_api_server_to_which_pods_are_not_led(flag: str, cause: str) -> None:
     assert isinstance(host, FakeHost)
     slices = {"ports": [{"name": "https", "port": 6443}], "endpoints": [{"addresses": ["10.0.0.12"]}]}
     host.urls[f"{SERVER}{API_SERVERS}"] = HttpResponse(200, json.dumps(slices).encode())
+    assert control_flags.find_unlisted_servers(api) == []  # its machine is gone, and the cluster has its last word
+    host.urls[f"{SERVER}/readyz"] = HttpResponse(200, b"ok")
     (told,) = control_flags.find_unlisted_servers(api)
     assert (
         told.what
@@ -108,5 +111,48 @@ def test_an_api_server_to_which_pods_are_not_led(flag: str, cause: str) -> None:
     assert cause in told.cause
     young = make_api("kube-apiserver", since="2025-12-31T23:59:50Z", cp1=flag)
     assert isinstance(young.host, FakeHost)
-    young.host.urls.update({f"{SERVER}{API_SERVERS}": HttpResponse(200, b"{}")})
+    young.host.urls.update(
+        {f"{SERVER}{API_SERVERS}": HttpResponse(200, b"{}"), f"{SERVER}/readyz": HttpResponse(200, b"ok")}
+    )
     assert control_flags.find_unlisted_servers(young) == []
+
+
+def test_pods_that_are_given_another_authority() -> None:
+    api = make_api("kube-controller-manager", cp1="--root-ca-file=/etc/kubernetes/pki/front-proxy-ca.crt")
+    own, other = (f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n" for text in ("b3du", "b3RoZXI="))
+    api = Api(api.host, Identity(SERVER, Tls(Anchors.given(own))), retry_s=0)
+    host = api.host
+    assert isinstance(host, FakeHost)
+    url = f"{SERVER}/api/v1/namespaces/kube-system/configmaps/kube-root-ca.crt"
+    for pem, is_told in ((own, False), (other + own, False), (other, True)):
+        value = {"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": pem}}
+        host.urls[url] = HttpResponse(200, json.dumps(value).encode())
+        found = control_flags.find_foreign_root(api)
+        assert bool(found) == is_told
+    assert found and "/etc/kubernetes/pki/front-proxy-ca.crt on cp1" in found.cause
+
+
+def test_an_api_server_that_turns_most_away() -> None:
+    api = make_api(
+        "kube-apiserver",
+        cp1="--max-requests-inflight=1",
+        cp2="--max-requests-inflight=0",
+        cp3="--max-requests-inflight=400",
+    )
+    (told,) = control_flags.find_scarce_servers(api)
+    assert told.what == "the API server of cp1 takes only 1 request at a time, and turns others away (429)"
+
+
+def test_members_of_etcd_of_another_rhythm() -> None:
+    assert control_flags.find_uneven_members(make_api("etcd", cp1="--heartbeat-interval=100", cp2="--v=2")) == []
+    (told,) = control_flags.find_uneven_members(make_api("etcd", cp1="--heartbeat-interval=5000", cp2="--v=2"))
+    assert "different --heartbeat-interval" in told.what and told.cause == "5000 ms on cp1, 100 ms on cp2"
+
+
+def test_a_control_plane_without_its_label() -> None:
+    api = make_api("kube-apiserver", cp1="--v=2", cp2="--v=2")
+    assert isinstance(api.host, FakeHost)
+    url = f"{SERVER}/api/v1/nodes?labelSelector=node-role.kubernetes.io%2Fcontrol-plane"
+    api.host.urls[url] = HttpResponse(200, json.dumps({"items": [{"metadata": {"name": "cp1"}}]}).encode())
+    (told,) = control_flags.find_unmarked_nodes(api)
+    assert told.remedy == "kubectl label node cp2 node-role.kubernetes.io/control-plane="

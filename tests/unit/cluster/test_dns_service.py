@@ -119,3 +119,19 @@ def test_an_address_that_is_no_service_s() -> None:
     told = find_odd("10.96.0.99")
     assert "ConfigMap kube-system/kubelet-config to ask 10.96.0.10, and the Service kube-dns is at 10.96.0.99" in told
     assert find_odd("").startswith("there is no Service kube-dns in kube-system: it was deleted")
+
+
+@pytest.mark.parametrize(
+    ("udp", "says"),
+    [
+        ({"port": 53, "protocol": "UDP", "targetPort": 53}, ""),
+        ({"port": 53, "protocol": "UDP", "targetPort": "dns"}, ""),
+        ({"port": 53, "protocol": "UDP"}, ""),  # the same as port
+        ({"port": 53, "protocol": "UDP", "targetPort": 5353}, "Service kube-dns leads to port 5353 of CoreDNS' pods"),
+        ({"port": 5353, "protocol": "UDP", "targetPort": 53}, "Service kube-dns has no port 53 for UDP"),
+    ],
+)
+def test_a_service_with_other_ports(udp: dict[str, Any], says: str) -> None:
+    ports = [udp, {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]
+    told = explain(service={"clusterIPs": ["10.96.0.10"], "selector": LABELS, "ports": ports}, pods=[make_pod("True")])
+    assert told.startswith(says) and bool(told) == bool(says)

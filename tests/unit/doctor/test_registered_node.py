@@ -136,3 +136,13 @@ def test_a_kubelet_that_reports_no_more(seconds: int, is_told: bool) -> None:
     if found:
         assert found[0][0] == "error" and "renewed its Lease for 25 s" in found[0][1]
         assert "mvcc: database space exceeded" in found[0][1]
+
+
+def test_a_label_that_was_taken_from_the_node() -> None:
+    host = node_host()
+    node = json.loads(host.urls[f"{SERVER}/api/v1/nodes/cp1"].body)
+    node["metadata"]["labels"] = {"kubernetes.io/os": "linux"}
+    host.urls[f"{SERVER}/api/v1/nodes/cp1"] = HttpResponse(200, json.dumps(node).encode())
+    (note,) = registered_node.look_at_node(make_patient(host))
+    assert note.text.startswith("node cp1 has lost the label kubernetes.io/hostname")
+    assert note.remedy == "kubectl label node cp1 kubernetes.io/hostname=cp1"

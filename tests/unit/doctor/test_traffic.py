@@ -227,6 +227,16 @@ def test_a_firewall_that_drops_what_pods_send(rules: str, own: str, is_cut: bool
         assert level == "error" and "its policy is DROP, and kb's rules are gone" in text
 
 
+def test_a_bridge_whose_packets_no_rule_sees() -> None:
+    host = bridge_host("99-kb-bridge.conflist")
+    before = notes(host, "pod-network")
+    host.files["/proc/sys/net/bridge/bridge-nf-call-iptables"] = b"0\n"
+    (told,) = [note for note in notes(host, "pod-network") if note not in before]
+    assert told[0] == "error" and "net.bridge.bridge-nf-call-iptables is 0" in told[1]
+    host.files["/proc/sys/net/bridge/bridge-nf-call-iptables"] = b"1\n"
+    assert notes(host, "pod-network") == before
+
+
 def test_a_cni_configuration_that_is_gone() -> None:
     host = own_network_host("-P FORWARD ACCEPT\n")
     del host.files["/etc/cni/net.d/99-kb-bridge.conflist"]

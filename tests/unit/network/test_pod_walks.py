@@ -255,6 +255,13 @@ def test_only_a_rule_that_meets_the_packet_is_named(host: FakeHost, rule: str, i
 
 def test_each_family_has_its_own_rules(host: FakeHost) -> None:
     host.answers["ip6tables -w 10 -S FORWARD"] = "-A FORWARD -p ipv6-icmp -j DROP\n"
+    host.answers["iptables -w 10 -t raw -S PREROUTING"] = (
+        "-P PREROUTING ACCEPT\n-A PREROUTING -p udp -m udp --dport 53 -j DROP\n"
+    )
+    asks = Packet("10.244.0.9", "10.96.0.10", "udp", 53)
+    assert pod_walks.find_rule(host, "raw/PREROUTING", packet=asks) == (
+        "iptables: -t raw -A PREROUTING -p udp -m udp --dport 53 -j DROP"
+    )
     found = pod_walks.find_rule(host, "FORWARD", packet=Packet("fd00::9", "fd00:1::9", "icmp"))
     assert found == "ip6tables: -A FORWARD -p ipv6-icmp -j DROP"
 
