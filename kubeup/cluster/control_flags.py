@@ -14,6 +14,7 @@ from kubeup import moments
 from kubeup.addresses import join_host_port
 from kubeup.cluster import objects
 from kubeup.cluster.api import Api, Object, path_of
+from kubeup.config.documents import parse_duration
 from kubeup.json_text import as_table
 from kubeup.machine.http import Unreachable
 from kubeup.pem import select_certs
@@ -208,6 +209,70 @@ def find_uneven_members(api: Api) -> list[Trouble]:
             cause = ", ".join(f"{value} ms on {node}" for node, value in told.items())
             found.append(Trouble(what, cause, "give all the same, in /etc/kubernetes/manifests/etcd.yaml"))
     return found
+
+
+_LEADING = ("kube-controller-manager", "kube-scheduler")
+_LONG_LEASE_S = 60
+
+
+def find_unled(api: Api) -> list[str]:
+    """The components whose pods all work without leader election, and of which nobody renews a lease. Raises Unreachable, ApiRefused."""
+    told = {name: _read_flags(api, name).values() for name in _LEADING}
+    return [name for name, some in told.items() if some and all(flags.get("leader-elect") == "false" for flags in some)]
+
+
+def find_odd_elections(api: Api) -> list[tuple[Trouble, bool]]:
+    """Leader elections that are switched off on several control planes, which then all do the same work (True: an error), or that keep a place for one that
+    is gone (False). Raises Unreachable, ApiRefused."""
+    found = []
+    for name in _LEADING:
+        members = _read_flags(api, name)
+        path = f"/etc/kubernetes/manifests/{name}.yaml"
+        off = [node for node, flags in members.items() if flags.get("leader-elect") == "false"]
+        if off and len(members) > 1:
+            what = f"{name} works on {' and '.join(off)} whether another one leads or not"
+            found.append((Trouble(what, "its flag --leader-elect=false", f"take it out of {path} there"), True))
+        for node, flags in members.items():
+            duration = flags.get("leader-elect-lease-duration", "")
+            lasts_s = parse_duration(duration) or 0
+            if lasts_s > _LONG_LEASE_S:
+                what = f"nobody takes over from {name} of {node} for {lasts_s:.0f} s once its machine is gone"
+                cause = f"its flag --leader-elect-lease-duration={duration} (15 s by default)"
+                found.append(
+                    (
+                        Trouble(
+                            what,
+                            cause,
+                            f"take it out of {path} on {node}; of one that is gone: kubectl -n {objects.SYSTEM} delete lease {name}",
+                        ),
+                        False,
+                    )
+                )
+    return found
+
+
+def read_issuers(api: Api) -> dict[str, str]:
+    """Node -> the issuer of tokens that its API server was told. Raises Unreachable, ApiRefused."""
+    return {node: flags.get("service-account-issuer", "") for node, flags in _read_flags(api, "kube-apiserver").items()}
+
+
+_KEPT_MAPS = {
+    "kubeadm-config": ("no node can join as a control plane, or be upgraded", "kb init phase upload-config kubeadm"),
+    "kubelet-config": ("no node can join, or be upgraded", "kb init phase upload-config kubelet"),
+}
+
+
+def find_lost_maps(api: Api) -> list[Trouble]:
+    """ConfigMaps in kube-system that nobody misses until the next join or upgrade. Raises Unreachable, ApiRefused."""
+    return [
+        Trouble(
+            f"there is no ConfigMap {objects.SYSTEM}/{name}: {without}",
+            "somebody deleted it",
+            f"write it anew, on a control plane: {again}",
+        )
+        for name, (without, again) in _KEPT_MAPS.items()
+        if api.get(path_of("ConfigMap", name, namespace=objects.SYSTEM)) is None
+    ]
 
 
 def find_unmarked_nodes(api: Api) -> list[Trouble]:

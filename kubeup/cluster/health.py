@@ -440,7 +440,7 @@ def _judge_leader(name: str, before: Optional[tuple[str, str]], after: Optional[
     holder = after[0].partition("_")[0]
     if before != after and holder:
         return Part("leader", name, node=holder)
-    cause = f"{holder} has not renewed its lease for {LEASE_MOVES_S} s" if holder else "its lease has no holder"
+    cause = f"{holder} has not renewed its lease in the last {LEASE_MOVES_S} s" if holder else "its lease has no holder"
     remedy = f"on {holder or 'the control planes'}: crictl logs $(crictl ps -a -q --name {name} | head -1)"
     return Part("leader", name, Trouble(f"no {name} leads", cause, remedy), node=holder)
 

@@ -53,7 +53,12 @@ _SHAPE = {
         "containerStatuses!": [{"name!": str, "state!": {"waiting!": {"reason!": str, "message!": str}}}],
     },
 }
-_EVENT = {"involvedObject!": {"uid!": str}, "message!": str, "lastTimestamp!": str, "eventTime!": str}
+_EVENT = {
+    "involvedObject!": {"uid!": str, "kind!": str, "namespace!": str, "name!": str},
+    "message!": str,
+    "lastTimestamp!": str,
+    "eventTime!": str,
+}
 _NODE = {
     "metadata!": {"name!": str},
     "spec!": {"unschedulable!": bool, "taints!": [{"key!": str, "value!": str, "effect!": str}]},
@@ -66,7 +71,7 @@ _OWN_TAINTS = "node.kubernetes.io/"
 
 @frozen
 class Pending:
-    """node: the one whose trouble it is; "" if it is the whole cluster's. is_as_made: a cluster is like that until somebody changes it."""
+    """node: the one whose trouble it is; "" if it is the whole cluster's. is_as_made: it may be meant, or is like that until somebody changes it."""
 
     trouble: Trouble
     node: str = ""
@@ -82,12 +87,43 @@ def find_pending(api: Api, *, pulls_always: bool = False) -> list[Pending]:
     pulled = _find_pulled(api, living) if pulls_always else []
     placeless = _find_placeless(api, living, now=now)
     return [
+        *_find_unmadeable(api, now),
         *_find_unseen(api, living, now=now),
         *placeless,
         *_find_full(api, living, now=now),
         *_find_unmade(api, living, now=now),
         *pulled,
     ]
+
+
+def _find_unmadeable(api: Api, now: datetime.datetime) -> list[Pending]:
+    """Pods that their controllers cannot make: what bars them may be meant, so it is only told. Those of kube-system are a check of their own."""
+    newest: dict[tuple[str, str], tuple[str, str]] = {}
+    for row in api.list(path_of("Event"), field="reason=FailedCreate"):
+        event = fit_what_does(row, _EVENT)
+        at, owner = event["lastTimestamp"] or event["eventTime"], event["involvedObject"]
+        since = moments.find(at)
+        if since is not None and (now - since).total_seconds() < _RECENT_S and owner["namespace"] != objects.SYSTEM:
+            named = f"{owner['kind']} {owner['namespace']}/{owner['name']}"
+            key = (owner["namespace"], named)
+            newest[key] = max(newest.get(key, ("", "")), (at, event["message"]))
+    by_space: dict[str, list[tuple[str, str]]] = {}
+    for (space, named), (_, message) in newest.items():
+        by_space.setdefault(space, []).append((named, message.partition("Error creating: ")[2] or message))
+    return [
+        Pending(
+            Trouble(
+                f"no pods are made for {some[0][0]}" + (f" and {len(some) - 1} others there" if len(some) > 1 else ""),
+                some[0][1],
+                f"see what bars them: kubectl -n {space} get resourcequota,limitrange; kubectl get namespace {space} --show-labels",
+            ),
+            is_as_made=True,
+        )
+        for space, some in by_space.items()
+    ]
+
+
+_RECENT_S = 120
 
 
 def _find_unseen(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> list[Pending]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from kubeup import moments
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.cluster.health import Part
 from kubeup.json_text import as_table
@@ -81,6 +82,46 @@ def _read_message(answer: HttpResponse) -> str:
     text = answer.body[:2000].decode(errors="replace")
     found = as_table(text).get("message") if text.startswith("{") else ""
     return str(found or text.strip()[:200] or f"HTTP {answer.status}")
+
+
+def probe_namespaces(api: Api) -> list[Part]:
+    """Namespaces that are being deleted, and cannot end: a finalizer whose owner is gone, or content of which nobody knows."""
+    held: dict[str, list[str]] = {}
+    now = api.host.now()
+    for row in (fit_what_does(item, _NAMESPACE) for item in api.list(path_of("Namespace"))):
+        since = moments.find(row["metadata"]["deletionTimestamp"])
+        if since is None or (now - since).total_seconds() < _ENDING_S:
+            continue
+        told = {one["type"]: one["message"] for one in row["status"]["conditions"] if one["status"] == "True"}
+        why = next((told[kind] for kind in _ENDLESS_BY if kind in told), "")
+        if why:
+            held.setdefault(why, []).append(row["metadata"]["name"])
+    return [
+        Part(
+            ENDLESS,
+            names[0],
+            Trouble(
+                f"namespace{'s' * (len(names) > 1)} {', '.join(names[:3])}{' and others' * (len(names) > 3)} cannot be deleted",
+                why,
+                f"have what owns the finalizer remove it (its controller may be gone); what is left: kubectl api-resources --verbs=list --namespaced -o name | xargs -n1 kubectl -n {names[0]} get --ignore-not-found --show-kind",
+            ),
+        )
+        for why, names in held.items()
+    ]
+
+
+ENDLESS = "namespace"
+_ENDING_S = 20
+_ENDLESS_BY = (
+    "NamespaceFinalizersRemaining",
+    "NamespaceDeletionContentFailure",
+    "NamespaceDeletionGroupVersionParsingFailure",
+)
+"""Source: pkg/controller/namespace/deletion/status_condition_utils.go"""
+_NAMESPACE = {
+    "metadata!": {"name!": str, "deletionTimestamp!": str},
+    "status!": {"conditions!": [{"type!": str, "status!": str, "message!": str}]},
+}
 
 
 def probe_aggregated(api: Api) -> list[Part]:

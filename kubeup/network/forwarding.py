@@ -71,13 +71,22 @@ def describe_drops(host: Host) -> str:
 
 def describe_input_drops(host: Host, version: int = 4) -> str:
     """The chains of this machine that by default drop what is sent to itself; "" if there are none."""
+    return _describe_policies(host, "input", version=version)
+
+
+def describe_output_drops(host: Host, version: int = 4) -> str:
+    """The chains of this machine that by default drop what it sends; "" if there are none."""
+    return _describe_policies(host, "output", version=version)
+
+
+def _describe_policies(host: Host, hook: str, *, version: int) -> str:
     found = [
         f"{' '.join((chain.family, chain.table, chain.name))} has the policy drop"
-        for chain in read_dropping_chains(host, "input")
+        for chain in read_dropping_chains(host, hook)
     ]
-    program = _PROGRAMS[version]
-    if "-P INPUT DROP" in host.query([program, "-S", "INPUT"]).stdout:
-        found.append(f"the chain INPUT of {program} has the policy DROP")
+    program, chain_name = _PROGRAMS[version], hook.upper()
+    if f"-P {chain_name} DROP" in host.query([program, "-S", chain_name]).stdout:
+        found.append(f"the chain {chain_name} of {program} has the policy DROP")
     return "; ".join(found)
 
 

@@ -38,6 +38,10 @@ def look_at_dns_address(patient: Patient) -> Findings:
     if trouble is not None:
         yield Finding("dns", ERROR, str(trouble), trouble.remedy)
         return
+    silence = dns_service.explain_silence(api, servers, reads_pods=True) if servers else None
+    if silence is not None and not dns_service.is_left_out(api, servers):
+        yield Finding("dns", ERROR, f"nothing answers for the cluster's DNS: {silence}", silence.remedy)
+        return
     zone = dns_zone.explain_zone(api, domain) if domain else None
     if zone is not None:
         yield Finding("dns", ERROR, f"the cluster's DNS knows no Service in {domain}: {zone}", zone.remedy)

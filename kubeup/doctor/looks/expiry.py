@@ -6,7 +6,7 @@ import datetime
 import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from kubeup.addresses import host_of
 from kubeup.config.types import NodeConfig
@@ -18,7 +18,7 @@ from kubeup.doctor.node_files import Patient, find_own_server, parse_first, read
 from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.machine.host import Host
-from kubeup.machine.http import Tls, Unreachable
+from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.node import cert_specs, certificates, kubeconfig, kubelet_cert, pki, renewal, torn_pairs, unread_certs
 from kubeup.paths import Paths
 from kubeup.phases import auto_renewal
@@ -46,6 +46,7 @@ def look_at_certs(patient: Patient) -> Findings:
         for problem in problems:
             if not any(problem.what.startswith(f"{pair.cert} and {pair.key} do not") for pair in torn):
                 yield Finding(_name_problem(paths, problem), ERROR, str(problem), problem.remedy)
+        yield from _find_astray(patient)
         bundle = _describe_bundle(patient)
         if bundle:
             yield Finding("certificates", WARNING, bundle, "then: kb init phase control-plane controller-manager")
@@ -65,6 +66,33 @@ def look_at_certs(patient: Patient) -> Findings:
             yield Finding("certificates", WARNING, text, _SEE_REQUESTS)
         elif left < EXPIRES_SOON and not _renews_itself(path):
             yield Finding("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
+
+
+def _find_astray(patient: Patient) -> Findings:
+    """Kubeconfigs of this node's controllers that lead to where nobody answers, though this node's own API server does: they go on, and do nothing."""
+    host, paths, own = patient.host, patient.paths, find_own_server(patient.host, patient.paths)
+    if not own or _find_silence(host, own) is not None:
+        return
+    for component in _WITH_KUBECONFIG:
+        path = paths.kubeconfig(f"{component.removeprefix('kube-')}.conf")
+        try:
+            server = kubeconfig.parse_kubeconfig(facts.read_or_empty(host, str(path)), source=str(path)).server
+        except KbError:
+            continue  # told as what cannot be used
+        silence = _find_silence(host, server) if server != own else None
+        if silence is not None:
+            text = f"{path} leads {component} to {server}, which does not answer: {silence.cause}"
+            remedy = f"correct server there ({own}); then: {signs.say_restart(host, component)}"
+            yield Finding(f"certificates/{component}", ERROR, text, remedy)
+
+
+def _find_silence(host: Host, server: str) -> Optional[Unreachable]:
+    """Why nothing answers there; None if something does, whoever it is."""
+    try:
+        host.http_get(f"{server}/livez", tls=UNPROVEN, timeout_s=3)
+    except Unreachable as error:
+        return None if error.reason == "tls" else error
+    return None
 
 
 def _name_problem(paths: Paths, problem: KbError) -> str:

@@ -50,6 +50,7 @@ def look_at_limits(patient: Patient) -> Findings:
     yield from _look_at_locks(patient)
     yield from _look_at_disks(patient)
     yield from _look_at_tables(patient.host)
+    yield from _look_at_losses(patient.host)
 
 
 def _find_folders(patient: Patient) -> dict[str, tuple[str, str]]:
@@ -195,6 +196,27 @@ _TABLES = (
     ),
 )
 _MUCH, _ALL = 0.9, 0.99
+
+
+_AGAIN_PERCENT, _AGAIN_LEAST = 10, 20
+"""Of the segments to one machine, in connections that last. A network that is well loses less than one of a hundred."""
+
+
+def _look_at_losses(host: Host) -> Findings:
+    """Machines to which TCP had to send much again: a bad cable, a full link, a rule that drops some. Source: ss(8), tcp_info"""
+    lines = host.query(["ss", "-tinHO", "state", "established"], timeout_s=5).stdout.splitlines()
+    sent: dict[str, list[int]] = {}
+    for words, line in ((line.split(), line) for line in lines):
+        again, out = re.search(r"\bretrans:\d+/(\d+)", line), re.search(r"\bsegs_out:(\d+)", line)
+        if len(words) > 3 and again and out:
+            peer = words[3].rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+            counts = sent.setdefault(peer, [0, 0])
+            counts[0], counts[1] = counts[0] + int(again[1]), counts[1] + int(out[1])
+    for peer, (again_count, out_count) in sent.items():
+        if again_count >= _AGAIN_LEAST and 100 * again_count > _AGAIN_PERCENT * out_count:
+            text = f"packets to {peer}, or its answers, are lost: TCP had to send {again_count} of {out_count} segments again"
+            remedy = f"see where: ping -c 100 -i 0.02 {peer}; ip -s link; nft list ruleset (rules that drop some)"
+            yield Finding("machine/losses", WARNING, text, remedy)
 
 
 def _look_at_tables(host: Host) -> Findings:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kubeup.cluster import api as kubeapi
+from kubeup.cluster import control_flags
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
-from kubeup.doctor.node_files import Patient, list_servers
+from kubeup.doctor.node_files import Patient, list_servers, open_api
+from kubeup.errors import KbError
 from kubeup.machine.http import Unreachable
 from kubeup.secret import Secret
 
@@ -32,10 +35,16 @@ def look_at_pod_tokens(patient: Patient) -> Findings:
     names = ", ".join(dict.fromkeys(pod for pods in refused.values() for pod in pods))
     pki = patient.paths.pki
     strict = [server.partition("://")[2] for server, pods in refused.items() if pods]
-    if strict and len(strict) < len(servers):
+    issuers = _read_issuers(patient) if strict else {}
+    if len(set(issuers.values())) > 1:
+        told = ", ".join(f"{issuer} on {node}" for node, issuer in issuers.items())
+        text = f"API server {', '.join(strict)} refuses the service account tokens of pods ({names}): API servers have different issuers ({told})"
+        remedy = f"give all the same --service-account-issuer, in {patient.paths.manifest('kube-apiserver')}; a former one may be named after it, by a second flag"
+        yield Finding("pod-tokens", ERROR, text, remedy)
+    elif strict and len(strict) < len(servers):
         text = (
             f"API server {', '.join(strict)} refuses the service account tokens of pods ({names}), which the others take: its key of service "
-            f"accounts ({pki}/sa.key, sa.pub) is not the cluster's"
+            f"accounts ({pki}/sa.key, sa.pub), or its --service-account-issuer, is not the cluster's"
         )
         remedy = f"put there what the other control planes have in {pki}/sa.key and sa.pub, then: {signs.say_restart(patient.host, 'kube-apiserver')}"
         yield Finding("pod-tokens", ERROR, text, remedy)
@@ -46,6 +55,13 @@ def look_at_pod_tokens(patient: Patient) -> Findings:
             "have every pod get a new token: kubectl -n kube-system rollout restart daemonset,deployment, and in other namespaces"
         )
         yield Finding("pod-tokens", ERROR, text, remedy)
+
+
+def _read_issuers(patient: Patient) -> dict[str, str]:
+    """Node -> its API server's issuer; {} for an identity that may not read it."""
+    with contextlib.suppress(KbError):
+        return control_flags.read_issuers(open_api(patient)) if patient.is_control_plane else {}
+    return {}
 
 
 def _find_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -145,6 +145,7 @@ def _judge_routes(patient: Patient, me: route_plan.Peer, *, nodes: list[route_pl
     interfaces = node_routes.read_interfaces(host)
     backend = route_keeper.read_settings(host, patient.paths).backend
     wanted = route_plan.plan_network(nodes, me, interfaces=interfaces, backend=backend)
+    yield from _judge_mtu(host, me, interfaces=interfaces)
     there = node_routes.read_network(host).routes
     missing = sorted(route.pod_cidr for route in wanted.routes - there)
     lost = {cidr: node.name for node in nodes for cidr in node.pod_cidrs if cidr in missing}
@@ -160,6 +161,17 @@ def _judge_routes(patient: Patient, me: route_plan.Peer, *, nodes: list[route_pl
         text = f"{pod_network.UNIT} is {state}: routes to nodes that come or go, and the rules for pods, are not kept"
         yield Finding(NAME, WARNING, text, f"systemctl restart {pod_network.UNIT}")
     yield from _judge_diverted(host, wanted.routes & there, me, nodes=nodes)
+
+
+def _judge_mtu(host: Host, me: route_plan.Peer, *, interfaces: Sequence[route_plan.Interface]) -> Iterator[Finding]:
+    """An interface of this machine's that takes smaller packets than those of its pods. What is larger is lost where nobody may fragment it."""
+    underlay = route_plan.find_underlay(me, interfaces)
+    links = step_aside.parse_ip_output(host.query(["ip", "-json", "link", "show", "dev", step_aside.BRIDGE]).stdout)
+    mtu = next((int(link["mtu"]) for link in links if isinstance(link.get("mtu"), int)), 0)
+    if underlay is not None and mtu > underlay.mtu:
+        text = f"pods on this node send packets of {mtu} bytes ({step_aside.BRIDGE}), and {underlay.name} takes {underlay.mtu}: larger ones are lost"
+        remedy = f"set it back: ip link set {underlay.name} mtu {mtu}; if the network carries no more, give pods a smaller mtu (/etc/cni/net.d/{node_routes.CNI_FILE})"
+        yield Finding(NAME, ERROR, text, remedy)
 
 
 def _judge_diverted(  # noqa: PLR0917

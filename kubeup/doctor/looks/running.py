@@ -53,6 +53,11 @@ def look_at_chain(patient: Patient) -> Findings:
     link = chain.find_broken_link(
         patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
     )
+    fresh = _find_fresh(patient, next(iter(unhealthy), "")) if link is None or link.link == "probe" else ""
+    if fresh:
+        text = f"not proven: {patient.paths.manifest(fresh)} was changed less than {_STARTED_S} s ago, and the kubelet starts {fresh} anew once the former one has ended"
+        yield Finding(STARTING, OK, text, remedy="")
+        return
     absent = _find_absent(patient, next(iter(unhealthy), "")) if link is None or link.link == "probe" else ""
     if absent:
         text = f"{absent} does not run: the kubelet has made no container of {patient.paths.manifest(absent)}, and has not said why"
@@ -90,15 +95,31 @@ def _is_young(patient: Patient, component: str, *, age_s: float = PROBES_S) -> b
 
 def _find_absent(patient: Patient, component: str) -> str:
     """The first unhealthy component, if it has no container although its manifest has been there for a while; else ""."""
-    manifest = patient.host.stat(patient.paths.manifest(component)) if component else None
-    if manifest is None or patient.host.now().timestamp() - manifest.ctime < _STARTED_S:
+    if not component or _read_age_s(patient, component) < _STARTED_S:
         return ""
     found = containers.ask_containers(patient.host, patient.config.node.cri_socket, name=component, has_exits=False)
     return component if found == [] else ""
 
 
-_STARTED_S = 15
-"""By this time a kubelet has made a container of a manifest, or has said why not."""
+def _find_fresh(patient: Patient, component: str) -> str:
+    """The first unhealthy component, if its manifest was changed a moment ago, and no container of it runs, or it ends; else ""."""
+    if not component or _read_age_s(patient, component) >= _STARTED_S:
+        return ""
+    found = containers.ask_containers(patient.host, patient.config.node.cri_socket, name=component)
+    since = patient.host.now().timestamp() - _read_age_s(patient, component)
+    is_made = any(one.created_ns / 1e9 > since for one in found or ())
+    return "" if is_made else component
+
+
+def _read_age_s(patient: Patient, component: str) -> float:
+    """How long ago its manifest was written; 0 if there is none, of which others tell."""
+    manifest = patient.host.stat(patient.paths.manifest(component))
+    return 0.0 if manifest is None else patient.host.now().timestamp() - manifest.ctime
+
+
+_STARTED_S = 60
+"""By this time a kubelet has made a container of a manifest, or has said why not. One that was changed waits until the former pod has ended, whose
+API server serves what is under way for up to 30 s."""
 
 
 def probe_components(patient: Patient) -> dict[str, str]:

@@ -95,6 +95,8 @@ def _judge_way_to(patient: Patient, servers: Sequence[str]) -> Findings:
         return
     named = "; ".join(f"{server}: {error.cause}" for server, error in seen.items() if error)
     if any(error and error.reason == "timeout" for error in seen.values()):
+        drops = forwarding.describe_output_drops(patient.host)
+        named += f"; of this machine, {drops}" if drops else ""
         remedy = "let TCP pass from here to there (a firewall or security group drops it; of this machine's own: iptables -S; nft list ruleset)"
     else:
         remedy = "see what is wrong there, on a control plane: kb doctor"

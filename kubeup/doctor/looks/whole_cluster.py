@@ -19,6 +19,7 @@ _LEVELS = {
     "admission": ERROR,
     "kubelet": WARNING,
     reach.REFUSED: ERROR,
+    reach.ENDLESS: WARNING,
     "aggregated": WARNING,
     reach.HOLDS_NAMESPACES: ERROR,
 }
@@ -38,7 +39,7 @@ def look_at_whole_cluster(patient: Patient) -> Findings:
         if part.unproven:
             yield Finding("cluster", OK, f"not proven: {part.unproven}", remedy="")
         elif part.trouble:
-            level = WARNING if part.kind == "aggregated" else ERROR
+            level = WARNING if part.kind in ("aggregated", reach.ENDLESS) else ERROR
             yield Finding("cluster", level, str(part.trouble), part.trouble.remedy)
 
 
@@ -54,7 +55,9 @@ def _read_parts(api: kubeapi.Api, own: str = "") -> list[health.Part]:
         kubelets = pool.submit(reach.probe_kubelets, api, ready)
         back = list(pool.map(lambda server: reach.probe_kubelets(api.with_server(server), one), others))
         found = [*kubelets.result(), *(part for some in back for part in some)]
-    return [*parts, *dict.fromkeys(found), *reach.probe_aggregated(api)]
+    unled = control_flags.find_unled(api) if any(part.kind == "leader" and part.trouble for part in parts) else []
+    led = [part for part in parts if part.kind != "leader" or part.name not in unled]
+    return [*led, *dict.fromkeys(found), *reach.probe_aggregated(api), *reach.probe_namespaces(api)]
 
 
 def look_at_rights(patient: Patient) -> Findings:
@@ -89,8 +92,15 @@ def look_at_flags(patient: Patient) -> Findings:
         return
     api = open_api(patient)
     try:
-        warnings = [*control_flags.find_uneven_members(api), *control_flags.find_unmarked_nodes(api)]
+        elections = control_flags.find_odd_elections(api)
+        warnings = [
+            *(one for one, is_error in elections if not is_error),
+            *control_flags.find_uneven_members(api),
+            *control_flags.find_unmarked_nodes(api),
+            *control_flags.find_lost_maps(api),
+        ]
         troubles = [
+            *(one for one, is_error in elections if is_error),
             *control_flags.find_lost_controllers(api),
             *control_flags.find_scarce_servers(api),
             *control_flags.find_unlisted_servers(api),

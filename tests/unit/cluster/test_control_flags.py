@@ -41,6 +41,15 @@ def make_api(component: str, since: str = "", **flags: str) -> Api:
     return Api(host, Identity(SERVER, Tls()), retry_s=0)
 
 
+def make_apis(flags: dict[str, dict[str, str]]) -> Api:
+    """component -> node -> one flag."""
+    apis = [make_api(component, **told) for component, told in flags.items()]
+    for api in apis[1:]:
+        assert isinstance(api.host, FakeHost) and isinstance(apis[0].host, FakeHost)
+        apis[0].host.urls.update(api.host.urls)
+    return apis[0]
+
+
 @pytest.mark.parametrize(
     ("flag", "lost"),
     [
@@ -156,3 +165,33 @@ def test_a_control_plane_without_its_label() -> None:
     api.host.urls[url] = HttpResponse(200, json.dumps({"items": [{"metadata": {"name": "cp1"}}]}).encode())
     (told,) = control_flags.find_unmarked_nodes(api)
     assert told.remedy == "kubectl label node cp2 node-role.kubernetes.io/control-plane="
+
+
+def test_leader_election_that_is_off_or_keeps_a_place_for_long() -> None:
+    off = "--leader-elect=false"
+    api = make_apis(
+        {
+            "kube-controller-manager": {"cp1": off, "cp2": off},
+            "kube-scheduler": {"cp1": off, "cp2": "--leader-elect-lease-duration=1h0m0s"},
+        }
+    )
+    assert control_flags.find_unled(api) == ["kube-controller-manager"]
+    managers, scheduler, long = control_flags.find_odd_elections(api)
+    assert managers[1] and managers[0].what.startswith("kube-controller-manager works on cp1 and cp2 whether")
+    assert scheduler[1] and "kube-scheduler works on cp1 whether" in scheduler[0].what
+    assert not long[1] and "for 3600 s" in long[0].what
+    alone = make_apis({"kube-controller-manager": {"cp1": off}, "kube-scheduler": {"cp1": "--v=2"}})
+    assert control_flags.find_odd_elections(alone) == []
+
+
+def test_config_maps_that_the_next_join_misses() -> None:
+    api = make_api("kube-apiserver", cp1="--v=2")
+    assert isinstance(api.host, FakeHost)
+    url = f"{SERVER}/api/v1/namespaces/kube-system/configmaps"
+    api.host.urls[f"{url}/kubelet-config"] = HttpResponse(200, b'{"metadata": {"name": "kubelet-config"}}')
+    api.host.urls[f"{url}/kubeadm-config"] = HttpResponse(404, b'{"reason": "NotFound"}')
+    (told,) = control_flags.find_lost_maps(api)
+    assert (
+        told.what.startswith("there is no ConfigMap kube-system/kubeadm-config")
+        and "upload-config kubeadm" in told.remedy
+    )

@@ -357,7 +357,7 @@ def test_a_server_that_does_not_answer_at_all_is_raised() -> None:
 def test_a_leader_that_stopped_and_one_that_nobody_elects() -> None:
     cluster = make_cluster()
     cluster.moves = {"kube-scheduler"}
-    told = "no kube-controller-manager leads: cp2 has not renewed its lease for 6 s"
+    told = "no kube-controller-manager leads: cp2 has not renewed its lease in the last 6 s"
     assert troubles(health.probe_leaders(api_of(cluster))) == [("kube-controller-manager", told)]
     del cluster.answers_of[f"{SERVER}{LEASES}/kube-controller-manager"]
     cluster.answers_of[f"{SERVER}{LEASES}/kube-controller-manager"] = (404, {"kind": "Status", "reason": "NotFound"})

@@ -38,6 +38,7 @@ def find(
     lease: dict[str, str] = LEADS,
     flag: str = "--config=/etc/kubernetes/scheduler.yaml",
     running: tuple[dict[str, Any], ...] = (),
+    unmade: tuple[dict[str, Any], ...] = (),
     nodes: tuple[dict[str, Any], ...] = (),
 ) -> list[pending_pods.Pending]:
     host = FakeHost()
@@ -56,6 +57,7 @@ def find(
     answer("/api/v1/namespaces/kube-system/pods?" + urllib.parse.urlencode(label), [scheduler])
     phase = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
     answer("/api/v1/pods?" + urllib.parse.urlencode(phase), running)
+    answer("/api/v1/events?fieldSelector=reason%3DFailedCreate", unmade)
     for reason in ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume"):
         why = {"fieldSelector": f"involvedObject.kind=Pod,reason={reason}"}
         some = [one for one in events if one.get("reason", "FailedCreatePodSandBox") == reason]
@@ -232,3 +234,20 @@ def test_an_image_that_is_there_and_is_asked_for_all_the_same() -> None:
     assert find(pod) == []  # its owner wants it so
     container["image"] = "registry.example.org/web:v2"
     assert find(pod, always=True) == []
+
+
+def test_pods_that_are_not_made() -> None:
+    def fail(space: str, name: str, at: str) -> dict[str, Any]:
+        owner = {"kind": "ReplicaSet", "namespace": space, "name": name}
+        return {
+            "involvedObject": owner,
+            "message": "(combined) Error creating: pods is forbidden: exceeded quota: q",
+            "lastTimestamp": at,
+        }
+
+    told = find(unmade=(fail("shop", "web-1", NEW), fail("shop", "web-2", OLD), fail("kube-system", "coredns-1", NEW)))
+    assert [str(one.trouble) for one in told] == [
+        "no pods are made for ReplicaSet shop/web-1 and 1 others there: pods is forbidden: exceeded quota: q"
+    ]
+    assert told[0].is_as_made
+    assert find(unmade=(fail("shop", "web-1", "2025-12-31T23:50:00Z"),)) == []

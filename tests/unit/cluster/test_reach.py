@@ -112,3 +112,27 @@ def test_kubelets_that_refuse_the_api_server() -> None:
     assert first.trouble and f"a kubelet says: {forbidden}" in str(first.trouble)
     assert "kb init phase certs apiserver-kubelet-client" in first.trouble.remedy
     assert third.trouble and third.trouble.what == "the kubelet of node w3 does not accept API server 10.0.0.11:6443"
+
+
+def test_namespaces_that_cannot_end() -> None:
+    def make(name: str, deleted: str, kind: str = "NamespaceFinalizersRemaining") -> dict[str, object]:
+        why = {
+            "type": kind,
+            "status": "True",
+            "message": "Some content in the namespace has finalizers remaining: example.com/x",
+        }
+        return {"metadata": {"name": name, "deletionTimestamp": deleted}, "status": {"conditions": [why]}}
+
+    old = "2025-12-31T23:50:00Z"
+    items = [
+        make("a", old),
+        make("b", old),
+        make("c", "2025-12-31T23:59:55Z"),
+        make("d", old, "NamespaceContentRemaining"),
+        make("e", ""),
+    ]
+    (part,) = reach.probe_namespaces(make_api({"/api/v1/namespaces": (200, {"items": items})}))
+    assert part.kind == reach.ENDLESS
+    assert part.trouble and str(part.trouble).startswith(
+        "namespaces a, b cannot be deleted: Some content in the namespace has finalizers"
+    )

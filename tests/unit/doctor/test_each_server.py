@@ -186,7 +186,7 @@ def test_what_this_node_s_own_servers_do_not_do_comes_of_its_broken_chain(note: 
         ("node cp3 is not Ready: Kubelet stopped posting node status.", FOLLOWS),
         ("the kubelet of node cp3 is silent: x", FOLLOWS),
         ("API server 10.77.0.13:6443 does not answer: x", FOLLOWS),
-        ("no kube-scheduler leads: cp3 has not renewed its lease for 6 s", FOLLOWS),
+        ("no kube-scheduler leads: cp3 has not renewed its lease in the last 6 s", FOLLOWS),
         ("node cp31 is not Ready: x", ERROR),
         ("API server 10.77.0.1:6443 does not answer: x", ERROR),
     ],
@@ -215,6 +215,6 @@ def test_a_controller_that_is_being_started_does_not_lead_yet() -> None:
     starts = say(
         Finding("chain/starting", OK, "not proven: kube-scheduler exited: it lost its lease", ""), look="chain"
     )
-    own = Finding("cluster", WARNING, "no kube-scheduler leads: cp1 has not renewed its lease for 6 s", "y")
+    own = Finding("cluster", WARNING, "no kube-scheduler leads: cp1 has not renewed its lease in the last 6 s", "y")
     patient = make_patient(make_host())
     assert [note.level for note in table.examine(patient, [starts, say(own, look="cluster")])] == [OK, FOLLOWS]

@@ -103,7 +103,7 @@ def test_what_comes_of_a_consequence_is_one_too_and_so_are_controllers_that_do_n
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ended = Finding("certificates/expired", "error", "apiserver.crt expired", "kb certs recover")
-    silent = "no kube-scheduler leads: {} has not renewed its lease for 6 s"
+    silent = "no kube-scheduler leads: {} has not renewed its lease in the last 6 s"
     leaders = [Finding("cluster", "warning", silent.format(name), "look") for name in ("cp1", "cp2")]
     looks = (
         table.Look("certificates", "", lambda patient: [ended]),

@@ -113,3 +113,17 @@ def test_tables_of_the_kernel_that_are_full(files: dict[str, str], level: str, s
     found = notes(host, "machine")
     assert [one for one, _ in found] == ([level] if says else [])
     assert all(says in text for _, text in found)
+
+
+def test_a_machine_on_whose_way_packets_are_lost() -> None:
+    host = host_with((100 * GIB, 40 * GIB))
+    line = "0 0 10.77.0.14:42000 {}:6443 cubic wscale:7,7 rto:204 segs_out:{} segs_in:9{}\n"
+    well = line.format("10.77.0.12", 9000, " retrans:0/30") + line.format("10.77.0.13", 400, "")
+    host.answers["ss -tinHO"] = well
+    assert notes(host, "machine") == []
+    host.answers["ss -tinHO"] = well + line.format("[::ffff:10.77.0.11]", 100, " retrans:1/45")
+    ((level, text),) = notes(host, "machine")
+    assert (level, text) == (
+        "warning",
+        "packets to 10.77.0.11, or its answers, are lost: TCP had to send 45 of 100 segments again",
+    )

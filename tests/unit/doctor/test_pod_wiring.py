@@ -154,6 +154,15 @@ def test_a_route_of_a_vpn_that_takes_packets_for_pods(host: FakeHost) -> None:
     assert divert(host, {"dst": "10.77.0.0/28", "dev": "eth1", "protocol": "kernel", "flags": []}) == []  # two links
 
 
+def test_an_interface_that_takes_less_than_pods_send(host: FakeHost) -> None:
+    route_host(host, "10.244.1.0/29", routes=[WAY])
+    host.answers["ip -json link show dev cbr0"] = json.dumps([{"ifname": "cbr0", "mtu": 1500}])
+    assert find(pod_wiring.find_odd_routes, host) == []
+    host.answers["ip -json link show dev cbr0"] = json.dumps([{"ifname": "cbr0", "mtu": 9000}])
+    (told,) = find(pod_wiring.find_odd_routes, host)
+    assert told.startswith("error: pods on this node send packets of 9000 bytes (cbr0), and eth0 takes 1500")
+
+
 def test_a_hole_in_the_routes(host: FakeHost) -> None:
     table = [WAY, LINK, {"type": "blackhole", "dst": "10.244.2.128/25", "dev": "", "flags": []}]
     host.answers["ip -json -4 route show table all"] = json.dumps(table)

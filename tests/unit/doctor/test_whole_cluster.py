@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import urllib.parse
 
 import pytest
 
@@ -45,6 +46,10 @@ def cluster_host() -> FakeHost:
         answer(host, f"/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}", lease)
     answer(host, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", {"items": []})
     answer(host, "/apis/apiregistration.k8s.io/v1/apiservices", {"items": []})
+    answer(host, "/api/v1/namespaces", {"items": []})
+    for component in health.LEADERS:
+        label = urllib.parse.urlencode({"labelSelector": f"component={component},tier=control-plane"})
+        answer(host, f"/api/v1/namespaces/kube-system/pods?{label}", {"items": []})
     refusal = {"kind": "Status", "message": "admission webhook w does not support dry run", "reason": "BadRequest"}
     answer(host, "/api/v1/namespaces/default/pods?dryRun=All", refusal, 400)
     return host
@@ -139,6 +144,7 @@ def test_the_way_to_this_node_is_asked_of_every_other_server(monkeypatch: pytest
 
     monkeypatch.setattr(reach, "probe_kubelets", probe)
     monkeypatch.setattr(reach, "probe_aggregated", lambda api: [])
+    monkeypatch.setattr(reach, "probe_namespaces", lambda api: [])
     (note,) = whole_cluster.look_at_cluster(make_patient(host))
     assert sorted(asked) == [(SERVER, ["cp1", "w1"]), (OTHER, ["cp1"])]
     assert note.level == "warning"
