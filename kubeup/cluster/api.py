@@ -49,6 +49,7 @@ _KINDS: Mapping[str, tuple[str, str, bool]] = {
     "Event": ("/api/v1", "events", True),
     "DaemonSet": ("/apis/apps/v1", "daemonsets", True),
     "Deployment": ("/apis/apps/v1", "deployments", True),
+    "ReplicaSet": ("/apis/apps/v1", "replicasets", True),
     "Job": ("/apis/batch/v1", "jobs", True),
     "Lease": ("/apis/coordination.k8s.io/v1", "leases", True),
     "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices", True),

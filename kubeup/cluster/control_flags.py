@@ -97,9 +97,13 @@ def find_unlisted_servers(api: Api) -> list[Trouble]:
 
 
 def _serves(api: Api, place: str) -> bool:
-    """Whether it is ready by its own word: of a machine that is gone, the cluster keeps what its kubelet said last."""
+    """Whether it is ready by its own word, and reads from etcd: of a machine that is gone, the cluster keeps what its kubelet said last."""
+    own = api.with_server(f"https://{place}")
     with contextlib.suppress(Unreachable):
-        return api.with_server(f"https://{place}").probe_health("/readyz", timeout_s=_READY_S).status == 200
+        return all(
+            own.probe_health(path, timeout_s=_READY_S).status == 200
+            for path in ("/readyz", path_of("Namespace", objects.SYSTEM))
+        )
     return False
 
 

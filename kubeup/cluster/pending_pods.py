@@ -98,18 +98,19 @@ def find_pending(api: Api, *, pulls_always: bool = False) -> list[Pending]:
 
 def _find_unmadeable(api: Api, now: datetime.datetime) -> list[Pending]:
     """Pods that their controllers cannot make: what bars them may be meant, so it is only told. Those of kube-system are a check of their own."""
-    newest: dict[tuple[str, str], tuple[str, str]] = {}
+    newest: dict[tuple[str, str, str], tuple[str, str]] = {}
     for row in api.list(path_of("Event"), field="reason=FailedCreate"):
         event = fit_what_does(row, _EVENT)
-        at, owner = event["lastTimestamp"] or event["eventTime"], event["involvedObject"]
-        since = moments.find(at)
-        if since is not None and (now - since).total_seconds() < _RECENT_S and owner["namespace"] != objects.SYSTEM:
-            named = f"{owner['kind']} {owner['namespace']}/{owner['name']}"
-            key = (owner["namespace"], named)
-            newest[key] = max(newest.get(key, ("", "")), (at, event["message"]))
+        owner = event["involvedObject"]
+        key = (owner["namespace"], owner["kind"], owner["name"])
+        newest[key] = max(newest.get(key, ("", "")), (event["lastTimestamp"] or event["eventTime"], event["message"]))
     by_space: dict[str, list[tuple[str, str]]] = {}
-    for (space, named), (_, message) in newest.items():
-        by_space.setdefault(space, []).append((named, message.partition("Error creating: ")[2] or message))
+    for (space, kind, name), (at, message) in sorted(newest.items(), key=lambda pair: pair[1], reverse=True)[
+        :_MOST_OWNERS
+    ]:
+        why = _read_failure(api, space, name=name) if kind == "ReplicaSet" else _say_recent(message, at, now=now)
+        if why and space != objects.SYSTEM:
+            by_space.setdefault(space, []).append((f"{kind} {space}/{name}", why))
     return [
         Pending(
             Trouble(
@@ -123,6 +124,23 @@ def _find_unmadeable(api: Api, now: datetime.datetime) -> list[Pending]:
     ]
 
 
+def _read_failure(api: Api, space: str, *, name: str) -> str:
+    """What a ReplicaSet says of pods that it cannot make now; "" if it makes them, or is gone. Source: pkg/controller/replicaset, ReplicaFailure"""
+    found = fit_what_does(api.get(path_of("ReplicaSet", name, namespace=space)) or {}, _OWNER)
+    failing = [
+        one for one in found["status"]["conditions"] if (one["type"], one["status"]) == ("ReplicaFailure", "True")
+    ]
+    return str(failing[0]["message"]) if failing else ""
+
+
+def _say_recent(message: str, at: str, *, now: datetime.datetime) -> str:
+    since = moments.find(at)
+    is_recent = since is not None and (now - since).total_seconds() < _RECENT_S
+    return (message.partition("Error creating: ")[2] or message) if is_recent else ""
+
+
+_OWNER = {"status!": {"conditions!": [{"type!": str, "status!": str, "message!": str}]}}
+_MOST_OWNERS = 20
 _RECENT_S = 120
 
 

@@ -95,6 +95,16 @@ def read_present_log(host: Host, *, lines: int = 200, since_s: float = RECENT_S)
     return read_kubelet_log(host, lines=lines, since=f"-{since_s:g}s", invocation=unit.invocation if unit else "")
 
 
+def read_denial(host: Host, pod: str) -> str:
+    """Why the running kubelet has refused the static pod of this name, which it says once and then never tries again; "" if it has not.
+    Source: pkg/kubelet/allocation, HandlePodAdditions"""
+    unit = read_kubelet_unit(host)
+    lines = read_kubelet_log(host, lines=2000, invocation=unit.invocation if unit else "")
+    found = [line for line in lines if '"Pod admission denied"' in line and f"/{pod}-" in line]
+    said = re.search(r' message="(.*)"$', found[-1]) if found else None
+    return shorten(said[1].replace('\\"', '"')) if said else ""
+
+
 def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:
     """Whether the kubelet's unit exists and the kubelet stays up."""
     unit = read_kubelet_unit(host)

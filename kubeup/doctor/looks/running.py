@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from kubeup.cluster import probes
-from kubeup.diagnosis import chain, pod_trouble, signs
+from kubeup.diagnosis import chain, kubelet_trouble, pod_trouble, signs
 from kubeup.diagnosis.checks import facts, table
 from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
 from kubeup.doctor.node_files import COMPONENTS, Patient, open_api, read_flags
@@ -60,7 +60,9 @@ def look_at_chain(patient: Patient) -> Findings:
         return
     absent = _find_absent(patient, next(iter(unhealthy), "")) if link is None or link.link == "probe" else ""
     if absent:
-        text = f"{absent} does not run: the kubelet has made no container of {patient.paths.manifest(absent)}, and has not said why"
+        denial = kubelet_trouble.read_denial(patient.host, absent)
+        why = f"it refuses the pod: {denial}" if denial else "and has not said why"
+        text = f"{absent} does not run: the kubelet has made no container of {patient.paths.manifest(absent)}, {why}"
         remedy = f"{signs.say_restart(patient.host, 'kubelet')}, which makes it read its manifests again"
         yield Finding("chain/container", ERROR, text, remedy)
         return

@@ -290,7 +290,10 @@ def _is_own(patient: Patient, note: Finding) -> bool:
         or note.name == OWN_MEMBER
         or f" does not reach the kubelet of node {patient.config.node.name}:" in note.text
         or note.text.startswith(f"etcd member {patient.config.node.name} does not serve")
-        or bool(server and note.text.startswith((f"API server {server} ", f"no answer from https://{server}/")))
+        or bool(
+            server
+            and (note.text.startswith(f"API server {server} ") or f"no answer from https://{server}/" in note.text)
+        )
     )
 
 

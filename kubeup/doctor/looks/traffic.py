@@ -12,7 +12,7 @@ from typing import Optional
 from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import dns_service, objects, probes, system_rights
-from kubeup.diagnosis import container_trouble
+from kubeup.diagnosis import container_trouble, kubelet_trouble, signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.looks import dns_zone, pod_wiring
@@ -61,7 +61,12 @@ def look_at_load_balancer(patient: Patient) -> Findings:
         text = f"{paths.manifest(load_balancer.NAME)} is not there, so no load balancer runs here"
         yield Finding(name, ERROR, text, anew)
     elif not running:
+        denial = kubelet_trouble.read_denial(host, load_balancer.NAME)
         text = f"no load balancer answers on 127.0.0.1:{settings.health_port}"
+        if denial:
+            again = signs.say_restart(host, "kubelet")
+            yield Finding(name, ERROR, f"{text}: the kubelet refused its static pod: {denial}", again)
+            return
         yield Finding(name, ERROR, text, f"crictl logs $(crictl ps -aq --name {load_balancer.NAME} | head -1)")
     elif running != wanted:
         text = f"the load balancer runs with other servers than {path} names ({', '.join(servers)})"

@@ -112,6 +112,8 @@ def test_an_api_server_to_which_pods_are_not_led(flag: str, cause: str) -> None:
     host.urls[f"{SERVER}{API_SERVERS}"] = HttpResponse(200, json.dumps(slices).encode())
     assert control_flags.find_unlisted_servers(api) == []  # its machine is gone, and the cluster has its last word
     host.urls[f"{SERVER}/readyz"] = HttpResponse(200, b"ok")
+    assert control_flags.find_unlisted_servers(api) == []  # it has lost its etcd, and does not know it yet
+    host.urls[f"{SERVER}/api/v1/namespaces/kube-system"] = HttpResponse(200, b"{}")
     (told,) = control_flags.find_unlisted_servers(api)
     assert (
         told.what

@@ -15,6 +15,7 @@ from tests.fake_host import FakeHost
 
 SERVER = "https://10.0.0.11:6443"
 OLD, NEW = "2025-12-31T23:59:00Z", "2025-12-31T23:59:55Z"
+OLDEST = "2025-12-31T23:00:00Z"
 OLDER, OLD_BUT_FRESH = "2025-12-31T23:58:00Z", "2025-12-31T23:59:10Z"
 IMAGE = "registry.example.org/web:v1"
 
@@ -39,6 +40,7 @@ def find(
     flag: str = "--config=/etc/kubernetes/scheduler.yaml",
     running: tuple[dict[str, Any], ...] = (),
     unmade: tuple[dict[str, Any], ...] = (),
+    failing: tuple[str, ...] = (),
     nodes: tuple[dict[str, Any], ...] = (),
 ) -> list[pending_pods.Pending]:
     host = FakeHost()
@@ -58,6 +60,12 @@ def find(
     phase = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
     answer("/api/v1/pods?" + urllib.parse.urlencode(phase), running)
     answer("/api/v1/events?fieldSelector=reason%3DFailedCreate", unmade)
+    told = [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: now"}]
+    for one in unmade:
+        space, name = one["involvedObject"]["namespace"], one["involvedObject"]["name"]
+        url = f"{SERVER}/apis/apps/v1/namespaces/{space}/replicasets/{name}"
+        owner = {"metadata": {"name": name}, "status": {"conditions": told if name in failing else []}}
+        host.urls[url] = HttpResponse(404 if name == "gone" else 200, json.dumps(owner).encode())
     for reason in ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume"):
         why = {"fieldSelector": f"involvedObject.kind=Pod,reason={reason}"}
         some = [one for one in events if one.get("reason", "FailedCreatePodSandBox") == reason]
@@ -236,18 +244,17 @@ def test_an_image_that_is_there_and_is_asked_for_all_the_same() -> None:
     assert find(pod, always=True) == []
 
 
-def test_pods_that_are_not_made() -> None:
-    def fail(space: str, name: str, at: str) -> dict[str, Any]:
-        owner = {"kind": "ReplicaSet", "namespace": space, "name": name}
-        return {
-            "involvedObject": owner,
-            "message": "(combined) Error creating: pods is forbidden: exceeded quota: q",
-            "lastTimestamp": at,
-        }
+def fail_to_make(kind: str, space: str, name: str, at: str = NEW) -> dict[str, Any]:
+    owner = {"kind": kind, "namespace": space, "name": name}
+    return {"involvedObject": owner, "message": "(combined) Error creating: exceeded quota: q", "lastTimestamp": at}
 
-    told = find(unmade=(fail("shop", "web-1", NEW), fail("shop", "web-2", OLD), fail("kube-system", "coredns-1", NEW)))
+
+def test_pods_that_are_not_made() -> None:
+    events = [fail_to_make("ReplicaSet", "shop", name) for name in ("web-1", "web-2", "gone")]
+    told = find(unmade=(*events, fail_to_make("ReplicaSet", "kube-system", "web-1")), failing=("web-1", "web-2"))
     assert [str(one.trouble) for one in told] == [
-        "no pods are made for ReplicaSet shop/web-1 and 1 others there: pods is forbidden: exceeded quota: q"
+        "no pods are made for ReplicaSet shop/web-1 and 1 others there: exceeded quota: now"
     ]
     assert told[0].is_as_made
-    assert find(unmade=(fail("shop", "web-1", "2025-12-31T23:50:00Z"),)) == []
+    (job,) = find(unmade=(fail_to_make("Job", "shop", "nightly"), fail_to_make("Job", "shop", "weekly", OLDEST)))
+    assert str(job.trouble) == "no pods are made for Job shop/nightly: exceeded quota: q"

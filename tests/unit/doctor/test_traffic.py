@@ -46,6 +46,14 @@ def test_a_load_balancer_that_has_drifted() -> None:
 
     del host.urls[url]
     assert "no load balancer answers on 127.0.0.1:7444" in notes(host, look)[1][1]
+    host.answers["journalctl"] = (
+        'I1201 06:00:00.1 42 kubelet.go:1] "Pod admission denied" podUID="x" pod="kube-system/kb-load-balancer-w1" reason="UnexpectedAdmissionError" '
+        'message="no set of running pods found to reclaim resources: [(res: pods, q: 1)]"\n'
+    )
+    assert notes(host, look)[1][1].endswith(
+        ": the kubelet refused its static pod: no set of running pods found to reclaim resources: [(res: pods, q: 1)]"
+    )
+    host.answers["journalctl"] = ""
     del host.files[str(paths.manifest(load_balancer.NAME))]
     assert "kb-load-balancer.yaml is not there, so no load balancer runs here" in notes(host, look)[1][1]
     del host.files[str(path)]
