@@ -15,10 +15,11 @@ from kubeup.addresses import join_host_port
 from kubeup.cluster import objects
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.documents import parse_duration
+from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
 from kubeup.machine.http import Unreachable
-from kubeup.pem import select_certs
-from kubeup.shapes import fit_what_does
+from kubeup.pem import split_pem
+from kubeup.shapes import Shape, fit_what_does
 from kubeup.trouble import Trouble
 from kubeup.yaml_files import commands_of_pod, flags_of
 
@@ -45,10 +46,41 @@ _NEEDED = {
 _WHOLE_LIST_S = 10
 
 
-def find_lost_controllers(api: Api) -> list[Trouble]:
+@frozen
+class Planes:
+    """The static pods of all control planes. pods: component -> node -> pod."""
+
+    api: Api
+    pods: Mapping[str, Mapping[str, Object]]
+
+    def flags(self, component: str) -> dict[str, dict[str, str]]:
+        """Node -> the flags of its static pod of this component, as its kubelet reported it."""
+        return {node: _flags_of(pod, component) for node, pod in self.pods.get(component, {}).items()}
+
+
+def read_planes(api: Api) -> Planes:
+    """Raises Unreachable, ApiRefused."""
+    pods: dict[str, dict[str, Object]] = {}
+    for pod in api.list(path_of("Pod", namespace=objects.SYSTEM), label="tier=control-plane"):
+        found = fit_what_does(pod, _POD)
+        component, node = found["metadata"]["labels"]["component"], found["spec"]["nodeName"]
+        if component and node and _flags_of(pod, component):
+            pods.setdefault(component, {})[node] = pod
+    return Planes(api, {component: dict(sorted(some.items())) for component, some in pods.items()})
+
+
+def _flags_of(pod: Object, component: str) -> dict[str, str]:
+    commands = [words for words in commands_of_pod(pod) if words and words[0].rpartition("/")[2] == component]
+    return flags_of(commands[0]) if commands else {}
+
+
+_POD: Shape = {"metadata!": {"labels!": {"component!": str}}, "spec!": {"nodeName!": str}}
+
+
+def find_lost_controllers(planes: Planes) -> list[Trouble]:
     """The controllers that each cluster needs and that a controller-manager was told not to run. Raises Unreachable, ApiRefused."""
     lost: dict[str, list[str]] = {}
-    for node, flags in _read_flags(api, "kube-controller-manager").items():
+    for node, flags in planes.flags("kube-controller-manager").items():
         told = [word.strip() for word in flags.get("controllers", "*").split(",")]
         for name in (name for name in _NEEDED if not _is_on(name, told)):
             lost.setdefault(name, []).append(node)
@@ -72,12 +104,12 @@ def _is_on(name: str, told: Sequence[str]) -> bool:
     return "*" in told
 
 
-def find_unlisted_servers(api: Api) -> list[Trouble]:
+def find_unlisted_servers(planes: Planes) -> list[Trouble]:
     """API servers that serve, and to which the Service `kubernetes` of the pods does not lead. Each keeps its own address there. Raises Unreachable,
     ApiRefused. Source: pkg/controlplane/reconcilers"""
+    api, pods = planes.api, planes.pods.get("kube-apiserver", {})
     listed = objects.read_api_servers(api)
-    pods = {node: pod for node, pod in _read_pods(api, "kube-apiserver").items() if _has_served(api, pod)}
-    told = {node: (_flags_of(pod, "kube-apiserver")) for node, pod in pods.items()}
+    told = {node: flags for node, flags in planes.flags("kube-apiserver").items() if _has_served(api, pods[node])}
     places = {node: _find_place(flags) for node, flags in told.items() if flags.get("advertise-address")}
     missing = [node for node, place in places.items() if place not in listed and _serves(api, place)]
     if not missing:
@@ -125,32 +157,32 @@ def _find_place(flags: Mapping[str, str]) -> str:
     return join_host_port(flags["advertise-address"], flags.get("secure-port") or "6443")
 
 
-def find_foreign_root(api: Api) -> Optional[Trouble]:
+def find_foreign_root(planes: Planes) -> Optional[Trouble]:
     """Whether pods are given other authorities than that with which this identity knows the API server. Raises Unreachable, ApiRefused."""
     name = "kube-root-ca.crt"
-    given = objects.read_config_key(api, name, key="ca.crt")
-    known = api.identity.tls.ca
-    if (
-        not given
-        or known is None
-        or set(select_certs(given).split("-----BEGIN")) & set(select_certs(known.pem).split("-----BEGIN")) - {""}
-    ):
+    given = _split_certs(objects.read_config_key(planes.api, name, key="ca.crt"))
+    known = planes.api.identity.tls.ca
+    if not given or known is None or given & _split_certs(known.pem):
         return None
-    flags = {node: told.get("root-ca-file", "?") for node, told in _read_flags(api, "kube-controller-manager").items()}
+    flags = {node: told.get("root-ca-file", "?") for node, told in planes.flags("kube-controller-manager").items()}
     places = ", ".join(f"{path} on {node}" for node, path in flags.items())
     what = f"pods are told to trust another authority than the API server's (ConfigMap {objects.SYSTEM}/{name}), so they cannot call it"
     remedy = "correct it in /etc/kubernetes/manifests/kube-controller-manager.yaml: --root-ca-file=/etc/kubernetes/pki/ca.crt"
     return Trouble(what, f"kube-controller-manager takes it from --root-ca-file: {places}", remedy)
 
 
-def find_unread_secrets(api: Api) -> list[Trouble]:
+def _split_certs(text: str) -> set[str]:
+    return {block.text.strip() for block in split_pem(text) if block.is_cert}
+
+
+def find_unread_secrets(planes: Planes) -> list[Trouble]:
     """API servers with encryption at rest that cannot decrypt what is stored: each has its own file of keys. Raises Unreachable, ApiRefused."""
     encrypting = {
         node: f"https://{_find_place(flags)}"
-        for node, flags in _read_flags(api, "kube-apiserver").items()
+        for node, flags in planes.flags("kube-apiserver").items()
         if flags.get("encryption-provider-config") and flags.get("advertise-address")
     }
-    told = {node: _ask_secrets(api.with_server(server)) for node, server in encrypting.items()}
+    told = {node: _ask_secrets(planes.api.with_server(server)) for node, server in encrypting.items()}
     well = next((node for node, why in told.items() if why == ""), "")
     return [
         Trouble(
@@ -179,11 +211,11 @@ _SCARCE = 20
 """Requests at a time. The kubelets, controllers and schedulers of one node have more than that under way; by default it is 400 and 200."""
 
 
-def find_scarce_servers(api: Api) -> list[Trouble]:
+def find_scarce_servers(planes: Planes) -> list[Trouble]:
     """API servers that were told to take few requests at a time, and turn the others away (429). Raises Unreachable, ApiRefused."""
     told = {
         (node, flag): flags[flag]
-        for node, flags in _read_flags(api, "kube-apiserver").items()
+        for node, flags in planes.flags("kube-apiserver").items()
         for flag in ("max-requests-inflight", "max-mutating-requests-inflight")
         if flags.get(flag, "").isdigit() and 0 < int(flags[flag]) < _SCARCE
     }
@@ -201,10 +233,10 @@ _RHYTHM = {"heartbeat-interval": "100", "election-timeout": "1000"}
 """Milliseconds, etcd's defaults."""
 
 
-def find_uneven_members(api: Api) -> list[Trouble]:
+def find_uneven_members(planes: Planes) -> list[Trouble]:
     """Members of etcd that do not agree how often a leader has to be heard: one that is slow makes the others elect again and again. Raises Unreachable,
     ApiRefused. Source: etcd, tuning"""
-    members = _read_flags(api, "etcd")
+    members = planes.flags("etcd")
     found = []
     for flag, default in _RHYTHM.items():
         told = {node: flags.get(flag) or default for node, flags in members.items()}
@@ -219,45 +251,43 @@ _LEADING = ("kube-controller-manager", "kube-scheduler")
 _LONG_LEASE_S = 60
 
 
-def find_unled(api: Api) -> list[str]:
+def find_unled(planes: Planes) -> list[str]:
     """The components whose pods all work without leader election, and of which nobody renews a lease. Raises Unreachable, ApiRefused."""
-    told = {name: _read_flags(api, name).values() for name in _LEADING}
+    told = {name: planes.flags(name).values() for name in _LEADING}
     return [name for name, some in told.items() if some and all(flags.get("leader-elect") == "false" for flags in some)]
 
 
-def find_odd_elections(api: Api) -> list[tuple[Trouble, bool]]:
-    """Leader elections that are switched off on several control planes, which then all do the same work (True: an error), or that keep a place for one that
-    is gone (False). Raises Unreachable, ApiRefused."""
+def find_unelected(planes: Planes) -> list[Trouble]:
+    """Controllers and schedulers that work whether another one leads or not, so that several do the same at once."""
     found = []
     for name in _LEADING:
-        members = _read_flags(api, name)
-        path = f"/etc/kubernetes/manifests/{name}.yaml"
+        members = planes.flags(name)
         off = [node for node, flags in members.items() if flags.get("leader-elect") == "false"]
         if off and len(members) > 1:
             what = f"{name} works on {' and '.join(off)} whether another one leads or not"
-            found.append((Trouble(what, "its flag --leader-elect=false", f"take it out of {path} there"), True))
-        for node, flags in members.items():
-            duration = flags.get("leader-elect-lease-duration", "")
-            lasts_s = parse_duration(duration) or 0
-            if lasts_s > _LONG_LEASE_S:
-                what = f"nobody takes over from {name} of {node} for {lasts_s:.0f} s once its machine is gone"
-                cause = f"its flag --leader-elect-lease-duration={duration} (15 s by default)"
-                found.append(
-                    (
-                        Trouble(
-                            what,
-                            cause,
-                            f"take it out of {path} on {node}; of one that is gone: kubectl -n {objects.SYSTEM} delete lease {name}",
-                        ),
-                        False,
-                    )
-                )
+            remedy = f"take it out of /etc/kubernetes/manifests/{name}.yaml there"
+            found.append(Trouble(what, "its flag --leader-elect=false", remedy))
     return found
 
 
-def read_issuers(api: Api) -> dict[str, str]:
+def find_long_leases(planes: Planes) -> list[Trouble]:
+    """Leader elections that keep the place of one that is gone."""
+    found = []
+    rows = [(name, node, flags) for name in _LEADING for node, flags in planes.flags(name).items()]
+    for name, node, flags in rows:
+        duration = flags.get("leader-elect-lease-duration", "")
+        lasts_s = parse_duration(duration) or 0
+        if lasts_s > _LONG_LEASE_S:
+            what = f"nobody takes over from {name} of {node} for {lasts_s} s once its machine is gone"
+            cause = f"its flag --leader-elect-lease-duration={duration} (15 s by default)"
+            remedy = f"take it out of /etc/kubernetes/manifests/{name}.yaml on {node}; if it is gone: kubectl -n {objects.SYSTEM} delete lease {name}"
+            found.append(Trouble(what, cause, remedy))
+    return found
+
+
+def read_issuers(planes: Planes) -> dict[str, str]:
     """Node -> the issuer of tokens that its API server was told. Raises Unreachable, ApiRefused."""
-    return {node: flags.get("service-account-issuer", "") for node, flags in _read_flags(api, "kube-apiserver").items()}
+    return {node: flags.get("service-account-issuer", "") for node, flags in planes.flags("kube-apiserver").items()}
 
 
 _KEPT_MAPS = {
@@ -279,36 +309,16 @@ def find_lost_maps(api: Api) -> list[Trouble]:
     ]
 
 
-def find_unmarked_nodes(api: Api) -> list[Trouble]:
+def find_unmarked_nodes(planes: Planes) -> list[Trouble]:
     """Control planes that are not marked as such: upgrades, load balancers and kubeadm look for the label. Raises Unreachable, ApiRefused."""
     label = objects.CONTROL_PLANE_TAINT.key
-    marked = {str(node["metadata"]["name"]) for node in api.list(path_of("Node"), label=label)}
+    marked = {str(node["metadata"]["name"]) for node in planes.api.list(path_of("Node"), label=label)}
     return [
         Trouble(
             f"node {node} runs an API server, and is not marked as a control plane",
             f"it has no label {label}",
             f"kubectl label node {node} {label}=",
         )
-        for node in _read_pods(api, "kube-apiserver")
+        for node in planes.pods.get("kube-apiserver", ())
         if node not in marked
     ]
-
-
-def _read_flags(api: Api, component: str) -> dict[str, dict[str, str]]:
-    """Node -> the flags of its static pod of this component, as its kubelet reported it."""
-    return {node: _flags_of(pod, component) for node, pod in _read_pods(api, component).items()}
-
-
-def _read_pods(api: Api, component: str) -> dict[str, Object]:
-    """Node -> its static pod of this component."""
-    pods = api.list(path_of("Pod", namespace=objects.SYSTEM), label=f"component={component},tier=control-plane")
-    found = {str(fit_what_does(pod, _POD)["spec"]["nodeName"]): pod for pod in pods}
-    return {node: pod for node, pod in sorted(found.items()) if node and _flags_of(pod, component)}
-
-
-def _flags_of(pod: Object, component: str) -> dict[str, str]:
-    commands = [words for words in commands_of_pod(pod) if words and words[0].rpartition("/")[2] == component]
-    return flags_of(commands[0]) if commands else {}
-
-
-_POD = {"spec!": {"nodeName!": str}}

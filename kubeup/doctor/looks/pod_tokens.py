@@ -60,7 +60,9 @@ def look_at_pod_tokens(patient: Patient) -> Findings:
 def _read_issuers(patient: Patient) -> dict[str, str]:
     """Node -> its API server's issuer; {} for an identity that may not read it."""
     with contextlib.suppress(KbError):
-        return control_flags.read_issuers(open_api(patient)) if patient.is_control_plane else {}
+        return (
+            control_flags.read_issuers(control_flags.read_planes(open_api(patient))) if patient.is_control_plane else {}
+        )
     return {}
 
 

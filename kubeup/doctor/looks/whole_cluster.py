@@ -55,7 +55,8 @@ def _read_parts(api: kubeapi.Api, own: str = "") -> list[health.Part]:
         kubelets = pool.submit(reach.probe_kubelets, api, ready)
         back = list(pool.map(lambda server: reach.probe_kubelets(api.with_server(server), one), others))
         found = [*kubelets.result(), *(part for some in back for part in some)]
-    unled = control_flags.find_unled(api) if any(part.kind == "leader" and part.trouble for part in parts) else []
+    is_led = all(part.trouble is None for part in parts if part.kind == "leader")
+    unled = [] if is_led else control_flags.find_unled(control_flags.read_planes(api))
     led = [part for part in parts if part.kind != "leader" or part.name not in unled]
     return [*led, *dict.fromkeys(found), *reach.probe_aggregated(api), *reach.probe_namespaces(api)]
 
@@ -92,20 +93,20 @@ def look_at_flags(patient: Patient) -> Findings:
         return
     api = open_api(patient)
     try:
-        elections = control_flags.find_odd_elections(api)
+        planes = control_flags.read_planes(api)
         warnings = [
-            *(one for one, is_error in elections if not is_error),
-            *control_flags.find_uneven_members(api),
-            *control_flags.find_unmarked_nodes(api),
+            *control_flags.find_long_leases(planes),
+            *control_flags.find_uneven_members(planes),
+            *control_flags.find_unmarked_nodes(planes),
             *control_flags.find_lost_maps(api),
         ]
         troubles = [
-            *(one for one, is_error in elections if is_error),
-            *control_flags.find_lost_controllers(api),
-            *control_flags.find_scarce_servers(api),
-            *control_flags.find_unlisted_servers(api),
-            *control_flags.find_unread_secrets(api),
-            *filter(None, (control_flags.find_foreign_root(api),)),
+            *control_flags.find_unelected(planes),
+            *control_flags.find_lost_controllers(planes),
+            *control_flags.find_scarce_servers(planes),
+            *control_flags.find_unlisted_servers(planes),
+            *control_flags.find_unread_secrets(planes),
+            *filter(None, (control_flags.find_foreign_root(planes),)),
         ]
     except (Unreachable, kubeapi.ApiRefused):
         return  # other checks report why

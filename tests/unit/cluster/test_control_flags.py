@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ def make_api(component: str, since: str = "", **flags: str) -> Api:
     host = FakeHost()
     pods: list[dict[str, Any]] = [
         {
-            "metadata": {"name": f"{component}-{node}"},
+            "metadata": {"name": f"{component}-{node}", "labels": {"component": component}},
             "status": {"conditions": [ready]},
             "spec": {
                 "nodeName": node,
@@ -35,19 +35,13 @@ def make_api(component: str, since: str = "", **flags: str) -> Api:
         }
         for number, (node, flag) in enumerate(flags.items(), start=1)
     ]
-    query = urllib.parse.urlencode({"labelSelector": f"component={component},tier=control-plane"})
-    url = f"{SERVER}/api/v1/namespaces/kube-system/pods?{query}"
+    url = f"{SERVER}/api/v1/namespaces/kube-system/pods?labelSelector=tier%3Dcontrol-plane"
     host.urls[url] = HttpResponse(200, json.dumps({"items": pods}).encode())
     return Api(host, Identity(SERVER, Tls()), retry_s=0)
 
 
-def make_apis(flags: dict[str, dict[str, str]]) -> Api:
-    """component -> node -> one flag."""
-    apis = [make_api(component, **told) for component, told in flags.items()]
-    for api in apis[1:]:
-        assert isinstance(api.host, FakeHost) and isinstance(apis[0].host, FakeHost)
-        apis[0].host.urls.update(api.host.urls)
-    return apis[0]
+def ask(find: Callable[[control_flags.Planes], Any], api: Api) -> Any:
+    return find(control_flags.read_planes(api))
 
 
 @pytest.mark.parametrize(
@@ -62,13 +56,15 @@ def make_apis(flags: dict[str, dict[str, str]]) -> Api:
     ],
 )
 def test_a_controller_that_is_switched_off(flag: str, lost: list[str]) -> None:
-    found = control_flags.find_lost_controllers(make_api("kube-controller-manager", cp1=flag, cp2=flag))
+    found = ask(control_flags.find_lost_controllers, make_api("kube-controller-manager", cp1=flag, cp2=flag))
     assert [one.what.partition(" without ")[2].partition(":")[0] for one in found] == lost
     assert all(one.what.startswith("cp1 and cp2 run kube-controller-manager") for one in found)
 
 
 def test_a_list_without_a_star_names_all() -> None:
-    found = control_flags.find_lost_controllers(make_api("kube-controller-manager", cp1="--controllers=deployment"))
+    found = ask(
+        control_flags.find_lost_controllers, make_api("kube-controller-manager", cp1="--controllers=deployment")
+    )
     assert len(found) > 10 and "deployment-controller" not in str(found)
     assert all(
         "cp1 runs kube-controller-manager without" in one.what and "while it leads" in one.cause for one in found
@@ -85,15 +81,15 @@ def test_an_api_server_with_other_keys() -> None:
     refusal = {"kind": "Status", "message": 'unable to transform key "/registry/secrets/default/s2": invalid padding'}
     host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(500, json.dumps(refusal).encode())
     host.urls["https://10.0.0.12:6443/api/v1/secrets"] = HttpResponse(200, b"{}")
-    (told,) = control_flags.find_unread_secrets(api)
+    (told,) = ask(control_flags.find_unread_secrets, api)
     assert (
         str(told).startswith("the API server of cp1 cannot read all Secrets: unable to transform key")
         and "such as that of cp2" in told.remedy
     )
     host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(200, b"{}")
-    assert control_flags.find_unread_secrets(api) == []
+    assert ask(control_flags.find_unread_secrets, api) == []
     host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(403, json.dumps(refusal).encode())
-    assert control_flags.find_unread_secrets(api) == []  # this identity may not ask
+    assert ask(control_flags.find_unread_secrets, api) == []  # this identity may not ask
 
 
 @pytest.mark.parametrize(
@@ -110,11 +106,11 @@ def test_an_api_server_to_which_pods_are_not_led(flag: str, cause: str) -> None:
     assert isinstance(host, FakeHost)
     slices = {"ports": [{"name": "https", "port": 6443}], "endpoints": [{"addresses": ["10.0.0.12"]}]}
     host.urls[f"{SERVER}{API_SERVERS}"] = HttpResponse(200, json.dumps(slices).encode())
-    assert control_flags.find_unlisted_servers(api) == []  # its machine is gone, and the cluster has its last word
+    assert ask(control_flags.find_unlisted_servers, api) == []  # its machine is gone, and the cluster has its last word
     host.urls[f"{SERVER}/readyz"] = HttpResponse(200, b"ok")
-    assert control_flags.find_unlisted_servers(api) == []  # it has lost its etcd, and does not know it yet
+    assert ask(control_flags.find_unlisted_servers, api) == []  # it has lost its etcd, and does not know it yet
     host.urls[f"{SERVER}/api/v1/namespaces/kube-system"] = HttpResponse(200, b"{}")
-    (told,) = control_flags.find_unlisted_servers(api)
+    (told,) = ask(control_flags.find_unlisted_servers, api)
     assert (
         told.what
         == "the Service kubernetes, at which pods call the API, does not lead to API server 10.0.0.11:6443 of cp1"
@@ -125,7 +121,7 @@ def test_an_api_server_to_which_pods_are_not_led(flag: str, cause: str) -> None:
     young.host.urls.update(
         {f"{SERVER}{API_SERVERS}": HttpResponse(200, b"{}"), f"{SERVER}/readyz": HttpResponse(200, b"ok")}
     )
-    assert control_flags.find_unlisted_servers(young) == []
+    assert ask(control_flags.find_unlisted_servers, young) == []
 
 
 def test_pods_that_are_given_another_authority() -> None:
@@ -138,7 +134,7 @@ def test_pods_that_are_given_another_authority() -> None:
     for pem, is_told in ((own, False), (other + own, False), (other, True)):
         value = {"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": pem}}
         host.urls[url] = HttpResponse(200, json.dumps(value).encode())
-        found = control_flags.find_foreign_root(api)
+        found = ask(control_flags.find_foreign_root, api)
         assert bool(found) == is_told
     assert found and "/etc/kubernetes/pki/front-proxy-ca.crt on cp1" in found.cause
 
@@ -150,13 +146,13 @@ def test_an_api_server_that_turns_most_away() -> None:
         cp2="--max-requests-inflight=0",
         cp3="--max-requests-inflight=400",
     )
-    (told,) = control_flags.find_scarce_servers(api)
+    (told,) = ask(control_flags.find_scarce_servers, api)
     assert told.what == "the API server of cp1 takes only 1 request at a time, and turns others away (429)"
 
 
 def test_members_of_etcd_of_another_rhythm() -> None:
-    assert control_flags.find_uneven_members(make_api("etcd", cp1="--heartbeat-interval=100", cp2="--v=2")) == []
-    (told,) = control_flags.find_uneven_members(make_api("etcd", cp1="--heartbeat-interval=5000", cp2="--v=2"))
+    assert ask(control_flags.find_uneven_members, make_api("etcd", cp1="--heartbeat-interval=100", cp2="--v=2")) == []
+    (told,) = ask(control_flags.find_uneven_members, make_api("etcd", cp1="--heartbeat-interval=5000", cp2="--v=2"))
     assert "different --heartbeat-interval" in told.what and told.cause == "5000 ms on cp1, 100 ms on cp2"
 
 
@@ -165,25 +161,22 @@ def test_a_control_plane_without_its_label() -> None:
     assert isinstance(api.host, FakeHost)
     url = f"{SERVER}/api/v1/nodes?labelSelector=node-role.kubernetes.io%2Fcontrol-plane"
     api.host.urls[url] = HttpResponse(200, json.dumps({"items": [{"metadata": {"name": "cp1"}}]}).encode())
-    (told,) = control_flags.find_unmarked_nodes(api)
+    (told,) = ask(control_flags.find_unmarked_nodes, api)
     assert told.remedy == "kubectl label node cp2 node-role.kubernetes.io/control-plane="
 
 
 def test_leader_election_that_is_off_or_keeps_a_place_for_long() -> None:
     off = "--leader-elect=false"
-    api = make_apis(
-        {
-            "kube-controller-manager": {"cp1": off, "cp2": off},
-            "kube-scheduler": {"cp1": off, "cp2": "--leader-elect-lease-duration=1h0m0s"},
-        }
-    )
-    assert control_flags.find_unled(api) == ["kube-controller-manager"]
-    managers, scheduler, long = control_flags.find_odd_elections(api)
-    assert managers[1] and managers[0].what.startswith("kube-controller-manager works on cp1 and cp2 whether")
-    assert scheduler[1] and "kube-scheduler works on cp1 whether" in scheduler[0].what
-    assert not long[1] and "for 3600 s" in long[0].what
-    alone = make_apis({"kube-controller-manager": {"cp1": off}, "kube-scheduler": {"cp1": "--v=2"}})
-    assert control_flags.find_odd_elections(alone) == []
+    managers = make_api("kube-controller-manager", cp1=off, cp2=off)
+    assert ask(control_flags.find_unled, managers) == ["kube-controller-manager"]
+    (told,) = ask(control_flags.find_unelected, managers)
+    assert told.what.startswith("kube-controller-manager works on cp1 and cp2 whether")
+    schedulers = make_api("kube-scheduler", cp1=off, cp2="--leader-elect-lease-duration=1h0m0s")
+    assert ask(control_flags.find_unled, schedulers) == []
+    (told,) = ask(control_flags.find_long_leases, schedulers)
+    assert "for 3600 s" in told.what and "on cp2" in told.remedy
+    alone = make_api("kube-controller-manager", cp1=off)
+    assert ask(control_flags.find_unelected, alone) == []
 
 
 def test_config_maps_that_the_next_join_misses() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import urllib.parse
 
 import pytest
 
@@ -47,9 +46,7 @@ def cluster_host() -> FakeHost:
     answer(host, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", {"items": []})
     answer(host, "/apis/apiregistration.k8s.io/v1/apiservices", {"items": []})
     answer(host, "/api/v1/namespaces", {"items": []})
-    for component in health.LEADERS:
-        label = urllib.parse.urlencode({"labelSelector": f"component={component},tier=control-plane"})
-        answer(host, f"/api/v1/namespaces/kube-system/pods?{label}", {"items": []})
+    answer(host, "/api/v1/namespaces/kube-system/pods?labelSelector=tier%3Dcontrol-plane", {"items": []})
     refusal = {"kind": "Status", "message": "admission webhook w does not support dry run", "reason": "BadRequest"}
     answer(host, "/api/v1/namespaces/default/pods?dryRun=All", refusal, 400)
     return host
