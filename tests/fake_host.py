@@ -82,6 +82,7 @@ class FakeHost:
     mtimes: dict[str, float] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
     """Every change, in order: "write /a/b", "run systemctl restart kubelet", "POST https://..."."""
+    links: dict[str, str] = field(default_factory=dict)
     stdins: list[str] = field(default_factory=list)
     """What looks were given on stdin, in order."""
 
@@ -117,7 +118,7 @@ class FakeHost:
         return sorted(name for name in found if name)
 
     def read_link(self, path: Path) -> Optional[str]:
-        return None
+        return self.links.get(str(path))
 
     def real_path(self, path: Path) -> Path:
         return path

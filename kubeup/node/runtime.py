@@ -116,7 +116,15 @@ def _last_words_of_unit(host: Host, unit: str) -> str:
     own = f"_SYSTEMD_INVOCATION_ID={found['InvocationID']}"
     lines = host.query(["journalctl", own, "-n", "20", "-o", "cat", "--no-pager"], timeout_s=15).stdout.splitlines()
     errors = [line for line in lines if line.startswith(f"{unit}: ") or "level=fatal" in line or "level=error" in line]
-    return last_words(errors[-1]) if errors else ""
+    said = last_words(errors[-1]) if errors else ""
+    if _NO_FILES not in said:
+        return said
+    limit = host.query(["systemctl", "show", unit, "--property", "LimitNOFILE", "--value"], timeout_s=15).stdout.strip()
+    return f"{said} (its unit has LimitNOFILE={limit}: systemctl cat {unit})" if limit else said
+
+
+_NO_FILES = "too many open files"
+"""EMFILE in Go's words."""
 
 
 def _probe_through_crictl(host: Host, socket: str) -> RuntimeStatus:

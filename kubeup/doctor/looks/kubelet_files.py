@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.diagnosis import signs
+from kubeup.diagnosis import kubelet_trouble, signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
 from kubeup.doctor.node_files import Patient, parse_first, read_kubelet_flags
 from kubeup.errors import KbError
 from kubeup.machine import services
+from kubeup.machine.host import Host
 from kubeup.node import certificates, kubeconfig
 
 NAME, NO_STATIC_PODS = "kubelet-files", "kubelet-files/static-pods"
@@ -28,6 +29,7 @@ def look_at_kubelet_files(patient: Patient) -> Findings:
     yield from _judge_client_authority(patient)
     yield from _judge_unit(patient)
     yield from _judge_static_pods(patient)
+    yield from _judge_mounts(patient.host)
 
 
 def _judge_static_pods(patient: Patient) -> Findings:
@@ -136,6 +138,31 @@ def _read_certs(host: Any, path: Path) -> tuple[Any, ...]:
         return certificates.parse_certs(facts.read_or_empty(host, str(path)))
     except ValueError:
         return ()
+
+
+_OWN_MOUNTS = "PrivateTmp,ProtectSystem,ProtectHome,PrivateMounts,ReadOnlyPaths,ReadOnlyDirectories,InaccessiblePaths,BindPaths,MountFlags,PrivateDevices,ProtectKernelTunables"
+"""Settings of systemd that give a service mounts of its own. Source: systemd.exec(5)"""
+_UNSET = ("", "no", "shared")
+
+
+def _judge_mounts(host: Host) -> Findings:
+    """Whether the kubelet mounts volumes where the runtime sees them: in a mount namespace of its own they stay there, and containers find empty folders."""
+    unit = kubelet_trouble.read_kubelet_unit(host)
+    own, others = (
+        host.read_link(Path(f"/proc/{pid}/ns/mnt")) for pid in (unit.pid if unit and unit.pid else "self", 1)
+    )
+    if unit is None or not unit.pid or not own or not others or own == others:
+        return
+    told = dict(
+        line.partition("=")[::2]
+        for line in host.query(["systemctl", "show", "kubelet", "-p", _OWN_MOUNTS]).stdout.splitlines()
+    )
+    named = ", ".join(f"{name}={value}" for name, value in told.items() if value not in _UNSET)
+    text = "the kubelet has mounts of its own, so volumes of pods do not reach their containers" + f" ({named})" * bool(
+        named
+    )
+    remedy = f"take that out of its unit's drop-ins: systemctl cat kubelet; {signs.say_unit_change(host)}; {signs.say_restart(host, 'kubelet')}"
+    yield Finding(NAME, ERROR, text, remedy)
 
 
 def _judge_unit(patient: Patient) -> Findings:

@@ -49,16 +49,24 @@ def _read_parts(api: kubeapi.Api, own: str = "") -> list[health.Part]:
     parts = health.gate(api, counts_recent=True, unwatched=[own])
     ready = [part.name for part in parts if part.kind == "node" and part.trouble is None]
     servers = [f"https://{part.name}" for part in parts if part.kind == "api-server" and part.is_well]
-    one = [own] if own in ready else ready[:1]
-    others = [server for server in servers if server != api.server]
+    one = [own] if own in ready else ready[:_MANY_NODES]
+    # a load balancer leads to one of them, which is to be asked once
+    first = api if api.server in servers or not servers else api.with_server(servers[0])
+    others = [server for server in servers if server != first.server]
     with ThreadPoolExecutor(len(others) + 1) as pool:
-        kubelets = pool.submit(reach.probe_kubelets, api, ready)
+        kubelets = pool.submit(reach.probe_kubelets, first, ready)
         back = list(pool.map(lambda server: reach.probe_kubelets(api.with_server(server), one), others))
         found = [*kubelets.result(), *(part for some in back for part in some)]
+    if not own:  # whoever does not reach a kubelet, it is one trouble
+        found = list({(part.kind, part.name, part.is_well): part for part in reversed(found)}.values())[::-1]
     is_led = all(part.trouble is None for part in parts if part.kind == "leader")
     unled = [] if is_led else control_flags.find_unled(control_flags.read_planes(api))
     led = [part for part in parts if part.kind != "leader" or part.name not in unled]
     return [*led, *dict.fromkeys(found), *reach.probe_aggregated(api), *reach.probe_namespaces(api)]
+
+
+_MANY_NODES = 20
+"""Of larger clusters, not every API server is asked for the way to every kubelet."""
 
 
 def look_at_rights(patient: Patient) -> Findings:

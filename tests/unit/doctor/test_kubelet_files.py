@@ -108,3 +108,13 @@ def test_manifests_at_which_the_kubelet_does_not_look(host: FakeHost, line: str,
     ((level, told),) = notes(host, LOOK)
     assert level == "error" and says in told and "does not run etcd.yaml, kube-apiserver.yaml" in told
     assert "put it back (staticPodPath: /etc/kubernetes/manifests)" in remedies(host, LOOK)[0]
+
+
+def test_a_kubelet_whose_mounts_nobody_else_sees(host: FakeHost) -> None:
+    host.links.update({"/proc/1/ns/mnt": "mnt:[1]", "/proc/42/ns/mnt": "mnt:[1]"})
+    assert notes(host, LOOK) == []
+    host.links["/proc/42/ns/mnt"] = "mnt:[2]"
+    show = f"systemctl show kubelet -p {kubelet_files._OWN_MOUNTS}"
+    host.answers[show] = "PrivateTmp=yes\nProtectSystem=no\nMountFlags=\n"
+    ((level, told),) = notes(host, LOOK)
+    assert level == "error" and told.endswith("so volumes of pods do not reach their containers (PrivateTmp=yes)")

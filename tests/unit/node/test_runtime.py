@@ -107,6 +107,17 @@ def test_no_socket_tells_installed_from_absent() -> None:
     assert crio.remedy.startswith("dnf install cri-o")
 
 
+def test_a_runtime_that_has_no_files_left_is_told_its_limit() -> None:
+    host = FakeHost(programs={"containerd", "crictl"})
+    host.answers["systemctl show containerd --property Result,InvocationID"] = "Result=exit-code\nInvocationID=abc\n"
+    host.answers["systemctl show containerd --property LimitNOFILE --value"] = "40\n"
+    host.answers["journalctl _SYSTEMD_INVOCATION_ID=abc"] = (
+        "containerd: failed to get listener: socket: too many open files\n"
+    )
+    cause = runtime.probe_runtime(host, SOCKET).cause
+    assert cause.endswith("too many open files (its unit has LimitNOFILE=40: systemctl cat containerd)")
+
+
 def test_no_client_says_how_to_get_crictl() -> None:
     host = FakeHost(files={"/run/containerd/containerd.sock": b""}, programs={"apt-get"})
     status = runtime.probe_runtime(host, SOCKET)
