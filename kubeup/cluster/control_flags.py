@@ -15,13 +15,14 @@ from kubeup.addresses import join_host_port
 from kubeup.cluster import objects
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.documents import parse_duration
+from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
 from kubeup.machine.http import Unreachable
 from kubeup.pem import split_pem
 from kubeup.shapes import Shape, fit_what_does
 from kubeup.trouble import Trouble
-from kubeup.yaml_files import commands_of_pod, flags_of
+from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
 
 _NEEDED = {
     "endpointslice-controller": ("endpointslice", "Services learn of no new pods"),
@@ -291,22 +292,26 @@ def read_issuers(planes: Planes) -> dict[str, str]:
 
 
 _KEPT_MAPS = {
-    "kubeadm-config": ("no node can join as a control plane, or be upgraded", "kb init phase upload-config kubeadm"),
-    "kubelet-config": ("no node can join, or be upgraded", "kb init phase upload-config kubelet"),
+    "kubeadm-config": ("ClusterConfiguration", "no node can join as a control plane, or be upgraded", "kubeadm"),
+    "kubelet-config": ("kubelet", "no node can join, or be upgraded", "kubelet"),
 }
+"""name -> (key, what is not possible without it, the phase that writes it)"""
 
 
 def find_lost_maps(api: Api) -> list[Trouble]:
     """ConfigMaps in kube-system that nobody misses until the next join or upgrade. Raises Unreachable, ApiRefused."""
-    return [
-        Trouble(
-            f"there is no ConfigMap {objects.SYSTEM}/{name}: {without}",
-            "somebody deleted it",
-            f"write it anew, on a control plane: {again}",
-        )
-        for name, (without, again) in _KEPT_MAPS.items()
-        if api.get(path_of("ConfigMap", name, namespace=objects.SYSTEM)) is None
-    ]
+    found = []
+    for name, (key, without, phase) in _KEPT_MAPS.items():
+        text = objects.read_config_key(api, name, key=key)
+        try:
+            load_mapping(text, f"ConfigMap {name}")
+            why = "" if text else f"it is not there, or has no {key}"
+        except HostError as error:
+            why = error.cause
+        if why:
+            what = f"ConfigMap {objects.SYSTEM}/{name} cannot be read: {without}"
+            found.append(Trouble(what, why, f"write it anew, on a control plane: kb init phase upload-config {phase}"))
+    return found
 
 
 def find_unmarked_nodes(planes: Planes) -> list[Trouble]:

@@ -29,9 +29,12 @@ _UNMOUNTED_S = 60
 _FAILURES = (
     (("FailedCreatePodSandBox",), "makes no sandbox for", _UNMADE_S),
     (("FailedMount", "FailedAttachVolume"), "does not mount the volumes of", _UNMOUNTED_S),
+    (("Failed",), "makes no folders for", _UNMADE_S),
 )
 """(reasons of events, what they come to, how old a pod has to be), the last link of the chain first. Source: pkg/kubelet/events/event.go"""
 _PREFIX = "Failed to create pod sandbox: "
+_NO_FOLDERS = "error making pod data directories"
+"""Source: pkg/kubelet/kubelet.go"""
 _OF_OWNER = re.compile(
     r"\b(configmaps?|secrets?|persistentvolumeclaims?) \"[^\"]*\" not found|references non-existent|hostPath type check failed|not registered"
 )
@@ -323,6 +326,8 @@ def _read_failures(api: Api, reasons: Sequence[str]) -> dict[str, str]:
             at, uid = event["lastTimestamp"] or event["eventTime"], event["involvedObject"]["uid"]
             newest[uid] = max(newest.get(uid, ("", "")), (at, event["message"]))
     said = {uid: message.removeprefix(_PREFIX) for uid, (_, message) in newest.items()}
+    if "Failed" in reasons:  # which says other things too
+        said = {uid: text for uid, text in said.items() if text.startswith(_NO_FOLDERS)}
     return {uid: text for uid, text in said.items() if _ROOT_CA in text or not _OF_OWNER.search(text)}
 
 

@@ -39,8 +39,19 @@ def read_config(patient: Patient) -> tuple[str, dict[str, Any]]:
 
 
 def find_lost_plugins(patient: Patient) -> Findings:
-    """The plugins that the first configuration names, and the runtime does not have: what an uninstalled network leaves behind."""
+    """The plugins that the first configuration names, and the runtime does not have: what an uninstalled network leaves behind. Or a configuration that
+    names none, since it was cut off or edited badly."""
     name, config = read_config(patient)
+    if config and not any(plugin["type"] for plugin in config["plugins"]):
+        path = patient.paths.cni_conf / name
+        again = (
+            f"kb {'init' if patient.is_control_plane else 'join'} phase pod-network"
+            if name == node_routes.CNI_FILE
+            else "what installed that network"
+        )
+        text = f"no pod can be started: the runtime takes {path}, which is no CNI configuration that names a plugin"
+        yield Finding(NAME, ERROR, text, f"put it back, or have it written again: mv {path} /root/; {again}")
+        return
     if not config:
         return
     host = patient.host

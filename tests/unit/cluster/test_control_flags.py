@@ -179,14 +179,23 @@ def test_leader_election_that_is_off_or_keeps_a_place_for_long() -> None:
     assert ask(control_flags.find_unelected, alone) == []
 
 
-def test_config_maps_that_the_next_join_misses() -> None:
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (HttpResponse(404, b'{"reason": "NotFound"}'), "it is not there"),
+        (
+            HttpResponse(200, b'{"metadata": {"name": "kubeadm-config"}, "data": {"ClusterConfiguration": "a: ["}}'),
+            "line 1",
+        ),
+    ],
+)
+def test_config_maps_that_the_next_join_misses(answer: HttpResponse, why: str) -> None:
     api = make_api("kube-apiserver", cp1="--v=2")
     assert isinstance(api.host, FakeHost)
     url = f"{SERVER}/api/v1/namespaces/kube-system/configmaps"
-    api.host.urls[f"{url}/kubelet-config"] = HttpResponse(200, b'{"metadata": {"name": "kubelet-config"}}')
-    api.host.urls[f"{url}/kubeadm-config"] = HttpResponse(404, b'{"reason": "NotFound"}')
+    well = {"metadata": {"name": "kubelet-config"}, "data": {"kubelet": "kind: KubeletConfiguration"}}
+    api.host.urls[f"{url}/kubelet-config"] = HttpResponse(200, json.dumps(well).encode())
+    api.host.urls[f"{url}/kubeadm-config"] = answer
     (told,) = control_flags.find_lost_maps(api)
-    assert (
-        told.what.startswith("there is no ConfigMap kube-system/kubeadm-config")
-        and "upload-config kubeadm" in told.remedy
-    )
+    assert told.what.startswith("ConfigMap kube-system/kubeadm-config cannot be read") and why in told.cause
+    assert told.remedy.endswith("upload-config kubeadm")

@@ -66,7 +66,7 @@ def find(
         url = f"{SERVER}/apis/apps/v1/namespaces/{space}/replicasets/{name}"
         owner = {"metadata": {"name": name}, "status": {"conditions": told if name in failing else []}}
         host.urls[url] = HttpResponse(404 if name == "gone" else 200, json.dumps(owner).encode())
-    for reason in ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume"):
+    for reason in ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume", "Failed"):
         why = {"fieldSelector": f"involvedObject.kind=Pod,reason={reason}"}
         some = [one for one in events if one.get("reason", "FailedCreatePodSandBox") == reason]
         answer("/api/v1/events?" + urllib.parse.urlencode(why), some)
@@ -258,3 +258,15 @@ def test_pods_that_are_not_made() -> None:
     assert told[0].is_as_made
     (job,) = find(unmade=(fail_to_make("Job", "shop", "nightly"), fail_to_make("Job", "shop", "weekly", OLDEST)))
     assert str(job.trouble) == "no pods are made for Job shop/nightly: exceeded quota: q"
+
+
+def test_a_node_that_makes_no_folders() -> None:
+    pods = (wait("a", "w1"), wait("b", "w1"))
+    events = (
+        say("a", "error making pod data directories: mkdir /var/lib/kubelet/pods/a: read-only file system", "Failed"),
+        say("b", "Failed to pull image", "Failed"),
+    )
+    (told,) = find(*pods, events=events)
+    assert str(told.trouble).startswith(
+        "node w1 makes no folders for pod shop/web-a: error making pod data directories"
+    )

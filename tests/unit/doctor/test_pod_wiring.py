@@ -169,3 +169,10 @@ def test_a_hole_in_the_routes(host: FakeHost) -> None:
     host.answers["ip -json -4 -force -batch -"] = ""
     (told,) = find(pod_wiring.find_odd_routes, route_host(host, "10.244.1.0/29", routes=[WAY]))
     assert "(10.244.2.0/24) are dropped" in told and "(blackhole 10.244.2.128/25)" in told
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"name": "n", "plugins": []}'])
+def test_a_configuration_that_names_no_plugin(host: FakeHost, text: bytes) -> None:
+    host.files[f"{CONF}/99-kb-bridge.conflist"] = text
+    (told,) = find(pod_wiring.find_lost_plugins, host)
+    assert "99-kb-bridge.conflist, which is no CNI configuration" in told and "kb init phase pod-network" in told

@@ -176,7 +176,7 @@ def bridge_host(*files: str) -> FakeHost:
     entry = {"local": "10.244.0.1", "prefixlen": 24, "scope": "global"}
     host.answers["ip -json address show"] = json.dumps([{"ifname": "cbr0", "flags": ["UP"], "addr_info": [entry]}])
     host.answers["ip -json link show master cbr0"] = json.dumps([{"ifname": "veth1"}])
-    host.files.update({f"/etc/cni/net.d/{name}": b"{}" for name in files})
+    host.files.update({f"/etc/cni/net.d/{name}": b'{"type": "bridge"}' for name in files})
     if any(name.startswith("99-kb-bridge.conflist") for name in files):
         host.files["/etc/systemd/system/kb-routes.service"] = b""
     host.files["/run/kb/pod-addresses/kb-bridge/10.244.0.2"] = b"abc\r\neth0"
