@@ -341,6 +341,48 @@ def cloud_taint(cluster: Cluster) -> Iterator[None]:
         cluster.cp1.kubectl(f"taint node w1 {taint}-")
 
 
+@contextlib.contextmanager
+def no_static_pods(cluster: Cluster) -> Iterator[None]:
+    """The line staticPodPath was lost from the kubelet's configuration: what it ran from there ends."""
+    put = lambda text: re.sub(r"(?m)^staticPodPath:.*\n", "", text)  # noqa: E731
+    with changed(cluster.w1, CONFIG, put, after=RESTART_KUBELET):
+        settles("the load balancer to end", lambda: is_gone(cluster.w1, "kb-load-balancer"))
+        yield
+
+
+@contextlib.contextmanager
+def few_pods(cluster: Cluster) -> Iterator[None]:
+    """w1 takes no more pods than it has, or three; a Deployment wants eight."""
+    here = cluster.cp1.get("pods -A --field-selector spec.nodeName=w1")["items"]
+    pause = POD["spec"]["containers"][0]["image"]  # type: ignore[index]
+    with kubelet_config(cluster.w1, f"maxPods: {max(3, len(here))}"):
+        settles("w1 to say so", lambda: cluster.cp1.get("node w1")["status"]["allocatable"]["pods"] != "110")
+        try:
+            cluster.cp1.kubectl(f"create deployment web --image={pause} --replicas=8")
+            settles("a pod to find no place", lambda: "Too many pods" in tell_events(cluster))
+            time.sleep(12)  # doctor leaves a new pod some time
+            yield
+        finally:
+            cluster.cp1.kubectl("delete deployment web --ignore-not-found")
+            settles("its pods to go", lambda: not cluster.cp1.get("pods -n default -l app=web")["items"])
+
+
+def tell_events(cluster: Cluster) -> str:
+    """What the scheduler says of pods of the default namespace that it cannot place."""
+    events = cluster.cp1.get("events -n default --field-selector reason=FailedScheduling")["items"]
+    return " ".join(one["message"] for one in events)
+
+
+@contextlib.contextmanager
+def no_host_name(cluster: Cluster) -> Iterator[None]:
+    label = "kubernetes.io/hostname"
+    try:
+        cluster.cp1.kubectl(f"label node w1 {label}-")
+        yield
+    finally:
+        cluster.cp1.kubectl(f"label node w1 {label}=w1 --overwrite")
+
+
 # ---- the runtime and the pod network
 
 
@@ -447,6 +489,49 @@ def ufw(cluster: Cluster) -> Iterator[None]:
             yield
     finally:
         remove_pod(cluster)
+
+
+@contextlib.contextmanager
+def no_runc(cluster: Cluster) -> Iterator[None]:
+    where = cluster.w1.run("command -v runc").stdout.strip()
+    with away(cluster.w1, where), pod_that_does_not_start(cluster):
+        yield
+
+
+@contextlib.contextmanager
+def plugins_not_executable(cluster: Cluster) -> Iterator[None]:
+    """CNI plugins that were copied without their modes."""
+    one = cluster.w1.run("ls /opt/cni/bin/bridge /usr/lib/cni/bridge 2>/dev/null | head -1", check=False).stdout
+    files = f"{one.strip().rpartition('/')[0]}/*"
+    with done(cluster.w1, f"chmod a-x {files}", f"chmod a+x {files}"), pod_that_does_not_start(cluster):
+        yield
+
+
+@contextlib.contextmanager
+def vpn_routes(cluster: Cluster) -> Iterator[None]:
+    """A VPN's client has set a route of its own to half of cp1's pod network."""
+    half = cluster.cp1.get("node cp1")["spec"]["podCIDR"].replace("/24", "/25")
+    up = "ip link add vpn0 type veth peer name vpn1; ip link set vpn0 up; ip link set vpn1 up"
+    with done(cluster.w1, f"{up}; ip route add {half} dev vpn0", "ip link del vpn0"):
+        yield
+
+
+@contextlib.contextmanager
+def dns_dropped_early(cluster: Cluster) -> Iterator[None]:
+    """A rule of the table raw, which `iptables -S` does not show."""
+    rule = "PREROUTING -p udp --dport 53 -j DROP"
+    with done(cluster.w1, f"iptables -t raw -A {rule}", f"iptables -t raw -D {rule}"):
+        yield
+
+
+@contextlib.contextmanager
+def kubelet_port_closed(cluster: Cluster) -> Iterator[None]:
+    rules = (
+        "nft add table inet guard; nft add chain inet guard input '{ type filter hook input priority 0; }'; "
+        "nft add rule inet guard input tcp dport 10250 drop"
+    )
+    with done(cluster.w1, rules, "nft delete table inet guard"):
+        yield
 
 
 @contextlib.contextmanager
@@ -635,6 +720,40 @@ def damaged_wal(cluster: Cluster) -> Iterator[None]:
         time.sleep(3)
         yield
     settles("the API server to serve", lambda: serves(cluster), timeout_s=180)
+
+
+def stop_container(name: str) -> str:
+    """The shell's words that end a container of the control plane: its kubelet starts it again."""
+    return f"crictl stop $(crictl ps -q --name {name})"
+
+
+def says_of_itself(cluster: Cluster, component: str, word: str) -> bool:
+    """Whether the mirror pod of cp1's component has this word."""
+    return word in cluster.cp1.kubectl(f"-n kube-system get pod {component}-cp1 -o json", check=False)
+
+
+@contextlib.contextmanager
+def controller_switched_off(cluster: Cluster) -> Iterator[None]:
+    name, flag = "kube-controller-manager", "-endpointslice-controller"
+    put = lambda text: text.replace("--controllers=*,", f"--controllers=*,{flag},")  # noqa: E731
+    with changed(cluster.cp1, manifest(name), put):
+        settles("it to be restarted", lambda: runs_with(cluster, name, flag))
+        settles("its pod to say so", lambda: says_of_itself(cluster, name, flag))
+        settles("it to lead", lambda: is_led(cluster, name))
+        yield
+    settles("it to be restarted", lambda: not runs_with(cluster, name, flag))
+
+
+@contextlib.contextmanager
+def empty_kubeconfig(cluster: Cluster) -> Iterator[None]:
+    """What a full disk leaves of scheduler.conf; it shows at the scheduler's next start."""
+    node, name = cluster.cp1, "kube-scheduler"
+    with changed(node, "/etc/kubernetes/scheduler.conf", lambda _: "", after=stop_container(name)):
+        settles("the scheduler to end", lambda: node.run(f"crictl ps -aq --state exited --name {name}").stdout.strip())
+        settles("the scheduler to end again", lambda: is_gone(cluster.cp1, name))
+        yield
+    forget_delays(node)
+    settles("the scheduler to lead", lambda: is_led(cluster, name))
 
 
 # ---- what is stored in the cluster
@@ -874,6 +993,115 @@ def admin_without_rights(cluster: Cluster) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def dns_of_another_zone(cluster: Cluster) -> Iterator[None]:
+    def put(item: dict[str, Any]) -> None:
+        item["data"]["Corefile"] = item["data"]["Corefile"].replace("kubernetes cluster.local", "kubernetes prod.local")
+
+    with patched(cluster, "configmap coredns", put, after=RESTART_DNS):
+        cluster.cp1.wait_pods_ready("kube-system", "k8s-app=kube-dns")
+        yield
+
+
+@contextlib.contextmanager
+def proxy_calls_nobody(cluster: Cluster) -> Iterator[None]:
+    def put(item: dict[str, Any]) -> None:
+        text = item["data"]["kubeconfig.conf"]
+        item["data"]["kubeconfig.conf"] = text.replace(":7443", ":7444")
+
+    with patched(cluster, "configmap kube-proxy", put, after=RESTART_PROXY):
+        cluster.cp1.wait_pods_ready("kube-system", "k8s-app=kube-proxy")
+        yield
+
+
+@contextlib.contextmanager
+def all_tainted(cluster: Cluster) -> Iterator[None]:
+    try:
+        cluster.cp1.kubectl("taint nodes --all maintenance=yes:NoSchedule")
+        with new_pod(cluster):
+            yield
+    finally:
+        cluster.cp1.kubectl("taint nodes --all maintenance-")
+
+
+def small_limit(cluster: Cluster) -> contextlib.AbstractContextManager[None]:
+    item = {
+        "apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small", "namespace": "kube-system"},
+        "spec": {"limits": [{"type": "Container", "max": {"cpu": "1m"}}]},
+    }  # fmt: skip
+    return created(cluster, item, for_s=3)
+
+
+@contextlib.contextmanager
+def policy_for_pods(cluster: Cluster) -> Iterator[None]:
+    """A policy for everybody's pods that forgets the cluster's own."""
+    kind, version, meta = "ValidatingAdmissionPolicy", "admissionregistration.k8s.io/v1", {"name": "team"}
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    validation = {"expression": "'team' in object.metadata.?labels.orValue({})", "message": "pods need a label team"}
+    policy = {
+        "apiVersion": version, "kind": kind, "metadata": meta,
+        "spec": {"matchConstraints": {"resourceRules": [rule]}, "validations": [validation]},
+    }  # fmt: skip
+    binding = {
+        "apiVersion": version, "kind": f"{kind}Binding", "metadata": meta,
+        "spec": {"policyName": "team", "validationActions": ["Deny"]},
+    }  # fmt: skip
+    try:
+        for item in (policy, binding):
+            cluster.cp1.kubectl("create -f -", stdin=json.dumps(item))
+        settles("it to bar pods", lambda: not may_make_pods(cluster))
+        yield
+    finally:
+        cluster.cp1.kubectl("delete validatingadmissionpolicybinding,validatingadmissionpolicy team --ignore-not-found")
+
+
+def may_make_pods(cluster: Cluster) -> bool:
+    line = "kubectl --kubeconfig /etc/kubernetes/admin.conf create --dry-run=server -f -"
+    return cluster.cp1.run(line, stdin=json.dumps(POD), check=False).ok
+
+
+@contextlib.contextmanager
+def slow_webhook(cluster: Cluster) -> Iterator[None]:
+    """A webhook that may fail, and is waited for: a firewall drops what is sent to it."""
+    with done(cluster.w1, f"iptables -I {NINE}", f"iptables -D {NINE}"):
+        try:
+            for item in make_webhook(cluster):
+                cluster.cp1.kubectl("create -f -", stdin=json.dumps(item))
+            time.sleep(5)
+            yield
+        finally:
+            cluster.cp1.kubectl("delete mutatingwebhookconfiguration slow --ignore-not-found")
+            cluster.cp1.kubectl("-n default delete service,endpointslice slow --ignore-not-found")
+
+
+NINE = "INPUT -p tcp --dport 9443 -j DROP"
+
+
+def make_webhook(cluster: Cluster) -> list[dict[str, Any]]:
+    """The Service, where it leads to, and the webhook for pods that calls it."""
+    bundle = cluster.cp1.run(f"base64 -w0 {PKI}/ca.crt").stdout.strip()
+    meta = {"name": "slow", "namespace": "default"}
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    hook = {
+        "name": "slow.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "failurePolicy": "Ignore", "timeoutSeconds": 10, "rules": [rule],
+        "clientConfig": {"service": meta, "caBundle": bundle},
+    }  # fmt: skip
+    ports = [{"port": 443, "targetPort": 9443}]
+    labelled = {**meta, "labels": {"kubernetes.io/service-name": "slow"}}
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": ports}},
+        {
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": labelled, "addressType": "IPv4",
+            "endpoints": [{"addresses": [cluster.w1.address]}], "ports": [{"port": 9443, "protocol": "TCP"}],
+        },
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": "slow"}, "webhooks": [hook],
+        },
+    ]  # fmt: skip
+
+
 FAULTS = (
     Fault("kubelet certificate ended", "w1", ended_client_certificate, ("expired",)),
     Fault("kubelet certificate empty", "w1", empty_client_certificate, ("kubelet-client",)),
@@ -932,6 +1160,29 @@ FAULTS = (
     Fault("quota", "cp1", quota, ("quota: everybody",)),
     Fault("restricted", "cp1", restricted, ("kube-system", "PodSecurity|restricted")),
     Fault("admin without rights", "cp1", admin_without_rights, ("kubeadm:cluster-admins",)),
+    Fault(
+        "dns of another zone",
+        "cp1",
+        dns_of_another_zone,
+        ("answers (SERVFAIL|NXDOMAIN)", r"serves Services in prod\.local"),
+    ),
+    Fault(
+        "controller switched off", "cp1", controller_switched_off, ("without endpointslice-controller", "--controllers")
+    ),
+    Fault("VPN routes", "w1", vpn_routes, ("leave by vpn0",)),
+    Fault("all nodes tainted", "cp1", all_tainted, ("no node takes", "maintenance=yes:NoSchedule")),
+    Fault("limit range", "cp1", small_limit, ("let into kube-system", "1m")),
+    Fault("proxy calls nobody", "cp1", proxy_calls_nobody, ("kube-proxy is told to call the API at .*:7444",)),
+    Fault("no static pods", "w1", no_static_pods, ("staticPodPath", r"kb-load-balancer\.yaml")),
+    Fault("max pods", "cp1", few_pods, ("w1 takes no more pods", "maxPods")),
+    Fault("dns dropped in raw", "w1", dns_dropped_early, (r"-t raw -A PREROUTING .*--dport 53 -j DROP",)),
+    Fault("empty kubeconfig", "cp1", empty_kubeconfig, (r"scheduler\.conf", "empty")),
+    Fault("no runc", "w1", no_runc, ("runc",)),
+    Fault("plugins not executable", "w1", plugins_not_executable, ("executable|permission denied",)),
+    Fault("kubelet port closed", "w1", kubelet_port_closed, ("10250",)),
+    Fault("policy for pods", "cp1", policy_for_pods, ("let into kube-system", "pods need a label team")),
+    Fault("slow webhook", "cp1", slow_webhook, (r"creating a pod takes \d+ s", r"slow\.example\.com")),
+    Fault("host name label gone", "w1", no_host_name, (r"kubernetes\.io/hostname",)),
 )
 
 
