@@ -727,6 +727,28 @@ def stop_container(name: str) -> str:
     return f"crictl stop $(crictl ps -q --name {name})"
 
 
+def wait_control_plane(cluster: Cluster) -> None:
+    """Until the API server serves, and both controllers lead again."""
+    settles("the API server to serve", lambda: serves(cluster))
+    for name in ("kube-scheduler", "kube-controller-manager"):
+        settles(f"{name} to lead", lambda name=name: is_led(cluster, name))  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def foreign_kubelet_client(cluster: Cluster) -> Iterator[None]:
+    """The API server's certificate for kubelets was made by hand, with a user whom nobody has given any right."""
+    path, names = f"{PKI}/apiserver-kubelet-client", "extendedKeyUsage=clientAuth"
+    cluster.cp1.run(
+        f"cd /root && echo {names} >names && openssl req -new -key {path}.key -subj /CN=apiserver.example.com -out request && "
+        f"openssl x509 -req -in request -CA {PKI}/ca.crt -CAkey {PKI}/ca.key -CAserial /root/serial -CAcreateserial -days 365 -extfile names -out other-client.crt"
+    )
+    other = cluster.cp1.read("/root/other-client.crt")
+    with changed(cluster.cp1, f"{path}.crt", lambda _: other, after=stop_container("kube-apiserver"), mode=0o644):
+        wait_control_plane(cluster)
+        yield
+    wait_control_plane(cluster)
+
+
 def says_of_itself(cluster: Cluster, component: str, word: str) -> bool:
     """Whether the mirror pod of cp1's component has this word."""
     return word in cluster.cp1.kubectl(f"-n kube-system get pod {component}-cp1 -o json", check=False)
@@ -1165,6 +1187,12 @@ FAULTS = (
         "cp1",
         dns_of_another_zone,
         ("answers (SERVFAIL|NXDOMAIN)", r"serves Services in prod\.local"),
+    ),
+    Fault(
+        "foreign kubelet client",
+        "cp1",
+        foreign_kubelet_client,
+        (r"kubelets answer API server .* nothing", r"apiserver\.example\.com"),
     ),
     Fault(
         "controller switched off", "cp1", controller_switched_off, ("without endpointslice-controller", "--controllers")
