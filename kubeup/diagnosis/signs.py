@@ -103,6 +103,12 @@ def _look_up_free_space(host: Host, groups: Mapping[str, str]) -> Mapping[str, s
     return {"folder": folder, "free": f"{host.free_bytes(Path(folder)) // 2**20} MiB"}
 
 
+def _look_up_folder(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
+    """The nearest folder above that is there."""
+    path = Path(groups.get("path") or "/")
+    return {"folder": str(next((one for one in path.parents if host.is_dir(one)), "/"))}
+
+
 def _look_up_addresses(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
     """The addresses that this machine has."""
     rows = host.query(["ip", "-o", "addr", "show", "scope", "global"], timeout_s=5).stdout.splitlines()
@@ -335,6 +341,12 @@ SANDBOX_SIGNS: tuple[Sign, ...] = (
         cause="no address is left for a pod on this node ({range})",
         remedy="compare whose they are with the pods that run: crictl pods -q --no-trunc; head /run/kb/pod-addresses/*/* /var/lib/cni/networks/*/*; remove "
         "the files of sandboxes that are gone, " + THEN,
+    ),
+    Sign(
+        r"(?:mkdir|open|write|create|symlink) (?P<path>/(?:var/log|var/lib/kubelet|run|tmp|etc|opt)/[^:\s\"\\]+)[^\n]*no space left on device",
+        cause="no space, or no inode, is left for {folder}",
+        remedy="see which: df -h {folder}; df -i {folder}; make room there, " + THEN,
+        explain=_look_up_folder,
     ),
     Sign(
         r"no space left on device",

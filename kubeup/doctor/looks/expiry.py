@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 from collections.abc import Iterator
@@ -73,17 +74,22 @@ def _find_astray(patient: Patient) -> Findings:
     host, paths, own = patient.host, patient.paths, find_own_server(patient.host, patient.paths)
     if not own or _find_silence(host, own) is not None:
         return
+    astray: dict[str, list[str]] = {}
     for component in _WITH_KUBECONFIG:
         path = paths.kubeconfig(f"{component.removeprefix('kube-')}.conf")
-        try:
+        with contextlib.suppress(KbError):  # told as what cannot be used
             server = kubeconfig.parse_kubeconfig(facts.read_or_empty(host, str(path)), source=str(path)).server
-        except KbError:
-            continue  # told as what cannot be used
-        silence = _find_silence(host, server) if server != own else None
+            if server != own:
+                astray.setdefault(server, []).append(component)
+    for server, components in astray.items():
+        silence = _find_silence(host, server)
         if silence is not None:
-            text = f"{path} leads {component} to {server}, which does not answer: {silence.cause}"
-            remedy = f"correct server there ({own}); then: {signs.say_restart(host, component)}"
-            yield Finding(f"certificates/{component}", ERROR, text, remedy)
+            names = " and ".join(str(paths.kubeconfig(f"{one.removeprefix('kube-')}.conf")) for one in components)
+            text = f"{names} lead{'s' * (len(components) == 1)} {' and '.join(components)} to {server}, which does not answer: {silence.cause}"
+            if host_of(server.rpartition("://")[2]) == host_of(own.rpartition("://")[2]):
+                text += f"; this node's API server is at {own} (--secure-port in {paths.manifest('kube-apiserver')})"
+            remedy = f"make them agree ({own}); then: {'; '.join(signs.say_restart(host, one) for one in components)}"
+            yield Finding(f"certificates/{components[0]}", ERROR, text, remedy)
 
 
 def _find_silence(host: Host, server: str) -> Optional[Unreachable]:

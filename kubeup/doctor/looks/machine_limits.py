@@ -47,6 +47,7 @@ class _Disk:
 def look_at_limits(patient: Patient) -> Findings:
     """What the machine runs out of."""
     yield from _look_at_mounts(patient)
+    yield from _look_at_hidden_data(patient)
     yield from _look_at_locks(patient)
     yield from _look_at_disks(patient)
     yield from _look_at_tables(patient.host)
@@ -77,6 +78,18 @@ def _look_at_mounts(patient: Patient) -> Findings:
     for point, folders in points.items():
         text = f"{point} is mounted read-only, and a node writes to {', '.join(folders)}"
         remedy = f"see why: dmesg --level=err,warn | tail; when its disk is well: mount -o remount,rw {point}"
+        yield Finding("machine/mounts", ERROR, text, remedy)
+
+
+def _look_at_hidden_data(patient: Patient) -> Findings:
+    """A file system in memory that was mounted over etcd's data: what is beneath is whole, and a member that begins without it is refused."""
+    data = str(patient.paths.etcd_data)
+    rows = [line.split() for line in facts.read_or_empty(patient.host, "/proc/mounts").splitlines()]
+    if "etcd" in patient.components and any(
+        row[1:3] in ([data, "tmpfs"], [data, "ramfs"]) for row in rows if len(row) > 2
+    ):
+        text = f"a file system in memory is mounted at {data}: it hides what etcd kept there, and what etcd keeps in it is gone after a reboot"
+        remedy = f"if the data are beneath it: umount {data} (see what mounted it: findmnt {data}; grep {data} /etc/fstab); then: systemctl restart kubelet"
         yield Finding("machine/mounts", ERROR, text, remedy)
 
 
@@ -128,7 +141,7 @@ def _judge_disk(patient: Patient, folder: str, *, disk: _Disk, signal: str, what
     find = f"du -xh {disk.point} | sort -h | tail" if is_space else f"du -x --inodes {disk.point} | sort -n | tail"
     remedy = f"make space; what takes it: {find}"
     if not signal:
-        is_little = disk.percent < _LITTLE_PERCENT or (is_space and disk.free < _LITTLE_KIB)
+        is_little = disk.percent < _LITTLE_PERCENT or (is_space and disk.free < _LITTLE_KIB and disk.percent < 50)
         level = ERROR if disk.percent < _NOTHING_PERCENT else WARNING
         return Finding(f"machine/{what}", level, f"{left}, and {folder} needs it", remedy) if is_little else None
     least = _read_threshold(patient, signal, disk=disk)

@@ -6,15 +6,19 @@ from __future__ import annotations
 import datetime
 import re
 from pathlib import Path
+from typing import Optional
 
-from kubeup.cluster import probes
+from kubeup.cluster import etcd, probes
 from kubeup.diagnosis import chain, kubelet_trouble, pod_trouble, signs
 from kubeup.diagnosis.checks import facts, table
 from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
-from kubeup.doctor.node_files import COMPONENTS, Patient, open_api, read_flags
+from kubeup.doctor.node_files import COMPONENTS, Patient, open_api, read_flags, read_mapping
 from kubeup.errors import KbError
+from kubeup.machine.host import Host
+from kubeup.machine.http import UNPROVEN, Unreachable
 from kubeup.node import containers
 from kubeup.shapes import fit_what_does
+from kubeup.trouble import Trouble
 from kubeup.yaml_files import load_mapping
 
 STARTING = "chain/starting"
@@ -53,18 +57,10 @@ def look_at_chain(patient: Patient) -> Findings:
     link = chain.find_broken_link(
         patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
     )
-    fresh = _find_fresh(patient, next(iter(unhealthy), "")) if link is None or link.link == "probe" else ""
-    if fresh:
-        text = f"not proven: {patient.paths.manifest(fresh)} was changed less than {_STARTED_S} s ago, and the kubelet starts {fresh} anew once the former one has ended"
-        yield Finding(STARTING, OK, text, remedy="")
-        return
-    absent = _find_absent(patient, next(iter(unhealthy), "")) if link is None or link.link == "probe" else ""
-    if absent:
-        denial = kubelet_trouble.read_denial(patient.host, absent)
-        why = f"it refuses the pod: {denial}" if denial else "and has not said why"
-        text = f"{absent} does not run: the kubelet has made no container of {patient.paths.manifest(absent)}, {why}"
-        remedy = f"{signs.say_restart(patient.host, 'kubelet')}, which makes it read its manifests again"
-        yield Finding("chain/container", ERROR, text, remedy)
+    first = next(iter(unhealthy), "") if link is None or link.link == "probe" else ""
+    found = _judge_first(patient, first, seen=unhealthy.get(first, "")) if first else None
+    if found is not None:
+        yield found
         return
     if link and "leaderelection lost" in link.cause and _is_young(patient, "kube-apiserver", age_s=_RECENT_S):
         text = (
@@ -95,22 +91,70 @@ def _is_young(patient: Patient, component: str, *, age_s: float = PROBES_S) -> b
     return any(one.state == "running" and now - one.created_ns / 1e9 < age_s for one in found)
 
 
-def _find_absent(patient: Patient, component: str) -> str:
-    """The first unhealthy component, if it has no container although its manifest has been there for a while; else ""."""
-    if not component or _read_age_s(patient, component) < _STARTED_S:
-        return ""
-    found = containers.ask_containers(patient.host, patient.config.node.cri_socket, name=component, has_exits=False)
-    return component if found == [] else ""
+def _judge_first(patient: Patient, component: str, *, seen: str) -> Optional[Finding]:
+    """What can be said of the first component that is unhealthy without its log: its flags, its manifest, whether it has a container at all."""
+    path = patient.paths.manifest(component)
+    told = _explain_server(patient) if component == "kube-apiserver" else None
+    if told is not None:
+        return Finding("chain/probe", ERROR, f"kube-apiserver is not healthy ({seen}): {told}", told.remedy)
+    if _is_fresh(patient, component):
+        text = f"not proven: {path} was changed less than {_STARTED_S} s ago, and the kubelet starts {component} anew once the former one has ended"
+        return Finding(STARTING, OK, text, remedy="")
+    if not _is_absent(patient, component):
+        return None
+    denial = kubelet_trouble.read_denial(patient.host, component)
+    why = f"it refuses the pod: {denial}" if denial else "and has not said why"
+    text = f"{component} does not run: the kubelet has made no container of {path}, {why}"
+    remedy = f"{signs.say_restart(patient.host, 'kubelet')}, which makes it read its manifests again"
+    return Finding("chain/container", ERROR, text, remedy)
 
 
-def _find_fresh(patient: Patient, component: str) -> str:
-    """The first unhealthy component, if its manifest was changed a moment ago, and no container of it runs, or it ends; else ""."""
-    if not component or _read_age_s(patient, component) >= _STARTED_S:
-        return ""
+def _explain_server(patient: Patient) -> Optional[Trouble]:
+    """What this node's API server was told that keeps it from serving others, or from its data."""
+    flags = read_flags(patient.host, patient.paths, component="kube-apiserver")
+    path = patient.paths.manifest("kube-apiserver")
+    bind, called = flags.get("bind-address", ""), flags.get("advertise-address", "")
+    if bind not in ("", "0.0.0.0", "::", called):
+        what = f"it listens at {bind} alone, and everybody calls it at {called}"
+        return Trouble(what, f"--bind-address={bind} in {path}", f"take that flag out of {path}")
+    silent = [url for url in flags.get("etcd-servers", "").split(",") if url and _is_refused(patient.host, url)]
+    if silent and len(silent) == len(flags["etcd-servers"].split(",")):
+        what = f"it is told to keep its data at {', '.join(silent)}, where nothing listens"
+        own = ", ".join(etcd.client_urls_of_manifest(read_mapping(patient.host, patient.paths.manifest("etcd"))))
+        remedy = (
+            f"correct it there (this node's etcd is at {own})"
+            if own and own not in silent
+            else "see why etcd does not run: crictl ps -a --name etcd"
+        )
+        return Trouble(what, f"--etcd-servers in {path}", remedy)
+    return None
+
+
+def _is_refused(host: Host, url: str) -> bool:
+    try:
+        host.http_get(f"{url}/health", tls=UNPROVEN, timeout_s=2)
+    except Unreachable as error:
+        return error.reason == "refused"
+    return False
+
+
+def _is_absent(patient: Patient, component: str) -> bool:
+    """Whether it has no container although its manifest has been there for a while."""
+    if _read_age_s(patient, component) < _STARTED_S:
+        return False
+    return (
+        containers.ask_containers(patient.host, patient.config.node.cri_socket, name=component, has_exits=False) == []
+    )
+
+
+def _is_fresh(patient: Patient, component: str) -> bool:
+    """Whether its manifest was changed a moment ago, and no container was made of it yet."""
+    age_s = _read_age_s(patient, component)
+    if age_s >= _STARTED_S:
+        return False
+    since = patient.host.now().timestamp() - age_s
     found = containers.ask_containers(patient.host, patient.config.node.cri_socket, name=component)
-    since = patient.host.now().timestamp() - _read_age_s(patient, component)
-    is_made = any(one.created_ns / 1e9 > since for one in found or ())
-    return "" if is_made else component
+    return not any(one.created_ns / 1e9 > since for one in found or ())
 
 
 def _read_age_s(patient: Patient, component: str) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Optional
 
+from kubeup.addresses import host_of
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, WARNING, Finding, Findings
 from kubeup.doctor import node_files
@@ -96,7 +97,16 @@ LOOKS: tuple[Look, ...] = (
         "chain",
         "kubelet, runtime, sandboxes, containers and probes",
         look_at_chain,
-        ("kubelet-files", "CRI", "manifests", "certificates/expired", "etcd-alarms", CLOSED_ETCD, OF_LEADERS),
+        (
+            "kubelet-files",
+            "CRI",
+            "machine/mounts",
+            "manifests",
+            "certificates/expired",
+            "etcd-alarms",
+            CLOSED_ETCD,
+            OF_LEADERS,
+        ),
     ),
     Look("swap", "no swap of static pods was cut off", look_at_swap),
     Look("try", "no change is being tried that goes back by itself", look_at_try),
@@ -283,16 +293,16 @@ def _is_of_member(note: Finding, away: Mapping[str, str]) -> bool:
 
 
 def _is_own(patient: Patient, note: Finding) -> bool:
-    """Whether it tells what this node's own server or controller does not do."""
-    server = node_files.find_own_server(patient.host, patient.paths).rpartition("/")[2]
+    """Whether it tells what this node's own server or controller does not do, at whatever port it is called."""
+    own = host_of(node_files.find_own_server(patient.host, patient.paths).rpartition("://")[2])
+    server = f"[{own}]" if ":" in own else own
     return (
         f": {patient.config.node.name} has not renewed its lease" in note.text
         or note.name == OWN_MEMBER
         or f" does not reach the kubelet of node {patient.config.node.name}:" in note.text
         or note.text.startswith(f"etcd member {patient.config.node.name} does not serve")
         or bool(
-            server
-            and (note.text.startswith(f"API server {server} ") or f"no answer from https://{server}/" in note.text)
+            own and (note.text.startswith(f"API server {server}:") or f"no answer from https://{server}:" in note.text)
         )
     )
 

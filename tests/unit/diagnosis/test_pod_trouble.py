@@ -62,6 +62,7 @@ SANDBOXES = [
      "mount -o remount,bind,rw /sys/fs/cgroup/cpuset"),
     ('plugin type=\\\\\\"bridge\\\\\\" failed (add): failed to find plugin \\\\\\"bridge\\\\\\" in path [/opt/cni/bin]',
      'the CNI plugin "bridge" is not in /opt/cni/bin', "containernetworking-plugins"),
+    ("mkdir /var/log/pods/default_web: no space left on device", "no inode, is left for /var", "df -i /var"),
     ("write /var/lib/containerd/x: no space left on device", "disk", "df -h /var/lib/containerd"),
 ]  # fmt: skip
 

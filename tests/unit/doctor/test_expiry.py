@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 import pytest
 
 from kubeup.doctor import node_files
 from kubeup.doctor.looks import expiry
+from kubeup.machine.http import HttpResponse
 from kubeup.node import certificates
 from kubeup.paths import Paths
 from tests import cert_forms
-from tests.unit.doctor.doctor_case import ETCD, make_host, notes, remedies
+from tests.unit.doctor.doctor_case import ETCD, SERVER, make_host, notes, remedies
 
 
 def test_certificates_that_are_well() -> None:
@@ -198,3 +200,23 @@ def test_a_pair_that_a_renewal_can_put_right_is_named_once() -> None:
     assert found.text.endswith(
         "belongs to it is in /var/lib/kb/former-certs/20260101T000000Z/etc/kubernetes/pki/apiserver.key"
     )
+
+
+def test_kubeconfigs_that_lead_to_where_nobody_answers() -> None:
+    host = make_host()
+    assert "leads" not in str(notes(host, "certificates"))  # its own API server does not answer either
+    host.urls[f"{SERVER}/livez"] = HttpResponse(200, b"ok")
+    before = notes(host, "certificates")
+    paths = Paths()
+    for name in ("controller-manager.conf", "scheduler.conf"):
+        text = host.read_text(paths.kubeconfig(name))
+        host.files[str(paths.kubeconfig(name))] = re.sub(
+            r"server: \S+", "server: https://10.77.0.11:6444", text
+        ).encode()
+    (told,) = [text for _, text in notes(host, "certificates") if "does not answer" in text]
+    assert "lead kube-controller-manager and kube-scheduler to https://10.77.0.11:6444" in told
+    assert (
+        f"this node's API server is at {SERVER} (--secure-port in /etc/kubernetes/manifests/kube-apiserver.yaml)"
+        in told
+    )
+    assert "does not answer" not in str(before)

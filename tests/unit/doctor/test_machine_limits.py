@@ -127,3 +127,14 @@ def test_a_machine_on_whose_way_packets_are_lost() -> None:
         "warning",
         "packets to 10.77.0.11, or its answers, are lost: TCP had to send 45 of 100 segments again",
     )
+
+
+def test_a_file_system_over_etcd_s_data() -> None:
+    host = host_with((100 * GIB, 40 * GIB))
+    host.files["/proc/mounts"] = b"/dev/vda / ext4 rw 0 0\n/dev/vdb /data/etcd ext4 rw 0 0\n"
+    assert notes(host, "machine") == []
+    host.files["/proc/mounts"] += b"tmpfs /data/etcd tmpfs rw 0 0\n"
+    ((level, text),) = notes(host, "machine")
+    assert level == "error" and text.startswith(
+        "a file system in memory is mounted at /data/etcd: it hides what etcd kept there"
+    )

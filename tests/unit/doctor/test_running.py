@@ -157,3 +157,23 @@ def test_a_controller_that_lost_its_lease_while_the_api_server_was_away(
     monkeypatch.setattr(containers, "list_containers", lambda *_, **__: [one])
     ((told, text),) = notes(host, "chain")
     assert told == level and text.startswith("not proven: " * (level == "ok") + "kube-scheduler exited 2 times")
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--bind-address=127.0.0.1", "it listens at 127.0.0.1 alone, and everybody calls it at 10.77.0.11"),
+        (
+            "--etcd-servers=https://127.0.0.1:2399",
+            "it is told to keep its data at https://127.0.0.1:2399, where nothing listens",
+        ),
+    ],
+)
+def test_an_api_server_that_was_told_to_call_nobody_or_to_listen_to_nobody(flag: str, says: str) -> None:
+    host = make_host()
+    host.urls["http://127.0.0.1:10248/healthz"] = HttpResponse(200, b"ok")
+    host.urls["http://127.0.0.1:2381/health?serializable=false"] = HttpResponse(200, b"{}")
+    path = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+    host.files[path] += f"    - {flag}\n".encode()
+    (told,) = [text for level, text in notes(host, "chain") if level == "error"]
+    assert says in told and f"in {path}" in told
