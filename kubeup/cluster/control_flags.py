@@ -212,6 +212,16 @@ _SCARCE = 20
 """Requests at a time. The kubelets, controllers and schedulers of one node have more than that under way; by default it is 400 and 200."""
 
 
+def find_uneven_ports(planes: Planes) -> list[Trouble]:
+    """API servers that listen at different ports: the list of them, from which Services and load balancers have theirs, has one port for all."""
+    told = {node: flags.get("secure-port") or "6443" for node, flags in planes.flags("kube-apiserver").items()}
+    if len(set(told.values())) < 2:
+        return []
+    what = "API servers listen at different ports, and the cluster's list of them has one port for all, which of them is chance"
+    cause = ", ".join(f"{port} on {node}" for node, port in told.items())
+    return [Trouble(what, cause, "give all the same --secure-port, in /etc/kubernetes/manifests/kube-apiserver.yaml")]
+
+
 def find_scarce_servers(planes: Planes) -> list[Trouble]:
     """API servers that were told to take few requests at a time, and turn the others away (429). Raises Unreachable, ApiRefused."""
     told = {

@@ -25,7 +25,7 @@ from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import Host
-from kubeup.machine.http import Tls, Unreachable
+from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.machine.waiting import becomes_so, wait_for
 from kubeup.network import drain_marks
 from kubeup.network.drain_marks import Marks
@@ -416,6 +416,7 @@ def keep_round(host: Host, read_api: Callable[[], Api], *, settings: Settings, m
     now = host.monotonic()
     gone = marks.find_gone(listed) if listed and not trouble else frozenset[str]()
     servers = memory.merge(listed, held, now=now, gone=gone) if listed else list(held)
+    servers = _keep_a_way(host, servers, held=[one for one in held if one not in gone])
     verdict = marks.judge(listed or held, now=now)
     wanted = render_config(settings, servers, drained=verdict.drained)
     if servers and host.write_file(config_path(paths), wanted, mode=0o644):
@@ -426,6 +427,24 @@ def keep_round(host: Host, read_api: Callable[[], Api], *, settings: Settings, m
         trouble = _answer(api, marks, drained={**verdict.drained, **dict.fromkeys(gone, drain_marks.FORGOTTEN)})
     said = "; ".join(part for part in (text, *verdict.say(), failure, trouble) if part)
     return Round(said, RETRY_S if failure or trouble else POLL_S)
+
+
+def _keep_a_way(host: Host, servers: list[str], *, held: Sequence[str]) -> list[str]:
+    """The servers to configure, and those to be left out if none of the others answers. One API server of another port gives its port to all in the list
+    that they share, and through a balancer that believes it nobody could see it put right. Source: pkg/controlplane/reconcilers, EndpointSlice.ports"""
+    left_out = [one for one in held if one not in servers]
+    if not left_out or any(_is_answering(host, server) for server in servers):
+        return servers
+    return sorted({*servers, *left_out})
+
+
+def _is_answering(host: Host, server: str) -> bool:
+    """Whether anything listens there; who it is, its clients find out."""
+    try:
+        host.http_get(f"https://{server}/livez", tls=UNPROVEN, timeout_s=2)
+    except Unreachable as error:
+        return error.reason == "tls"
+    return True
 
 
 def _answer(api: Api, marks: Marks, *, drained: Mapping[str, str]) -> str:

@@ -111,6 +111,7 @@ def look_at_flags(patient: Patient) -> Findings:
         troubles = [
             *control_flags.find_unelected(planes),
             *control_flags.find_lost_controllers(planes),
+            *control_flags.find_uneven_ports(planes),
             *control_flags.find_scarce_servers(planes),
             *control_flags.find_unlisted_servers(planes),
             *control_flags.find_unread_secrets(planes),

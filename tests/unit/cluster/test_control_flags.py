@@ -199,3 +199,9 @@ def test_config_maps_that_the_next_join_misses(answer: HttpResponse, why: str) -
     (told,) = control_flags.find_lost_maps(api)
     assert told.what.startswith("ConfigMap kube-system/kubeadm-config cannot be read") and why in told.cause
     assert told.remedy.endswith("upload-config kubeadm")
+
+
+def test_api_servers_of_different_ports() -> None:
+    assert ask(control_flags.find_uneven_ports, make_api("kube-apiserver", cp1="--secure-port=6443", cp2="--v=2")) == []
+    (told,) = ask(control_flags.find_uneven_ports, make_api("kube-apiserver", cp1="--v=2", cp2="--secure-port=6444"))
+    assert told.cause == "6443 on cp1, 6444 on cp2"

@@ -247,6 +247,8 @@ class BalancedHost(FakeHost):
     """A node whose haproxy reads its file at its start and on SIGUSR2, and whose cluster answers with `listed`."""
 
     listed: Optional[dict[str, Any]] = None
+    alive: tuple[str, ...] = THREE
+    """The API servers that answer at their own address."""
     is_up: bool = True
     loaded: str = ""
     signals: list[str] = field(default_factory=list)
@@ -270,6 +272,10 @@ class BalancedHost(FakeHost):
             if not self.is_up:
                 raise Unreachable(url, "refused", text="no")
             return HttpResponse(200, self.loaded.encode())
+        if url.endswith("/livez"):
+            if not any(url == f"https://{server}/livez" for server in self.alive):
+                raise Unreachable(url, "refused", text="no")
+            return HttpResponse(401, b"")
         if self.listed is None:
             raise Unreachable(url, "refused", text="no")
         self.keeps.append((headers or {}).get("Connection") != "close")
@@ -338,6 +344,21 @@ def test_a_server_that_is_gone_is_kept_for_a_while() -> None:
     host.sleep(GONE_AFTER_S + 1)
     keep(host, memory)
     assert load_balancer.read_servers(host, PATHS) == THREE[:1] and host.signals == ["4711"]
+
+
+def test_the_last_servers_that_answer_stay_whatever_is_listed() -> None:
+    """One API server was given another --secure-port: its port is all others' too in the slice, and nobody reaches any of them there."""
+    listed = endpoint_slice("10.0.0.11", "10.0.0.12")
+    listed["ports"][0]["port"] = 6444
+    host, memory = balanced(*THREE[:2], listed=listed, alive=THREE[:1]), Memory()
+    wrong = ("10.0.0.11:6444", "10.0.0.12:6444")
+    for _ in range(3):
+        keep(host, memory)
+        host.sleep(GONE_AFTER_S + 1)
+    assert load_balancer.read_servers(host, PATHS) == (THREE[0], wrong[0], THREE[1], wrong[1])
+    host.alive = (wrong[1],)
+    keep(host, memory)
+    assert load_balancer.read_servers(host, PATHS) == wrong
 
 
 def test_a_server_that_is_gone_for_good_is_forgotten_once_it_is_not_listed() -> None:
