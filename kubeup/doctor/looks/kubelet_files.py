@@ -161,7 +161,9 @@ def _judge_mounts(host: Host) -> Findings:
     text = "the kubelet has mounts of its own, so volumes of pods do not reach their containers" + f" ({named})" * bool(
         named
     )
-    remedy = f"take that out of its unit's drop-ins: systemctl cat kubelet; {signs.say_unit_change(host)}; {signs.say_restart(host, 'kubelet')}"
+    remedy = (
+        f"take that out of its unit's drop-ins ({signs.say_unit_change(host)}); {signs.say_restart(host, 'kubelet')}"
+    )
     yield Finding(NAME, ERROR, text, remedy)
 
 
