@@ -205,7 +205,13 @@ def _ask_secrets(own: Api) -> Optional[str]:
     except Unreachable:
         return None
     message = str(as_table(answer.body[:2000].decode(errors="replace")).get("message") or "")
-    return "" if answer.status == 200 else message if answer.status == 500 else None
+    is_refused = answer.status == 500 or (
+        answer.status == 429 and _NO_KEY in message
+    )  # 429: its cache could not be filled
+    return "" if answer.status == 200 else message if is_refused else None
+
+
+_NO_KEY = "unable to transform key"
 
 
 _SCARCE = 20

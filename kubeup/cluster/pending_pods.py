@@ -232,7 +232,7 @@ def _find_full(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> list
     ]
     counts = collections.Counter(pod["spec"]["nodeName"] for pod in running)
     full = {name: limit for name, limit in limits.items() if counts[name] >= limit}
-    what = f"{' and '.join(full)} take{'s' * (len(full) == 1)} no more pods, and {_count(crowded)} finds no place"
+    what = f"{' and '.join(full)} take{'s' * (len(full) == 1)} no more pods: there is no place for {_count(crowded)}"
     cause = f"maxPods in the kubelet's configuration is {' and '.join(map(str, dict.fromkeys(full.values())))} there (110 by default)"
     remedy = "add a node, or raise maxPods in /var/lib/kubelet/config.yaml there; then: systemctl restart kubelet"
     is_as_made = all(limit >= _MAX_PODS for limit in full.values())

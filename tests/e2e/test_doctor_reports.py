@@ -767,6 +767,51 @@ def controller_switched_off(cluster: Cluster) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def exchanged_encryption_key(cluster: Cluster) -> Iterator[None]:
+    """Secrets were encrypted at rest with a key that somebody has exchanged for another one. It shows at the API server's next start."""
+    node, path = cluster.cp1, f"{PKI}/encryption.json"
+    flag = f"    - --encryption-provider-config={path}\n"
+    put = lambda text: text.replace("    - --allow-privileged=true\n", f"    - --allow-privileged=true\n{flag}")  # noqa: E731
+    node.write(path, encryption(1), mode=0o600)
+    with changed(node, manifest("kube-apiserver"), put):
+        settles("the API server to be restarted", lambda: runs_with(cluster, "kube-apiserver", path))
+        wait_control_plane(cluster)
+        other = changed(node, path, lambda _: encryption(2), after=stop_container("kube-apiserver"))
+        with encrypted_secret(cluster) as read, other:
+            is_unreadable = lambda: "Internal error" in node.run(f"{read} 2>&1", check=False).stdout  # noqa: E731
+            settles("the Secret to be unreadable", is_unreadable)
+            yield
+    settles("the API server to be restarted", lambda: not runs_with(cluster, "kube-apiserver", path))
+    wait_control_plane(cluster)
+    node.run(f"rm {path}")
+
+
+@contextlib.contextmanager
+def encrypted_secret(cluster: Cluster) -> Iterator[str]:
+    """A Secret of the default namespace, written through cp1's own API server: the line that reads it there. It goes once it can be read again."""
+    direct = f"--server https://{cluster.cp1.address}:6443 -n default"
+    cluster.cp1.kubectl(f"{direct} create secret generic somebody --from-literal=a=b")
+    try:
+        yield f"kubectl --kubeconfig /etc/kubernetes/admin.conf {direct} get secret somebody"
+    finally:
+        wait_control_plane(cluster)
+        cluster.cp1.kubectl(f"{direct} delete secret somebody")
+
+
+def encryption(number: int) -> str:
+    """An EncryptionConfiguration of Secrets with a key that is this number's alone."""
+    key = {"name": "key1", "secret": base64.b64encode(bytes([number]) * 32).decode()}
+    providers: list[Any] = [{"aescbc": {"keys": [key]}}, {"identity": {}}]
+    return json.dumps(
+        {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "EncryptionConfiguration",
+            "resources": [{"resources": ["secrets"], "providers": providers}],
+        }
+    )
+
+
+@contextlib.contextmanager
 def empty_kubeconfig(cluster: Cluster) -> Iterator[None]:
     """What a full disk leaves of scheduler.conf; it shows at the scheduler's next start."""
     node, name = cluster.cp1, "kube-scheduler"
@@ -1016,6 +1061,15 @@ def admin_without_rights(cluster: Cluster) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def scheduler_without_rights(cluster: Cluster) -> Iterator[None]:
+    with without_object(cluster, "clusterrolebinding", "system:kube-scheduler", after=stop_container("kube-scheduler")):
+        settles("the scheduler to be back", lambda: not is_gone(cluster.cp1, "kube-scheduler"))
+        time.sleep(10)
+        yield
+    settles("the scheduler to lead", lambda: is_led(cluster, "kube-scheduler"))
+
+
+@contextlib.contextmanager
 def dns_of_another_zone(cluster: Cluster) -> Iterator[None]:
     def put(item: dict[str, Any]) -> None:
         item["data"]["Corefile"] = item["data"]["Corefile"].replace("kubernetes cluster.local", "kubernetes prod.local")
@@ -1199,9 +1253,11 @@ FAULTS = (
     ),
     Fault("VPN routes", "w1", vpn_routes, ("leave by vpn0",)),
     Fault("all nodes tainted", "cp1", all_tainted, ("no node takes", "maintenance=yes:NoSchedule")),
+    Fault("encryption key exchanged", "cp1", exchanged_encryption_key, ("cannot read all Secrets",)),
     Fault("limit range", "cp1", small_limit, ("let into kube-system", "1m")),
     Fault("proxy calls nobody", "cp1", proxy_calls_nobody, ("kube-proxy is told to call the API at .*:7444",)),
     Fault("no static pods", "w1", no_static_pods, ("staticPodPath", r"kb-load-balancer\.yaml")),
+    Fault("scheduler without rights", "cp1", scheduler_without_rights, ("ClusterRoleBinding system:kube-scheduler",)),
     Fault("max pods", "cp1", few_pods, ("w1 takes no more pods", "maxPods")),
     Fault("dns dropped in raw", "w1", dns_dropped_early, (r"-t raw -A PREROUTING .*--dport 53 -j DROP",)),
     Fault("empty kubeconfig", "cp1", empty_kubeconfig, (r"scheduler\.conf", "empty")),

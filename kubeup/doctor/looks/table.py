@@ -45,6 +45,7 @@ from kubeup.doctor.looks.storage import NO_QUORUM, OWN_MEMBER, look_at_disk, loo
 from kubeup.doctor.looks.swapping import look_at_reboot, look_at_swap, look_at_try
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
 from kubeup.doctor.looks.whole_cluster import (
+    NO_SECRETS,
     OF_LEADERS,
     OF_NODES,
     look_at_cluster,
@@ -93,6 +94,7 @@ LOOKS: tuple[Look, ...] = (
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
     Look("etcd-alarms", "etcd has raised no alarm", look_at_etcd_alarms),
     Look("firewall", "no rule of this machine keeps others from what this node serves", look_at_firewall),
+    Look("flags", _KEPT, look_at_flags),
     Look(
         "chain",
         "kubelet, runtime, sandboxes, containers and probes",
@@ -105,6 +107,7 @@ LOOKS: tuple[Look, ...] = (
             "certificates/expired",
             "etcd-alarms",
             CLOSED_ETCD,
+            NO_SECRETS,
             OF_LEADERS,
         ),
     ),
@@ -116,7 +119,7 @@ LOOKS: tuple[Look, ...] = (
         "static-pods",
         "the kubelet's probes of this node's own pods succeed",
         look_at_static_pods,
-        ("etcd-alarms", CLOSED_ETCD),
+        ("etcd-alarms", CLOSED_ETCD, NO_SECRETS),
     ),
     Look(
         "pod-network", "the pod network is set up here, and no pod is attached to a previous one", look_at_pod_network
@@ -128,7 +131,6 @@ LOOKS: tuple[Look, ...] = (
         ("kubelet-files", "CRI", "manifests", "chain"),
     ),
     Look("rights", "the cluster's own programs have their rights, and their pods could be made again", look_at_rights),
-    Look("flags", _KEPT, look_at_flags),
     Look(
         "node",
         "the cluster has this node, and it is Ready",
@@ -219,7 +221,7 @@ _AT_ONCE = 6
 
 
 _OF_SERVERS = frozenset(
-    {NO_STATIC_PODS, "chain", "manifests", "certificates", "served-certificates", "etcd-alarms", "firewall"}
+    {NO_SECRETS, NO_STATIC_PODS, "chain", "manifests", "certificates", "served-certificates", "etcd-alarms", "firewall"}
 )
 """The looks whose errors keep this node's own controllers from leading, and its API server, its kubelet and its member of etcd from serving."""
 
@@ -250,6 +252,8 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     for look, found in zip(chosen, results):
         if broken & set(look.after):
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
+        if OF_LEADERS in broken:
+            found = [_as_consequence(note, ERROR, WARNING) if _is_of_leader(note) else note for note in found]
         if OF_NODES in broken:
             found = [_as_consequence(note, ERROR, WARNING) if _is_of_kubelet(note) else note for note in found]
         if broken & _OF_SERVERS or any(note.name == STARTING for note in notes):
@@ -264,6 +268,10 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
         twice |= {pod for _, _, pod in (name.partition("/") for name in failed) if pod in node_files.COMPONENTS}
         notes.extend(found)
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
+
+
+def _is_of_leader(note: Finding) -> bool:
+    return note.name == "cluster" and re.match(r"no [\w-]+ leads:", note.text) is not None
 
 
 def _is_of_kubelet(note: Finding) -> bool:

@@ -108,23 +108,27 @@ def look_at_flags(patient: Patient) -> Findings:
             *control_flags.find_unmarked_nodes(planes),
             *control_flags.find_lost_maps(api),
         ]
+        unread = control_flags.find_unread_secrets(planes)
         troubles = [
             *control_flags.find_unelected(planes),
             *control_flags.find_lost_controllers(planes),
             *control_flags.find_uneven_ports(planes),
             *control_flags.find_scarce_servers(planes),
             *control_flags.find_unlisted_servers(planes),
-            *control_flags.find_unread_secrets(planes),
+            *unread,
             *filter(None, (control_flags.find_foreign_root(planes),)),
         ]
     except (Unreachable, kubeapi.ApiRefused):
         return  # other checks report why
     for trouble in (*troubles, *warnings):
-        yield Finding("flags", ERROR if trouble in troubles else WARNING, str(trouble), trouble.remedy)
+        name = NO_SECRETS if trouble in unread else "flags"
+        yield Finding(name, WARNING if trouble in warnings else ERROR, str(trouble), trouble.remedy)
 
 
 OF_NODES, OF_LEADERS = "rights/nodes", "rights/leaders"
 """The findings of an API server that lets kubelets do nothing, and of a scheduler or controller-manager that may do nothing."""
+NO_SECRETS = "flags/secrets"
+"""The finding of an API server that cannot decrypt what is stored, and does not become ready after its next start."""
 _ADMINS = "kubeadm:cluster-admins"
 
 

@@ -88,6 +88,8 @@ def test_an_api_server_with_other_keys() -> None:
     )
     host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(200, b"{}")
     assert ask(control_flags.find_unread_secrets, api) == []
+    host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(429, json.dumps(refusal).encode())
+    assert len(ask(control_flags.find_unread_secrets, api)) == 1  # its cache cannot be filled after a start
     host.urls["https://10.0.0.11:6443/api/v1/secrets"] = HttpResponse(403, json.dumps(refusal).encode())
     assert ask(control_flags.find_unread_secrets, api) == []  # this identity may not ask
 

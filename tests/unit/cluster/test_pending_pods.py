@@ -158,7 +158,7 @@ def test_a_node_that_takes_no_more_pods(limit: str, is_as_made: bool) -> None:
     some = tuple(make_pod(node="w1") for _ in range(int(limit)))
     (told,) = find(pod, nodes=(node,), running=some)
     assert str(told.trouble).startswith(
-        f"w1 takes no more pods, and pod shop/web-1 finds no place: maxPods in the kubelet's configuration is {limit} there"
+        f"w1 takes no more pods: there is no place for pod shop/web-1: maxPods in the kubelet's configuration is {limit} there"
     )
     assert told.is_as_made == is_as_made
     assert find(pod, nodes=(node,), running=some[1:]) == []
