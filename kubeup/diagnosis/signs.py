@@ -337,6 +337,12 @@ SANDBOX_SIGNS: tuple[Sign, ...] = (
         remedy="install it (containernetworking-plugins, or the plugin of your pod network) into {path}, " + THEN,
     ),
     Sign(
+        r"fork/exec (?P<path>/[^\s:\"\\]+): (?P<why>permission denied|exec format error)",
+        cause="{path} cannot be executed: {why}",
+        remedy="look at its mode, its file system's options and its architecture: ls -l {path}; findmnt -T {path}; file {path}; give it back what it lacks "
+        "(chmod a+x {path}; mount -o remount,exec; install it for this architecture), " + THEN,
+    ),
+    Sign(
         r"no IP addresses available in range set: (?P<range>[\d.:a-f-]+)",
         cause="no address is left for a pod on this node ({range})",
         remedy="compare whose they are with the pods that run: crictl pods -q --no-trunc; head /run/kb/pod-addresses/*/* /var/lib/cni/networks/*/*; remove "

@@ -146,6 +146,7 @@ LOOKS: tuple[Look, ...] = (
             "pod-network",
             "load-balancer",
             "rights",
+            NO_SECRETS,
         ),
     ),
     Look("pod-tokens", "every API server knows the tokens of this node's pods", look_at_pod_tokens, ("chain", "node")),
@@ -254,7 +255,7 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
             found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
         if OF_LEADERS in broken:
             found = [_as_consequence(note, ERROR, WARNING) if _is_of_leader(note) else note for note in found]
-        if OF_NODES in broken:
+        if broken & {OF_NODES, NO_SECRETS}:
             found = [_as_consequence(note, ERROR, WARNING) if _is_of_kubelet(note) else note for note in found]
         if broken & _OF_SERVERS or any(note.name == STARTING for note in notes):
             found = [_as_consequence(note, ERROR, WARNING) if _is_own(patient, note) else note for note in found]

@@ -128,7 +128,8 @@ def look_at_flags(patient: Patient) -> Findings:
 OF_NODES, OF_LEADERS = "rights/nodes", "rights/leaders"
 """The findings of an API server that lets kubelets do nothing, and of a scheduler or controller-manager that may do nothing."""
 NO_SECRETS = "flags/secrets"
-"""The finding of an API server that cannot decrypt what is stored, and does not become ready after its next start."""
+"""The finding of an API server that cannot decrypt what is stored: after its next start it does not become ready, and knows no kubelet's rights (its
+node authorizer waits for all Secrets)."""
 _ADMINS = "kubeadm:cluster-admins"
 
 

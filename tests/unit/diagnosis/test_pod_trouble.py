@@ -62,6 +62,9 @@ SANDBOXES = [
      "mount -o remount,bind,rw /sys/fs/cgroup/cpuset"),
     ('plugin type=\\\\\\"bridge\\\\\\" failed (add): failed to find plugin \\\\\\"bridge\\\\\\" in path [/opt/cni/bin]',
      'the CNI plugin "bridge" is not in /opt/cni/bin', "containernetworking-plugins"),
+    ('plugin type=\\\\\\"bridge\\\\\\" failed (add): fork/exec /opt/cni/bin/bridge: permission denied', "/opt/cni/bin/bridge cannot be executed: permission denied",
+     "chmod a+x /opt/cni/bin/bridge"),
+    ("fork/exec /opt/cni/bin/bridge: exec format error", "/opt/cni/bin/bridge cannot be executed: exec format error", "file /opt/cni/bin/bridge"),
     ("mkdir /var/log/pods/default_web: no space left on device", "no inode, is left for /var", "df -i /var"),
     ("write /var/lib/containerd/x: no space left on device", "disk", "df -h /var/lib/containerd"),
 ]  # fmt: skip

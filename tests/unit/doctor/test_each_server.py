@@ -207,6 +207,9 @@ def test_kubelets_that_an_api_server_does_not_let_report_are_silent_because_of_t
     patient = make_patient(make_host())
     found = table.examine(patient, [denies, say(silent, other, look="cluster")])
     assert [note.level for note in found] == [ERROR, FOLLOWS, WARNING]
+    sealed = say(Finding("flags/secrets", ERROR, "the API server of cp1 cannot read all Secrets: x", "y"), look="flags")
+    found = table.examine(patient, [sealed, say(silent, other, look="cluster")])
+    assert [note.level for note in found] == [ERROR, FOLLOWS, WARNING]
     quota = say(Finding("rights", ERROR, "no new pod is let in", "x"), look="rights")
     assert [note.level for note in table.examine(patient, [quota, say(silent, look="cluster")])] == [ERROR, WARNING]
 
