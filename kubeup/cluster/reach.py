@@ -54,7 +54,10 @@ def _ask_kubelet(api: Api, name: str) -> Part:
         cause = f"it has not answered for {KUBELET_S} s"
         return Part("kubelet", name, Trouble(what, cause, remedy), node=name)
     if answer.status in _WAYS:
-        return Part("kubelet", name, Trouble(what, _read_message(answer), remedy), node=name)
+        cause = _read_message(answer)
+        is_refused = cause.endswith("connection refused")  # by the machine itself: nothing listens there
+        stands = f"its kubelet has stopped, or listens at another port; on {name}: kb doctor"
+        return Part("kubelet", name, Trouble(what, cause, stands if is_refused else remedy), node=name)
     if answer.status in (401, 403) and not answer.body.startswith(b"{"):  # the API server's own refusal is a Status
         return Part(REFUSED, name if answer.status == 401 else api.server, _explain_refusal(api, name, answer=answer))
     if answer.status != 200:

@@ -98,6 +98,12 @@ def _look_up_cgroup_mount(host: Host, groups: Mapping[str, str]) -> Mapping[str,
     return {"mount": max(above, key=len) if above else folder}
 
 
+def _look_up_kernel_flags(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
+    """The settings that the kubelet wants, as sysctl takes them. Source: pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables"""
+    wanted = re.findall(r"kernel flag: ([\w/.-]+), expected value: (-?\d+)", groups.get("flags", ""))
+    return {"settings": " ".join(f"{name.replace('/', '.')}={value}" for name, value in wanted) or "another value"}
+
+
 def _look_up_free_space(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
     folder = groups.get("path") or "/var/lib/etcd"
     return {"folder": folder, "free": f"{host.free_bytes(Path(folder)) // 2**20} MiB"}
@@ -293,6 +299,12 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
         r".*?(?P<path>/var/lib/kubelet/\w+_manager_state)",
         cause="what it kept of its pods' processors or memory in {path} does not fit its configuration or this machine: {line}",
         remedy="empty the node (on a control plane: kb node drain NAME), then here: rm {path}; {restart_kubelet}",
+    ),
+    Sign(
+        r"(?P<flags>invalid kernel flag: .*\d)",
+        cause="protectKernelDefaults is set in its configuration, and this machine's kernel settings are others: {settings} is expected",
+        remedy="sysctl -w {settings} (and into /etc/sysctl.d), or leave protectKernelDefaults out of it; then: {restart_kubelet}",
+        explain=_look_up_kernel_flags,
     ),
     Sign(
         r"Failed to enforce (?P<kind>\w+) Reserved Cgroup Limits on \\*\"(?P<group>[^\"\\]+)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from kubeup.errors import HostError
 from kubeup.machine.host import Host
@@ -109,8 +110,12 @@ def is_own_network(host: Host, paths: Paths) -> bool:
 
 def find_first_cni_config(host: Host, paths: Paths) -> str:
     """The file in /etc/cni/net.d that the runtime uses: the first by name; "" if there is none."""
-    names = [name for name in host.list_dir(paths.cni_conf) if name.endswith(_CNI_SUFFIXES)]
-    return min(names, default="")
+    return min(list_cni_configs(host, paths.cni_conf), default="")
+
+
+def list_cni_configs(host: Host, folder: Path) -> list[str]:
+    """The files of a folder that a runtime reads as CNI configurations."""
+    return [name for name in host.list_dir(folder) if name.endswith(_CNI_SUFFIXES)]
 
 
 # ---- changes

@@ -59,6 +59,8 @@ class RuntimeStatus:
     registry_config_path: Optional[str] = None
     """The folders from which it reads a hosts.toml per registry, separated by colons; "" for none."""
     cni_bin_dirs: tuple[str, ...] = DEFAULT_CNI_BIN_DIRS
+    cni_conf_dir: str = ""
+    """The folder of its CNI configurations; "" if it does not say."""
     root_dir: str = ""
     """The folder of its images."""
     restart: str = "systemctl restart containerd"
@@ -155,7 +157,8 @@ def _named(status: RuntimeStatus, text: str) -> RuntimeStatus:
 def _with_info(status: RuntimeStatus, info: Mapping[str, Any], *, log: str) -> RuntimeStatus:
     config = as_table(info.get("config"))
     handler = containerd_config.find_default_handler(_as_in_file(config))
-    dirs = _texts(as_table(info.get("cniconfig")).get("PluginDirs"))
+    cni = as_table(info.get("cniconfig"))
+    dirs = _texts(cni.get("PluginDirs"))
     found = replace(
         status,
         cgroup_driver=handler.cgroup_driver if handler else None,
@@ -164,6 +167,7 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any], *, log: str) -> R
         restricts_oom_score=_flag(config.get("restrictOOMScoreAdj")),
         registry_config_path=_text(as_table(config.get("registry")).get("configPath")),
         cni_bin_dirs=dirs or status.cni_bin_dirs,
+        cni_conf_dir=_text(cni.get("PluginConfDir")) or "",
         root_dir=str(config.get("containerdRootDir") or ""),
     )
     conditions = fit_what_does(as_table(info.get("status")).get("conditions"), [{"type": str}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import ipaddress
 import re
@@ -47,6 +48,13 @@ class Finding:
 
 
 Findings = Iterable[Finding]
+
+
+def as_consequence(note: Finding, *levels: str) -> Finding:
+    """A finding of one of the levels (an error, if none is named) as what comes of an error above it."""
+    if note.level not in (levels or (ERROR,)):
+        return note
+    return dataclasses.replace(note, level=FOLLOWS, text=f"because of that: {note.text}", remedy="")
 
 
 @frozen

@@ -29,12 +29,27 @@ def explain_zone(api: Api, domain: str) -> Optional[Trouble]:
         if zones
         else "its Corefile has no plugin kubernetes"
     )
-    stored = as_table(dns_service.read_stored(api).get("networking")).get("dnsDomain")
-    if zones and stored not in (None, domain):
-        remedy = f"correct clusterDomain ({' or '.join(sorted(zones))}) in /var/lib/kubelet/config.yaml; then: systemctl restart kubelet"
+    if zones and _read_domain(api) not in (None, domain):
+        remedy = _CORRECT.format(" or ".join(sorted(zones)))
     else:
         remedy = f"correct the plugin kubernetes in it ({domain}): {EDIT}; CoreDNS reads it again within two minutes"
     return Trouble(told, f"kubelets have pods ask for names in {domain} (clusterDomain)", remedy)
+
+
+_CORRECT = "correct clusterDomain ({}) in /var/lib/kubelet/config.yaml; then: systemctl restart kubelet"
+
+
+def explain_domain(api: Api, domain: str) -> Optional[Trouble]:
+    """Why CoreDNS knows no Service in the domain that this machine's kubelet tells pods: the cluster's is another. Raises Unreachable, ApiRefused."""
+    stored = _read_domain(api)
+    if stored in (None, domain):
+        return None
+    what = f"the kubelet has pods ask for names in {domain} (clusterDomain in /var/lib/kubelet/config.yaml)"
+    return Trouble(what, f"the cluster's domain is {stored}", _CORRECT.format(stored))
+
+
+def _read_domain(api: Api) -> Optional[object]:
+    return as_table(dns_service.read_stored(api).get("networking")).get("dnsDomain")
 
 
 def read_forwards(api: Api) -> list[str]:

@@ -56,6 +56,10 @@ def find_lost_plugins(patient: Patient) -> Findings:
         return
     host = patient.host
     status = runtime.probe_runtime(host, patient.config.node.cri_socket)
+    astray = _find_astray_folder(patient, status)
+    if astray is not None:
+        yield astray
+        return
     folders = dict.fromkeys((*status.cni_bin_dirs, *(() if status.cni_bin_dirs else pod_view.PLUGIN_DIRS)))
     wanted = dict.fromkeys(plugin["type"] for plugin in config["plugins"] if plugin["type"])
     lost = [one for one in wanted if not any(host.exists(Path(folder) / one) for folder in folders)]
@@ -69,6 +73,18 @@ def find_lost_plugins(patient: Patient) -> Findings:
     text = f"no pod can be started: the runtime takes {path}, and its plugin {', '.join(lost)} is not in {', '.join(folders)}"
     remedy = f"if that network was removed from the cluster: rm {path}; else see why its pod on this node does not put the plugin there"
     yield Finding(NAME, ERROR, text, remedy)
+
+
+def _find_astray_folder(patient: Patient, status: runtime.RuntimeStatus) -> Optional[Finding]:
+    """A runtime that takes CNI configurations from a folder without any, beside the one that has this node's."""
+    own, folder = patient.paths.cni_conf, Path(status.cni_conf_dir or patient.paths.cni_conf)
+    if not status.is_ready or folder == own or node_routes.list_cni_configs(patient.host, folder):
+        return None
+    text = f"no pod can be started: {status.label} takes its CNI configuration from {folder}, where there is none: this node's is in {own}"
+    remedy = (
+        f'correct it in the configuration of {status.label} (containerd: conf_dir = "{own}"), then: {status.restart}'
+    )
+    return Finding(NAME, ERROR, text, remedy)
 
 
 def find_taken_addresses(patient: Patient) -> Findings:

@@ -12,7 +12,7 @@ from kubeup.cluster import health, node_state, probes, signing_request, system_r
 from kubeup.config import choose
 from kubeup.diagnosis import kubelet_trouble, signs
 from kubeup.diagnosis.checks import facts
-from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings, as_consequence
 from kubeup.diagnosis.log_lines import clean_log_line
 from kubeup.doctor.looks import kubelet_files
 from kubeup.doctor.node_files import (
@@ -33,11 +33,16 @@ from kubeup.shapes import Shape, fit_what_does
 def look_at_node(patient: Patient) -> Findings:
     """The node as its cluster sees it, queried with the kubelet's own identity: a healthy kubelet does not mean a Ready
     node."""
-    host, paths = patient.host, patient.paths
-    name = read_cert_node_name(host, paths)
+    name = read_cert_node_name(patient.host, patient.paths)
     if not patient.is_member or not name:
         return
-    yield from _judge_called(patient, name)
+    renamed = list(_judge_called(patient, name))
+    yield from renamed
+    yield from (as_consequence(note) if renamed else note for note in _look_at_registered(patient, name))
+
+
+def _look_at_registered(patient: Patient, name: str) -> Findings:
+    host, paths = patient.host, patient.paths
     refusing = list(_ask_servers(patient, name))
     yield from refusing
     try:

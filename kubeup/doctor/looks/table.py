@@ -16,7 +16,7 @@ from typing import Optional
 
 from kubeup.addresses import host_of
 from kubeup.diagnosis import signs
-from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, WARNING, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, FOLLOWS, OK, WARNING, Finding, Findings, as_consequence
 from kubeup.doctor import node_files
 from kubeup.doctor.looks.backups import look_at_backups
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
@@ -183,7 +183,7 @@ LOOKS: tuple[Look, ...] = (
         "sandboxes",
         "the runtime makes a sandbox for each pod of this node",
         look_at_sandboxes,
-        (*_BELOW_PODS, "Resolver", "machine", "pending-pods", "images"),
+        (*_BELOW_PODS, "Resolver", "CNIPlugins", "machine", "pending-pods", "images"),
     ),
     Look("kubelet-drift", "the kubelet runs with the flags in its files", look_at_kubelet_drift),
 )
@@ -252,17 +252,17 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     """The members of etcd that do not serve, and their machines' addresses."""
     for look, found in zip(chosen, results):
         if broken & set(look.after):
-            found = [_as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
+            found = [as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
         if OF_LEADERS in broken:
-            found = [_as_consequence(note, ERROR, WARNING) if _is_of_leader(note) else note for note in found]
+            found = [as_consequence(note, ERROR, WARNING) if _is_of_leader(note) else note for note in found]
         if broken & {OF_NODES, NO_SECRETS}:
-            found = [_as_consequence(note, ERROR, WARNING) if _is_of_kubelet(note) else note for note in found]
+            found = [as_consequence(note, ERROR, WARNING) if _is_of_kubelet(note) else note for note in found]
         if broken & _OF_SERVERS or any(note.name == STARTING for note in notes):
-            found = [_as_consequence(note, ERROR, WARNING) if _is_own(patient, note) else note for note in found]
-        found = [_as_consequence(note, ERROR, WARNING) if _is_of_member(note, away) else note for note in found]
+            found = [as_consequence(note, ERROR, WARNING) if _is_own(patient, note) else note for note in found]
+        found = [as_consequence(note, ERROR, WARNING) if _is_of_member(note, away) else note for note in found]
         away |= {name: host for note in found for name, host in _find_away(note)}
         found = [
-            _as_consequence(note, ERROR, WARNING) if any(pod in note.text for pod in twice) else note for note in found
+            as_consequence(note, ERROR, WARNING) if any(pod in note.text for pod in twice) else note for note in found
         ]
         failed = [note.name for note in found if note.level in (ERROR, FOLLOWS)]
         broken |= {*failed, *(name.partition("/")[0] for name in failed)}
@@ -333,12 +333,6 @@ def _take_look(patient: Patient, look: Look) -> list[Finding]:
     except (HostError, KbError) as error:
         return [Finding(look.name, ERROR, str(error), error.remedy)]
     return found or [Finding(look.name, OK, look.does, remedy="")]
-
-
-def _as_consequence(note: Finding, *levels: str) -> Finding:
-    if note.level not in (levels or (ERROR,)):
-        return note
-    return dataclasses.replace(note, level=FOLLOWS, text=f"because of that: {note.text}", remedy="")
 
 
 def as_dict(note: Finding) -> dict[str, str]:

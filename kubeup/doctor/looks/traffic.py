@@ -238,6 +238,10 @@ def _describe_failure(patient: Patient, what: str) -> Finding:
         zone = dns_zone.explain_zone(open_api(patient), patient.config.cluster.networking.dns_domain)
         if zone is not None:
             return Finding("dns", ERROR, f"{what}: {zone}", zone.remedy)
+    with contextlib.suppress(KbError):  # the cluster's configuration, any node may read
+        zone = dns_zone.explain_domain(open_api(patient), patient.config.cluster.networking.dns_domain)
+        if zone is not None:
+            return Finding("dns", ERROR, f"{what}: {zone}", zone.remedy)
     silence = _explain_silence(patient, [str(server) for server in patient.config.kubelet.get("clusterDNS") or ()])
     if silence:
         return Finding("dns", ERROR, f"{what}: {silence}", silence.remedy)

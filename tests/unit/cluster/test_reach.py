@@ -30,9 +30,14 @@ def test_every_kubelet_is_asked_through_the_api_server() -> None:
             "/api/v1/nodes/w1/proxy/healthz": (503, refusal),
             "/api/v1/nodes/w2/proxy/healthz": (502, "Bad Gateway"),
             "/api/v1/nodes/w3/proxy/healthz": (403, {"kind": "Status", "message": "forbidden"}),
+            "/api/v1/nodes/w4/proxy/healthz": (
+                503,
+                {**refusal, "message": "dial tcp 10.0.0.24:10250: connect: connection refused"},
+            ),
         }
     )
-    well, blocked, plain, forbidden = reach.probe_kubelets(api, ["cp1", "w1", "w2", "w3"])
+    well, blocked, plain, forbidden, stopped = reach.probe_kubelets(api, ["cp1", "w1", "w2", "w3", "w4"])
+    assert stopped.trouble and stopped.trouble.remedy.endswith("on w4: kb doctor")
     assert well.is_well
     assert str(blocked.trouble) == (
         "API server 10.0.0.11:6443 does not reach the kubelet of node w1: "

@@ -32,6 +32,17 @@ def test_a_kubelet_of_openrc(status: str, code: int, what: str, remedy: str) -> 
     assert link and (link.what, link.remedy) == (what, remedy)
 
 
+def test_the_kernel_settings_that_a_kubelet_demands() -> None:
+    log = (
+        '"Failed to start ContainerManager" err="[invalid kernel flag: vm/overcommit_memory, expected value: 1, actual value: 0, '
+        'invalid kernel flag: kernel/panic, expected value: 10, actual value: 0]"'
+    )
+    host = make_host(active="activating", sub="auto-restart", restarts=1, code=1, kubelet_log=log)
+    link = kubelet_trouble.find_kubelet_trouble(host)
+    assert link and "protectKernelDefaults" in link.cause
+    assert "sysctl -w vm.overcommit_memory=1 kernel.panic=10 " in link.remedy
+
+
 def test_who_gives_a_kubelet_a_new_identity_depends_on_the_node() -> None:
     """A worker has no CA: kb init phase is refused there."""
     log = "unable to load bootstrap kubeconfig: stat /etc/kubernetes/bootstrap-kubelet.conf: no such file"

@@ -51,6 +51,7 @@ def test_every_sign_has_a_remedy_that_can_be_filled() -> None:
     )
     words.update(signs._service_words(FakeHost()))
     words.update(signs._look_up_identity(FakeHost(), {}))
+    words.update(signs._look_up_kernel_flags(FakeHost(), {}))
     for sign in (*signs.KUBELET_SIGNS, *signs.SANDBOX_SIGNS, *signs.CONTAINER_SIGNS):
         groups = dict.fromkeys(re.compile(sign.pattern).groupindex, "x")
         assert sign.remedy.format_map({**words, **groups})

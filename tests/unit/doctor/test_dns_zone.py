@@ -92,6 +92,18 @@ def test_a_refusal_is_no_silence(code: int, said: str) -> None:
     assert remedies(host, "dns")[0].startswith("see what CoreDNS says")
 
 
+def test_the_kubelet_of_one_node_tells_another_domain() -> None:
+    host = with_corefile("", domain="cluster.local")  # a worker's identity may not read the Corefile
+    corefile = next(url for url in host.urls if url.endswith("/coredns"))
+    host.urls[corefile] = HttpResponse(403, b'{"kind": "Status", "message": "forbidden"}')
+    host.datagrams["10.96.0.10:53"] = fail
+    ((level, text),) = notes(host, "dns")
+    assert level == "error" and text.endswith(
+        ": the kubelet has pods ask for names in example.org (clusterDomain in /var/lib/kubelet/config.yaml): the cluster's domain is cluster.local"
+    )
+    assert remedies(host, "dns")[0].startswith("correct clusterDomain (cluster.local)")
+
+
 def test_names_outside_that_only_the_machine_finds() -> None:
     host = with_corefile(COREFILE.format(zones="example.org", upstream="10.0.0.250"))
 

@@ -57,6 +57,19 @@ def test_what_an_uninstalled_network_has_left(host: FakeHost) -> None:
     assert "rm /etc/cni/net.d/05-cilium.conflist" in told
 
 
+def test_a_runtime_that_looks_for_its_configuration_elsewhere(host: FakeHost) -> None:
+    info = {**INFO, "cniconfig": {"PluginDirs": ["/opt/cni/bin"], "PluginConfDir": "/etc/cni/multus.d"}}
+    host.answers["crictl"] = lambda argv: CommandResult(argv, 0, json.dumps(info))
+    (told,) = find(pod_wiring.find_lost_plugins, host)
+    assert (
+        "takes its CNI configuration from /etc/cni/multus.d, where there is none: this node's is in /etc/cni/net.d"
+        in told
+    )
+    assert 'conf_dir = "/etc/cni/net.d"' in told
+    host.files["/etc/cni/multus.d/00-multus.conf"] = b"{}"
+    assert find(pod_wiring.find_lost_plugins, host) == []
+
+
 def test_kb_s_own_plugins_are_a_check_of_preflight_s(host: FakeHost) -> None:
     del host.files["/opt/cni/bin/portmap"]
     (told,) = find(pod_wiring.find_lost_plugins, host)

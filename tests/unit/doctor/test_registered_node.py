@@ -42,8 +42,9 @@ def test_a_machine_that_was_renamed_cannot_register() -> None:
     host.host_name = "renamed-cp1"
     renamed, stopped = registered_node.look_at_node(make_patient(host))
     assert renamed.level == "error" and "called renamed-cp1 now, and its node is cp1" in renamed.text
+    assert stopped.level == "follows"
     assert "hostnamectl set-hostname cp1" in renamed.remedy and "--hostname-override=cp1" in renamed.remedy
-    assert stopped.text == "node cp1 is NotReady: Kubelet stopped posting node status."
+    assert stopped.text == "because of that: node cp1 is NotReady: Kubelet stopped posting node status."
     assert node_files.describe_patient(make_patient(host)).startswith("node cp1, control plane")
 
 
