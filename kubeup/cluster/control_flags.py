@@ -315,7 +315,7 @@ _KEPT_MAPS = {
 
 
 def find_lost_maps(api: Api) -> list[Trouble]:
-    """ConfigMaps in kube-system that nobody misses until the next join or upgrade. Raises Unreachable, ApiRefused."""
+    """ConfigMaps that nobody misses until the next join or upgrade. Raises Unreachable, ApiRefused."""
     found = []
     for name, (key, without, phase) in _KEPT_MAPS.items():
         text = objects.read_config_key(api, name, key=key)
@@ -327,6 +327,10 @@ def find_lost_maps(api: Api) -> list[Trouble]:
         if why:
             what = f"ConfigMap {objects.SYSTEM}/{name} cannot be read: {without}"
             found.append(Trouble(what, why, f"write it anew, on a control plane: kb init phase upload-config {phase}"))
+    # who must not show it to everybody takes its RoleBinding away, and not the ConfigMap, as kubeadm's documentation says
+    if api.get(path_of("ConfigMap", "cluster-info", namespace=objects.PUBLIC)) is None:
+        what, remedy = "no node can join by a token", "write it anew, on a control plane: kb init phase bootstrap-token"
+        found.append(Trouble(what, f"there is no ConfigMap {objects.PUBLIC}/cluster-info", remedy))
     return found
 
 

@@ -198,6 +198,10 @@ def test_config_maps_that_the_next_join_misses(answer: HttpResponse, why: str) -
     well = {"metadata": {"name": "kubelet-config"}, "data": {"kubelet": "kind: KubeletConfiguration"}}
     api.host.urls[f"{url}/kubelet-config"] = HttpResponse(200, json.dumps(well).encode())
     api.host.urls[f"{url}/kubeadm-config"] = answer
+    public = f"{SERVER}/api/v1/namespaces/kube-public/configmaps/cluster-info"
+    api.host.urls[public] = HttpResponse(404, b'{"reason": "NotFound"}')
+    assert control_flags.find_lost_maps(api)[-1].what == "no node can join by a token"
+    api.host.urls[public] = HttpResponse(200, b'{"metadata": {"name": "cluster-info"}}')
     (told,) = control_flags.find_lost_maps(api)
     assert told.what.startswith("ConfigMap kube-system/kubeadm-config cannot be read") and why in told.cause
     assert told.remedy.endswith("upload-config kubeadm")
