@@ -493,7 +493,7 @@ WITHOUT_BYTECODE = tuple(
         "diagnosis": ("container_trouble", "kubelet_trouble", "pod_trouble"),
         "doctor": ("certs_in_use", "foreign_node", "looks/", "metrics", "support_bundle"),
         "engine": ("undo",),
-        "kubeadm": ("lines", "upgrade", "reset"),
+        "kubeadm": ("lines", "program", "upgrade", "reset"),
         "network": ("flannel_traces", "input_rules", "pod_walks", "service_rules", "drain."),
         "node": (
             "runtime_fix",
