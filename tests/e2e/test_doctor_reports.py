@@ -1178,6 +1178,42 @@ def make_webhook(cluster: Cluster) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+@contextlib.contextmanager
+def wrong_cluster_domain(cluster: Cluster) -> Iterator[None]:
+    with kubelet_config(cluster.w1, "clusterDomain: prod.local"):
+        yield
+
+
+@contextlib.contextmanager
+def kernel_settings(cluster: Cluster) -> Iterator[None]:
+    """A hardening guide's protectKernelDefaults, on a machine whose settings a kubelet without it had made. They are the whole machine's."""
+    former = cluster.w1.run("sysctl -n kernel.panic").stdout.strip()
+    other = done(cluster.w1, "sysctl -w kernel.panic=0", f"sysctl -w kernel.panic={former}")
+    with other, kubelet_config(cluster.w1, "protectKernelDefaults: true"):
+        settles("the kubelet to end", lambda: has_ended(cluster.w1))
+        yield
+
+
+@contextlib.contextmanager
+def foreign_conf_dir(cluster: Cluster) -> Iterator[None]:
+    """A configuration of containerd that looks for CNI configurations where another network had them."""
+    table = '[plugins."io.containerd.grpc.v1.cri".cni]\n  conf_dir = "/etc/cni/multus.d"\n'
+    path = "/etc/containerd/config.toml"
+    with changed(cluster.w1, path, lambda text: f"{text.rstrip()}\n{table}", after="systemctl restart containerd"):
+        settles("w1 to be NotReady", lambda: not is_ready(cluster, "w1"))
+        yield
+
+
+@contextlib.contextmanager
+def no_cluster_info(cluster: Cluster) -> Iterator[None]:
+    kept = read_bare(cluster, "configmap cluster-info -n kube-public")
+    cluster.cp1.kubectl("delete configmap cluster-info -n kube-public")
+    try:
+        yield
+    finally:
+        cluster.cp1.kubectl("create -f -", stdin=json.dumps(kept))
+
+
 FAULTS = (
     Fault("kubelet certificate ended", "w1", ended_client_certificate, ("expired",)),
     Fault("kubelet certificate empty", "w1", empty_client_certificate, ("kubelet-client",)),
@@ -1266,6 +1302,10 @@ FAULTS = (
     Fault("kubelet port closed", "w1", kubelet_port_closed, ("10250",)),
     Fault("policy for pods", "cp1", policy_for_pods, ("let into kube-system", "pods need a label team")),
     Fault("slow webhook", "cp1", slow_webhook, (r"creating a pod takes \d+ s", r"slow\.example\.com")),
+    Fault("wrong cluster domain", "w1", wrong_cluster_domain, (r"prod\.local", "clusterDomain")),
+    Fault("kernel settings", "w1", kernel_settings, (r"kernel\.panic=10",)),
+    Fault("foreign conf_dir", "w1", foreign_conf_dir, ("/etc/cni/multus.d",)),
+    Fault("cluster-info gone", "cp1", no_cluster_info, ("no node can join by a token",), level="warning"),
     Fault("host name label gone", "w1", no_host_name, (r"kubernetes\.io/hostname",)),
 )
 
