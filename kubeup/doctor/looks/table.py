@@ -115,11 +115,12 @@ LOOKS: tuple[Look, ...] = (
     Look("try", "no change is being tried that goes back by itself", look_at_try),
     Look("reboot", "no reboot of this node is left unfinished", look_at_reboot),
     Look("rotation", "no rotation of a key that control planes share is under way", look_at_rotation),
+    Look("rights", "the cluster's own programs have their rights, and their pods could be made again", look_at_rights),
     Look(
         "static-pods",
         "the kubelet's probes of this node's own pods succeed",
         look_at_static_pods,
-        ("etcd-alarms", CLOSED_ETCD, NO_SECRETS),
+        ("etcd-alarms", CLOSED_ETCD, NO_SECRETS, OF_NODES),  # a kubelet that may not report leaves what it last said
     ),
     Look(
         "pod-network", "the pod network is set up here, and no pod is attached to a previous one", look_at_pod_network
@@ -130,7 +131,6 @@ LOOKS: tuple[Look, ...] = (
         look_at_load_balancer,
         ("kubelet-files", "CRI", "manifests", "chain"),
     ),
-    Look("rights", "the cluster's own programs have their rights, and their pods could be made again", look_at_rights),
     Look(
         "node",
         "the cluster has this node, and it is Ready",
