@@ -720,6 +720,7 @@ def damaged_wal(cluster: Cluster) -> Iterator[None]:
         time.sleep(3)
         yield
     settles("the API server to serve", lambda: serves(cluster), timeout_s=180)
+    wait_control_plane(cluster)  # its connections to etcd come back one by one, each after a delay of its own
 
 
 def stop_container(name: str) -> str:

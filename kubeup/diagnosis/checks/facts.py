@@ -50,6 +50,11 @@ class Finding:
 Findings = Iterable[Finding]
 
 
+def not_proven(name: str, why: object) -> Finding:
+    """What a check of doctor's could not find out. Without it, it would be told as well."""
+    return Finding(name, OK, f"not proven: {why}", "")
+
+
 def as_consequence(note: Finding, *levels: str) -> Finding:
     """A finding of one of the levels (an error, if none is named) as what comes of an error above it."""
     if note.level not in (levels or (ERROR,)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import pending_pods
-from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings, not_proven
 from kubeup.doctor import node_files
 from kubeup.doctor.node_files import Patient, open_api
 from kubeup.machine.http import Unreachable
@@ -16,11 +16,13 @@ def look_at_pending(patient: Patient) -> Findings:
         return
     try:
         found = _find(patient)
-    except Unreachable:
-        return  # the check of this node reports why
+    except Unreachable as error:
+        yield not_proven("pending-pods", error)
+        return
     except kubeapi.ApiRefused as error:
         if error.http_status not in (401, 403):
             raise
+        yield not_proven("pending-pods", error)
         return
     for one in found:
         is_away = one.is_as_made or one.node not in ("", patient.config.node.name)

@@ -20,7 +20,7 @@ from kubeup.cluster import dns_service, objects, probe_pods, probes
 from kubeup.cluster.api import Api, path_of
 from kubeup.cluster.probe_pods import ProbePod, Wish
 from kubeup.diagnosis import container_trouble, pod_trouble
-from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings, not_proven
 from kubeup.doctor.node_files import Patient, open_api
 from kubeup.errors import KbError
 from kubeup.frozen_values import frozen
@@ -375,4 +375,4 @@ def _greets(host: Host, url: str) -> bool:
 
 
 def _unproven(text: str) -> Finding:
-    return Finding(NAME, OK, f"not proven: {text}", remedy="")
+    return not_proven(NAME, text)

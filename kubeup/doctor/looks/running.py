@@ -11,7 +11,7 @@ from typing import Optional
 from kubeup.cluster import etcd, probes
 from kubeup.diagnosis import chain, kubelet_trouble, pod_trouble, signs
 from kubeup.diagnosis.checks import facts, table
-from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings, not_proven
 from kubeup.doctor.node_files import COMPONENTS, Patient, open_api, read_flags, read_mapping
 from kubeup.errors import KbError
 from kubeup.machine.host import Host
@@ -204,8 +204,9 @@ def look_at_static_pods(patient: Patient) -> Findings:
         pods = probes.read_static_pods(api, patient.config.node.name)
         failing = [pod.component for pod in pods if pod.running_since and not pod.is_ready]
         told = {name: probes.read_probe_failure(api, f"{name}-{patient.config.node.name}") for name in failing}
-    except KbError:
-        return  # another check reports an API server that does not answer
+    except KbError as error:
+        yield not_proven("static-pods", error)
+        return
     young = {
         pod.component for pod in pods if pod.running_since and _seconds_since(patient, pod.running_since) < PROBES_S
     }

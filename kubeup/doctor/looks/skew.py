@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import clock
-from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings, not_proven
 from kubeup.doctor.node_files import Patient
 from kubeup.errors import KbError
 from kubeup.machine.http import UNPROVEN, Unreachable
@@ -20,7 +20,8 @@ def look_at_clock(patient: Patient) -> Findings:
     try:
         before = patient.host.now()
         answer = patient.host.http_get(f"{server}/version", tls=UNPROVEN, timeout_s=5)
-    except Unreachable:
+    except Unreachable as error:
+        yield not_proven("clock", error)
         return
     skew = clock.measure_skew(answer, before)
     if abs(skew) >= CLOCK_WARNING_S:

@@ -9,7 +9,7 @@ from typing import Optional
 from kubeup.cluster import etcd, etcd_upkeep, health
 from kubeup.cluster.etcd import Member, Status
 from kubeup.config.types import ExternalEtcd
-from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings, not_proven
 from kubeup.doctor.node_files import Patient, read_flags, read_mapping
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
@@ -31,7 +31,8 @@ def look_at_disk(patient: Patient) -> Findings:
         return
     try:
         text = patient.host.http_get(f"{url}/metrics", timeout_s=5).body.decode(errors="replace")
-    except Unreachable:
+    except Unreachable as error:
+        yield not_proven("disk", error)
         return
     slow = [
         f"{what} takes longer than {took * 1000:.0f} ms (etcd needs {limit * 1000:.0f} ms)"

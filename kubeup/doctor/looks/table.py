@@ -48,6 +48,7 @@ from kubeup.doctor.looks.whole_cluster import (
     NO_SECRETS,
     OF_LEADERS,
     OF_NODES,
+    UNREAD,
     look_at_cluster,
     look_at_flags,
     look_at_rights,
@@ -253,6 +254,8 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
     for look, found in zip(chosen, results):
         if broken & set(look.after):
             found = [as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
+        if any(note.level == ERROR for note in notes):
+            found = [as_consequence(note) if note.name == UNREAD else note for note in found]
         if OF_LEADERS in broken:
             found = [as_consequence(note, ERROR, WARNING) if _is_of_leader(note) else note for note in found]
         if broken & {OF_NODES, NO_SECRETS}:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import control_flags, health, reach, system_rights
-from kubeup.diagnosis.checks.facts import ERROR, OK, WARNING, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings, not_proven
 from kubeup.doctor.looks.etcd_alarms import look_at_etcd_alarms
 from kubeup.doctor.node_files import Patient, open_api
 from kubeup.machine.http import Unreachable
@@ -27,17 +27,17 @@ _LEVELS = {
 nobody else waits for is a warning everywhere."""
 
 
-_IN_ALARM = Finding("cluster", OK, "not proven: nobody renews a lease while etcd takes no writes", remedy="")
+_IN_ALARM = not_proven("cluster", "nobody renews a lease while etcd takes no writes")
 
 
 def look_at_whole_cluster(patient: Patient) -> Findings:
     """The same for all nodes, this one as any other, whose problems weigh as much as they do for the cluster. Raises what the API does."""
-    if any(look_at_etcd_alarms(patient)):
+    if any(note.level == ERROR for note in look_at_etcd_alarms(patient)):
         yield _IN_ALARM
         return
     for part in _read_parts(open_api(patient)):
         if part.unproven:
-            yield Finding("cluster", OK, f"not proven: {part.unproven}", remedy="")
+            yield not_proven("cluster", part.unproven)
         elif part.trouble:
             level = WARNING if part.kind in ("aggregated", reach.ENDLESS) else ERROR
             yield Finding("cluster", level, str(part.trouble), part.trouble.remedy)
@@ -81,13 +81,16 @@ def look_at_rights(patient: Patient) -> Findings:
             *(system_rights.find_lost_proxy(api) or filter(None, (system_rights.find_proxy_astray(api),))),
             *system_rights.find_barred_pods(api),
         ]
-    except Unreachable:
-        return  # the check of this node reports why
+    except Unreachable as error:
+        yield not_proven("rights", error)
+        return
     except kubeapi.ApiRefused as error:
         if error.http_status == 403 and patient.kubeconfig == patient.paths.admin_conf:
             text = f"{patient.kubeconfig} may do nothing any more: the ClusterRoleBinding of its group {_ADMINS} is gone, or another one's"
             again = f"kubectl --kubeconfig /etc/kubernetes/super-admin.conf create clusterrolebinding {_ADMINS} --clusterrole=cluster-admin --group={_ADMINS}"
             yield Finding("rights", ERROR, text, again)
+        else:
+            yield not_proven("rights", error)
         return
     for trouble in troubles:
         name = OF_NODES if trouble.what.startswith("API server ") else "rights"
@@ -118,8 +121,9 @@ def look_at_flags(patient: Patient) -> Findings:
             *unread,
             *filter(None, (control_flags.find_foreign_root(planes),)),
         ]
-    except (Unreachable, kubeapi.ApiRefused):
-        return  # other checks report why
+    except (Unreachable, kubeapi.ApiRefused) as error:
+        yield not_proven("flags", error)
+        return
     for trouble in (*troubles, *warnings):
         name = NO_SECRETS if trouble in unread else "flags"
         yield Finding(name, WARNING if trouble in warnings else ERROR, str(trouble), trouble.remedy)
@@ -127,6 +131,8 @@ def look_at_flags(patient: Patient) -> Findings:
 
 OF_NODES, OF_LEADERS = "rights/nodes", "rights/leaders"
 """The findings of an API server that lets kubelets do nothing, and of a scheduler or controller-manager that may do nothing."""
+UNREAD = "cluster/unread"
+"""The finding of an API server that does not answer what the check of the cluster asks: whatever else is wrong is why."""
 NO_SECRETS = "flags/secrets"
 """The finding of an API server that cannot decrypt what is stored: after its next start it does not become ready, and knows no kubelet's rights (its
 node authorizer waits for all Secrets)."""
@@ -138,24 +144,26 @@ def look_at_cluster(patient: Patient) -> Findings:
     host = patient.host
     if not patient.is_control_plane or not host.exists(patient.kubeconfig):
         return
-    if any(look_at_etcd_alarms(patient)):
+    if any(note.level == ERROR for note in look_at_etcd_alarms(patient)):
         yield _IN_ALARM
         return
     api = open_api(patient)
     try:
         parts = _read_parts(api, patient.config.node.name)
-    except Unreachable:
-        return  # the check of this node reports why
+    except Unreachable as error:
+        # an API server may answer the check of this node, and hang on what it has to read for this one
+        yield Finding(UNREAD, ERROR, f"the cluster cannot be judged: {error}", error.remedy)
+        return
     except kubeapi.ApiRefused as error:
         if error.http_status not in (401, 403):
             raise
-        yield Finding("cluster", OK, f"not proven: the identity in {patient.kubeconfig} may not read it", remedy="")
+        yield not_proven("cluster", f"the identity in {patient.kubeconfig} may not read it")
         return
     seen = set[str]()
     for part in parts:
         is_own = part.node in (patient.config.node.name, host.hostname())
         if part.unproven:
-            yield Finding("cluster", OK, f"not proven: {part.unproven}", remedy="")
+            yield not_proven("cluster", part.unproven)
         elif part.trouble and not (is_own and part.kind == "node"):
             # another check reports the cause on this node as an error; this one only its consequence
             level = WARNING if is_own else _LEVELS[part.kind]

@@ -10,7 +10,8 @@ import pytest
 from kubeup.cluster import health, reach
 from kubeup.cluster.api import Api
 from kubeup.config.types import Join
-from kubeup.doctor.looks import every_node, whole_cluster
+from kubeup.diagnosis.checks.facts import Finding
+from kubeup.doctor.looks import every_node, table, whole_cluster
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.http import HttpResponse
 from kubeup.trouble import Trouble
@@ -63,15 +64,23 @@ def test_what_is_wrong_elsewhere_is_told() -> None:
     ]
 
 
-def test_a_worker_and_a_control_plane_without_an_api_server_are_left_in_peace() -> None:
+def test_a_worker_is_left_in_peace_and_a_silent_api_server_proves_nothing() -> None:
     patient = make_patient(cluster_host())
     worker = dataclasses.replace(patient, config=dataclasses.replace(patient.config, join=Join()))
     assert list(whole_cluster.look_at_cluster(worker)) == []
     silent = make_host()
     silent.urls.clear()
-    assert list(whole_cluster.look_at_cluster(make_patient(silent))) == []
-    looking = dataclasses.replace(patient, host=DryRunHost(silent, waits=True))  # as doctor has it
-    assert list(whole_cluster.look_at_cluster(looking)) == []
+    for host in (silent, DryRunHost(silent, waits=True)):  # the second as doctor has it
+        asking = dataclasses.replace(patient, host=host)
+        (note,) = whole_cluster.look_at_cluster(asking)
+        assert note.level == "error" and note.text.startswith("the cluster cannot be judged: no answer from https://")
+        for look in (whole_cluster.look_at_rights, whole_cluster.look_at_flags):
+            (told,) = look(asking)
+            assert told.level == "ok" and told.text.startswith("not proven: no answer from https://"), look
+    down = table.Look("node", "", lambda _: iter([Finding("node", "error", "no answer", "see")]))
+    asked = table.Look("cluster", "", whole_cluster.look_at_cluster)
+    assert [one.level for one in table.examine(make_patient(silent), (down, asked))] == ["error", "follows"]
+    assert [one.level for one in table.examine(make_patient(silent), (asked,))] == ["error"]
 
 
 def test_an_identity_that_may_not_see_the_cluster_proves_nothing() -> None:
