@@ -7,6 +7,7 @@ The flags are those of the mirror pods, which the kubelets make of the manifests
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
@@ -226,6 +227,59 @@ def find_uneven_ports(planes: Planes) -> list[Trouble]:
     what = "API servers listen at different ports, and the cluster's list of them has one port for all, which of them is chance"
     cause = ", ".join(f"{port} on {node}" for node, port in told.items())
     return [Trouble(what, cause, "give all the same --secure-port, in /etc/kubernetes/manifests/kube-apiserver.yaml")]
+
+
+def find_foreign_ranges(planes: Planes) -> list[Trouble]:
+    """API servers whose range of Services is not the one in which the cluster has its own. Raises Unreachable, ApiRefused."""
+    service = fit_what_does(planes.api.get(path_of("Service", "kubernetes", namespace="default")) or {}, _SERVICE)
+    own = service["spec"]["clusterIP"]
+    told = {node: flags.get(_RANGE, "") for node, flags in planes.flags("kube-apiserver").items()}
+    astray = {node: ranges for node, ranges in told.items() if ranges and own and not _has(ranges, own)}
+    if not astray:
+        return []
+    named = " and ".join(astray)
+    what = f"the API server{'s' * (len(astray) > 1)} of {named} give{'s' * (len(astray) == 1)} Services addresses of another range than the cluster's"
+    cause = f"--{_RANGE}={' and '.join(dict.fromkeys(astray.values()))}, and Service default/kubernetes has {own}"
+    remedy = f"put the former --{_RANGE} back in /etc/kubernetes/manifests/kube-apiserver.yaml on {named}; a further range is added as a ServiceCIDR"
+    return [Trouble(what, cause, remedy)]
+
+
+_RANGE = "service-cluster-ip-range"
+_SERVICE: Shape = {"spec!": {"clusterIP!": str}}
+
+
+def _has(ranges: str, address: str) -> bool:
+    """Whether one of the networks has it, or cannot be read."""
+    try:
+        return any(
+            ipaddress.ip_address(address) in ipaddress.ip_network(one, strict=False) for one in ranges.split(",")
+        )
+    except ValueError:
+        return True
+
+
+def find_signerless(planes: Planes) -> list[Trouble]:
+    """Controller-managers that were given no authority to sign with, in a cluster whose authority's key is at hand (else it is kept elsewhere, and that
+    is meant). Source: cmd/kubeadm/app/phases/controlplane/manifests.go"""
+    told = planes.flags("kube-controller-manager")
+    lacking = [
+        node for node, flags in told.items() if not all(_is_given(flags, kind) for kind in ("cert-file", "key-file"))
+    ]
+    if not lacking:
+        return []
+    what = f"{' and '.join(lacking)} run{'s' * (len(lacking) == 1)} kube-controller-manager that signs nothing: no node can join, and kubelets' certificates end"
+    cause = "it lacks --cluster-signing-cert-file or --cluster-signing-key-file"
+    remedy = (
+        "put them back on each machine, in /etc/kubernetes/manifests/kube-controller-manager.yaml: "
+        "--cluster-signing-cert-file=/etc/kubernetes/pki/ca.crt, --cluster-signing-key-file=/etc/kubernetes/pki/ca.key"
+    )
+    return [Trouble(what, cause, remedy)]
+
+
+def _is_given(flags: Mapping[str, str], kind: str) -> bool:
+    return bool(
+        flags.get(f"cluster-signing-{kind}") or flags.get(f"cluster-signing-kube-apiserver-client-kubelet-{kind}")
+    )
 
 
 def find_scarce_servers(planes: Planes) -> list[Trouble]:

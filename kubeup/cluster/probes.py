@@ -7,6 +7,7 @@ Source: cmd/kubeadm/app/util/apiclient/wait.go
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
@@ -260,6 +261,19 @@ CLOSED_PROBES_REMEDY = (
     "leave anonymous-auth out; to close all else to anonymous requests, give --authentication-config a file with an "
     "AuthenticationConfiguration whose anonymous.conditions name /livez, /readyz and /healthz"
 )
+
+
+def describe_astray_probes(component: str, told: str, *, flags: Mapping[str, str]) -> str:
+    """Why the kubelet's probes of a static pod are refused, in its words `told`: they ask at a port at which its flags do not have it listen; "" if that is not so."""
+    found = re.search(r'Get "https?://[^/"]*:(\d+)/[^"]*": .*connection refused', told)
+    flag, default = ("listen-metrics-urls", "") if component == "etcd" else ("secure-port", _PORTS.get(component, ""))
+    value = flags.get(flag, default)
+    if found is None or re.search(rf"\b{found.group(1)}\b", value):
+        return ""
+    return f"its probes ask at port {found.group(1)}, and --{flag} is {value or 'not there'}"
+
+
+_PORTS = {"kube-apiserver": "6443", "kube-controller-manager": "10257", "kube-scheduler": "10259"}
 
 
 def _static_pod(pod: Object) -> StaticPod:

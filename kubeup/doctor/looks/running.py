@@ -216,8 +216,11 @@ def look_at_static_pods(patient: Patient) -> Findings:
             continue  # not probed yet, or not again since it has started
         flags = read_flags(patient.host, patient.paths, component=name)
         closed = probes.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
+        astray = probes.describe_astray_probes(name, text, flags=flags)
+        manifest = patient.paths.manifest(name)
         remedy = probes.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
-        cause = "; ".join(filter(None, (text or "the kubelet has reported nothing about its probes", closed)))
+        remedy = f"make its flags and its probes one again, in {manifest}" if astray else remedy
+        cause = "; ".join(filter(None, (text or "the kubelet has reported nothing about its probes", closed or astray)))
         yield Finding("static-pods", ERROR, f"{name} runs but is not Ready: {cause}", remedy)
 
 

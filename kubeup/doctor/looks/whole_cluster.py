@@ -110,13 +110,15 @@ def look_at_flags(patient: Patient) -> Findings:
             *control_flags.find_uneven_members(planes),
             *control_flags.find_unmarked_nodes(planes),
             *control_flags.find_lost_maps(api),
+            *(control_flags.find_signerless(planes) if patient.host.exists(patient.paths.pki / "ca.key") else ()),
         ]
-        unread = control_flags.find_unread_secrets(planes)
+        unread, astray = control_flags.find_unread_secrets(planes), control_flags.find_foreign_ranges(planes)
         troubles = [
             *control_flags.find_unelected(planes),
             *control_flags.find_lost_controllers(planes),
             *control_flags.find_uneven_ports(planes),
             *control_flags.find_scarce_servers(planes),
+            *astray,
             *control_flags.find_unlisted_servers(planes),
             *unread,
             *filter(None, (control_flags.find_foreign_root(planes),)),
@@ -125,7 +127,7 @@ def look_at_flags(patient: Patient) -> Findings:
         yield not_proven("flags", error)
         return
     for trouble in (*troubles, *warnings):
-        name = NO_SECRETS if trouble in unread else "flags"
+        name = NO_SECRETS if trouble in unread else RANGES if trouble in astray else "flags"
         yield Finding(name, WARNING if trouble in warnings else ERROR, str(trouble), trouble.remedy)
 
 
@@ -133,6 +135,8 @@ OF_NODES, OF_LEADERS = "rights/nodes", "rights/leaders"
 """The findings of an API server that lets kubelets do nothing, and of a scheduler or controller-manager that may do nothing."""
 UNREAD = "cluster/unread"
 """The finding of an API server that does not answer what the check of the cluster asks: whatever else is wrong is why."""
+RANGES = "flags/ranges"
+"""The finding of API servers that give Services other addresses, which their certificates do not have."""
 NO_SECRETS = "flags/secrets"
 """The finding of an API server that cannot decrypt what is stored: after its next start it does not become ready, and knows no kubelet's rights (its
 node authorizer waits for all Secrets)."""

@@ -207,6 +207,29 @@ def test_config_maps_that_the_next_join_misses(answer: HttpResponse, why: str) -
     assert told.remedy.endswith("upload-config kubeadm")
 
 
+def test_api_servers_of_another_range() -> None:
+    flag = "--service-cluster-ip-range={}"
+
+    def find(first: str, second: str, own: str = "10.96.0.1") -> Any:
+        api = make_api("kube-apiserver", cp1=flag.format(first), cp2=flag.format(second))
+        assert isinstance(api.host, FakeHost)
+        service = {"metadata": {"name": "kubernetes"}, "spec": {"clusterIP": own}}
+        url = f"{SERVER}/api/v1/namespaces/default/services/kubernetes"
+        api.host.urls[url] = HttpResponse(200, json.dumps(service).encode())
+        return ask(control_flags.find_foreign_ranges, api)
+
+    assert find("10.96.0.0/12", "fd00::/108,10.96.0.0/12") == find("x", "") == find("10.96.0.0/12", "y", own="") == []
+    (told,) = find("10.96.0.0/12", "10.196.0.0/16")
+    assert told.what == "the API server of cp2 gives Services addresses of another range than the cluster's"
+    assert told.cause == "--service-cluster-ip-range=10.196.0.0/16, and Service default/kubernetes has 10.96.0.1"
+
+
+def test_a_controller_manager_that_signs_nothing() -> None:
+    assert ask(control_flags.find_signerless, make_api("kube-apiserver", cp1="--v=2")) == []
+    (told,) = ask(control_flags.find_signerless, make_api("kube-controller-manager", cp1="--v=2", cp2="--v=2"))
+    assert told.what.startswith("cp1 and cp2 run kube-controller-manager that signs nothing: no node can join")
+
+
 def test_api_servers_of_different_ports() -> None:
     assert ask(control_flags.find_uneven_ports, make_api("kube-apiserver", cp1="--secure-port=6443", cp2="--v=2")) == []
     (told,) = ask(control_flags.find_uneven_ports, make_api("kube-apiserver", cp1="--v=2", cp2="--secure-port=6444"))

@@ -8,6 +8,7 @@ from typing import Optional
 
 import pytest
 
+from kubeup.cluster import probes
 from kubeup.diagnosis import chain
 from kubeup.diagnosis.checks import facts, table
 from kubeup.diagnosis.signs import BrokenLink
@@ -58,6 +59,17 @@ def test_a_pod_whose_probes_fail_is_told_and_one_that_was_not_probed_yet_is_not(
     assert level == "error" and "kube-scheduler runs but is not Ready: Startup probe failed: HTTP 500" in text
     ((_, text),) = notes(probed_host(old), "static-pods")
     assert "the kubelet has reported nothing about its probes" in text
+
+
+def test_probes_that_ask_where_nothing_listens() -> None:
+    old = make_host().now() - datetime.timedelta(seconds=90)
+    refused = 'Startup probe failed: Get "http://127.0.0.1:10251/healthz": dial tcp 127.0.0.1:10251: connect: connection refused'
+    ((_, text),) = notes(probed_host(old, refused), "static-pods")
+    assert text.endswith("its probes ask at port 10251, and --secure-port is 10259")
+    told = probes.describe_astray_probes("etcd", refused, flags={})
+    assert told == "its probes ask at port 10251, and --listen-metrics-urls is not there"
+    flags = {"listen-metrics-urls": "http://127.0.0.1:10251"}
+    assert probes.describe_astray_probes("etcd", refused, flags=flags) == "", "it has ended"
 
 
 FOLDER = "/etc/kubernetes/manifests"
