@@ -253,7 +253,10 @@ def _describe_failure(patient: Patient, what: str) -> Finding:
 def _look_outside(patient: Patient, server: str) -> Findings:
     """Names that are not the cluster's: only if this machine's own name servers know any can pods expect to. CoreDNS tries for 5 s."""
     own = next((one for one in _read_name_servers(patient) if not _fails_outside(patient, one, timeout_s=1)), "")
-    if not own or own == server or not all(_fails_outside(patient, server, timeout_s=7) for _ in range(2)):
+    if not own:
+        yield from _judge_forwards(patient, server)
+        return
+    if own == server or not all(_fails_outside(patient, server, timeout_s=7) for _ in range(2)):
         return
     targets = list[str]()
     with contextlib.suppress(KbError):
@@ -265,6 +268,21 @@ def _look_outside(patient: Patient, server: str) -> Findings:
         text += f": CoreDNS asks {' and '.join(dict.fromkeys(targets))} for them (forward in its Corefile)"
     remedy = f"see whether those answer the machines where CoreDNS runs, or have it ask these machines' own (forward . /etc/resolv.conf): {EDIT}"
     yield Finding("dns", ERROR, text, remedy)
+
+
+def _judge_forwards(patient: Patient, server: str) -> Findings:
+    """Where this machine finds no names outside either: name servers that somebody wrote into the Corefile are there to answer."""
+    named = list[str]()
+    with contextlib.suppress(KbError):
+        named = dns_zone.read_forwards(open_api(patient))
+    hosts = [one[: -len(":53")] if one.endswith(":53") else one for one in named]
+    if not hosts or not all(facts.address_or_none(one) for one in hosts):
+        return  # the machine's own, or what answers in another way than by UDP
+    if all(probes.ask_dns(patient.host, one, name=".", timeout_s=1) is None for one in hosts):
+        text = f"no name server answers to which CoreDNS forwards ({' and '.join(dict.fromkeys(named))}): pods find no names outside the cluster"
+        remedy = f"correct forward in the Corefile, or leave it out if there is nothing outside: {EDIT}"
+        if _fails_outside(patient, server, timeout_s=7):
+            yield Finding("dns", WARNING, text, remedy)
 
 
 def _fails_outside(patient: Patient, server: str, *, timeout_s: float) -> bool:

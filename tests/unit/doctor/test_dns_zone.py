@@ -114,7 +114,13 @@ def test_names_outside_that_only_the_machine_finds() -> None:
     host.datagrams["10.96.0.10:53"] = answer
     assert notes(host, "dns") == []
     host.files["/etc/resolv.conf"] = b"search x\nnameserver\nnameserver 10.0.0.1\n"
-    assert notes(host, "dns") == []  # nothing answers this machine either: an air gap
+    ((level, text),) = notes(
+        host, "dns"
+    )  # nothing answers this machine either: an air gap, and somebody wrote an address of before
+    assert level == "warning" and text.startswith("no name server answers to which CoreDNS forwards (10.0.0.250)")
+    host.datagrams["10.0.0.250:53"] = lambda data: fail(data, 5)
+    assert notes(host, "dns") == []
+    del host.datagrams["10.0.0.250:53"]
     host.datagrams["10.0.0.1:53"] = lambda data: fail(data, 5)  # it lives, and tells nobody of the root
     ((level, text),) = notes(host, "dns")
     assert level == "error" and text == (
