@@ -24,8 +24,12 @@ _STUCK = frozenset(
 _STATUS = {
     "name!": str,
     "restartCount!": int,
-    "state!": {"waiting!": {"reason!": str, "message!": str}, "running!": {"startedAt!": str}},
-    "lastState!": {"terminated!": {"reason!": str, "exitCode!": int}},
+    "state!": {
+        "waiting!": {"reason!": str, "message!": str},
+        "running!": {"startedAt!": str},
+        "terminated!": {"reason!": str, "exitCode!": int, "finishedAt!": str},
+    },
+    "lastState!": {"terminated!": {"reason!": str, "exitCode!": int, "finishedAt!": str}},
 }
 _SHAPE = {
     "metadata!": {"name!": str, "namespace!": str, "creationTimestamp!": str, "deletionTimestamp!": str},
@@ -97,6 +101,15 @@ def judge(api: Api, pod: Mapping[str, Any]) -> Optional[Trouble]:
     return _judge(pod, api.host.now())
 
 
+def _is_between_ends(container: Any, now: datetime.datetime) -> bool:
+    """Whether it has ended twice within a minute, the last time just now: the kubelet's word for that comes only while it waits before another start."""
+    last, before = container["state"]["terminated"], container["lastState"]["terminated"]
+    ends = [moments.find(one["finishedAt"]) for one in (last, before)]
+    if ends[0] is None or ends[1] is None or not (last["exitCode"] and before["exitCode"]):
+        return False
+    return (ends[0] - ends[1]).total_seconds() < _YOUNG_S and (now - ends[0]).total_seconds() < _YOUNG_S
+
+
 def _judge(pod: Mapping[str, Any], now: datetime.datetime) -> Optional[Trouble]:
     found = fit_what_does(pod, _SHAPE)
     meta, status, node = found["metadata"], found["status"], found["spec"]["nodeName"]
@@ -106,10 +119,13 @@ def _judge(pod: Mapping[str, Any], now: datetime.datetime) -> Optional[Trouble]:
         return None  # its node is away, or it ends
     for container in (*status["initContainerStatuses"], *status["containerStatuses"]):
         waiting, ended = container["state"]["waiting"], container["lastState"]["terminated"]
-        if waiting["reason"] not in _STUCK:
+        is_between = _is_between_ends(container, now)
+        if waiting["reason"] not in _STUCK and not is_between:
             continue
-        what = f"container {container['name']} of pod {pod_name} on node {node} does not run ({waiting['reason']})"
-        if waiting["reason"] == "CrashLoopBackOff":
+        why = "it ends again and again" if is_between else waiting["reason"]
+        what = f"container {container['name']} of pod {pod_name} on node {node} does not run ({why})"
+        if is_between or why == "CrashLoopBackOff":
+            ended = container["state"]["terminated"] if is_between else ended
             cause = f"it has ended {container['restartCount']} times, last with exit code {ended['exitCode']} ({ended['reason'] or 'no reason given'})"
             return Trouble(
                 what, cause, f"kubectl -n {meta['namespace']} logs {meta['name']} -c {container['name']} --previous"

@@ -45,6 +45,20 @@ def test_a_container_that_does_not_stay_up() -> None:
     ]
 
 
+def test_a_container_between_two_starts() -> None:
+    def end(second: int, code: int = 1) -> dict[str, Any]:
+        return {"terminated": {"reason": "Error", "exitCode": code, "finishedAt": f"2025-12-31T23:59:{second:02d}Z"}}
+
+    def tell(last: dict[str, Any], before: dict[str, Any]) -> list[str]:
+        return find(
+            make_pod(containerStatuses=[{"name": "coredns", "restartCount": 2, "state": last, "lastState": before}])
+        )
+
+    (told,) = tell(end(55), end(35))
+    assert "does not run (it ends again and again): it has ended 2 times, last with exit code 1 (Error)" in told
+    assert tell(end(55), {}) == tell(end(55, 0), end(35)) == tell({"running": {"startedAt": "x"}}, end(55)) == []
+
+
 @pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])
 def test_an_image_that_is_not_to_be_had(where: str) -> None:
     status: dict[str, Any] = {where: [waiting("ImagePullBackOff", "Back-off pulling image")]}
