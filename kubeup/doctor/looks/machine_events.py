@@ -132,6 +132,7 @@ def _look_at_next_boot(patient: Patient) -> Findings:
     }
     for unit, loses in wanted.items():
         state = host.query(["systemctl", "is-enabled", unit], timeout_s=10).stdout.strip() if loses else ""
-        if state == "disabled":
-            text = f"{unit} is not enabled: after the next boot {loses}"
-            yield Finding("events/units", WARNING, text, f"systemctl enable {unit}")
+        if state in ("disabled", "masked"):
+            text = f"{unit} is {'masked' if state == 'masked' else 'not enabled'}: after the next boot {loses}"
+            again = f"systemctl unmask {unit}; " * (state == "masked") + f"systemctl enable {unit}"
+            yield Finding("events/units", WARNING, text, again)

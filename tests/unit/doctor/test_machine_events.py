@@ -61,3 +61,11 @@ def test_a_runtime_that_nobody_starts_at_the_next_boot(state: str, told: bool) -
     wanted = ("warning", "containerd is not enabled: after the next boot this node has no container runtime")
     assert found == ([wanted] if told else [])  # kb's own units are not here
     assert not told or remedies(host, "events") == ["systemctl enable containerd"]
+
+
+def test_a_runtime_that_is_masked() -> None:
+    host = make_host()
+    host.answers["systemctl is-enabled"] = "masked"
+    ((_, told),) = notes(host, "events")
+    assert told.startswith("containerd is masked: after the next boot")
+    assert remedies(host, "events") == ["systemctl unmask containerd; systemctl enable containerd"]
