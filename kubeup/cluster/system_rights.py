@@ -106,6 +106,23 @@ def _judge_node(own: Api, node: str) -> Iterator[Trouble]:
             yield deny_nodes(own.server)
 
 
+def find_unapproved(api: Api, node: str) -> Optional[Trouble]:
+    """Whether nobody approves the certificates with which kubelets follow their own. Nothing shows until these end. Raises Unreachable."""
+    own = {"verb": "create", "group": "certificates.k8s.io", "resource": "certificatesigningrequests"}
+    groups = ["system:nodes", "system:authenticated"]
+    if _may(api, f"system:node:{node}", groups, wanted={**own, "subresource": "selfnodeclient"}) is not False:
+        return None
+    what = "the requests of kubelets for their next certificates are not approved: nodes are lost when the present ones end"
+    cause = f"no ClusterRoleBinding lets system:nodes create certificatesigningrequests/selfnodeclient (kubeadm's is {_ROTATION})"
+    role = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"
+    return Trouble(
+        what, cause, f"kubectl create clusterrolebinding {_ROTATION} --clusterrole={role} --group=system:nodes"
+    )
+
+
+_ROTATION = "kubeadm:node-autoapprove-certificate-rotation"
+
+
 def want_status(node: str) -> dict[str, str]:
     """What a kubelet has to be allowed all the time, for a review."""
     return {"verb": "update", "resource": "nodes", "subresource": "status", "name": node}

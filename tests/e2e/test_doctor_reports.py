@@ -1180,6 +1180,18 @@ def make_webhook(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
+def forwarding_off(cluster: Cluster) -> Iterator[None]:
+    with done(cluster.w1, "sysctl -w net.ipv4.ip_forward=0", "sysctl -w net.ipv4.ip_forward=1"):
+        yield
+
+
+@contextlib.contextmanager
+def no_approval(cluster: Cluster) -> Iterator[None]:
+    with without_object(cluster, "clusterrolebinding", "kubeadm:node-autoapprove-certificate-rotation"):
+        yield
+
+
+@contextlib.contextmanager
 def wrong_cluster_domain(cluster: Cluster) -> Iterator[None]:
     with kubelet_config(cluster.w1, "clusterDomain: prod.local"):
         yield
@@ -1303,6 +1315,8 @@ FAULTS = (
     Fault("kubelet port closed", "w1", kubelet_port_closed, ("10250",)),
     Fault("policy for pods", "cp1", policy_for_pods, ("let into kube-system", "pods need a label team")),
     Fault("slow webhook", "cp1", slow_webhook, (r"creating a pod takes \d+ s", r"slow\.example\.com")),
+    Fault("forwarding off", "w1", forwarding_off, (r"ip_forward is 0",)),
+    Fault("no approval", "cp1", no_approval, ("are not approved",), level="warning"),
     Fault("wrong cluster domain", "w1", wrong_cluster_domain, (r"prod\.local", "clusterDomain")),
     Fault("kernel settings", "w1", kernel_settings, (r"kernel\.panic=10",)),
     Fault("foreign conf_dir", "w1", foreign_conf_dir, ("/etc/cni/multus.d",)),

@@ -73,6 +73,7 @@ class Look:
 _BELOW_PODS = (
     "kubelet-files",
     "CRI",
+    *(f"FileContent--proc-sys-net-{path}" for path in ("ipv4-ip_forward", "ipv6-conf-default-forwarding")),
     "manifests",
     "chain",
     "firewall",

@@ -81,6 +81,7 @@ def look_at_rights(patient: Patient) -> Findings:
             *(system_rights.find_lost_proxy(api) or filter(None, (system_rights.find_proxy_astray(api),))),
             *system_rights.find_barred_pods(api),
         ]
+        unapproved = system_rights.find_unapproved(api, patient.config.node.name)
     except Unreachable as error:
         yield not_proven("rights", error)
         return
@@ -96,6 +97,8 @@ def look_at_rights(patient: Patient) -> Findings:
         name = OF_NODES if trouble.what.startswith("API server ") else "rights"
         is_of_leaders = any(leader in trouble.what.partition(" may not ")[0] for leader in health.LEADERS)
         yield Finding(OF_LEADERS if is_of_leaders else name, ERROR, str(trouble), trouble.remedy)
+    if unapproved:
+        yield Finding("rights", WARNING, str(unapproved), unapproved.remedy)
 
 
 def look_at_flags(patient: Patient) -> Findings:

@@ -98,6 +98,15 @@ def find_barred(host: FakeHost) -> list[str]:
     return [str(trouble) for trouble in system_rights.find_barred_pods(api)]
 
 
+def test_requests_of_kubelets_that_nobody_approves() -> None:
+    def ask(host: FakeHost) -> Any:
+        return system_rights.find_unapproved(Api(host, Identity(SERVER, Tls()), retry_s=0), "cp1")
+
+    assert ask(Reviewing()) is None and ask(Reviewing("system:node:cp1", status=403)) is None
+    told = ask(Reviewing("system:node:cp1"))
+    assert "are not approved" in told.what and "kubeadm:node-autoapprove-certificate-rotation" in told.cause
+
+
 def test_pods_that_are_let_in_or_kept_out_by_what_others_tell_of() -> None:
     assert find_barred(Reviewing()) == find_barred(Reviewing(barred="failed calling webhook w")) == []
     assert find_barred(Reviewing(barred="User x cannot create resource pods")) == []

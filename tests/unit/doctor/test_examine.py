@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
@@ -86,6 +87,23 @@ def test_what_comes_of_an_error_is_no_other_error(monkeypatch: pytest.MonkeyPatc
         ("dns", "follows", "because of that: no answer"),
         ("disk", "error", "slow"),
         ("swap", "ok", "none"),
+    ]
+
+
+def test_packets_that_are_not_forwarded_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_host()
+    host.files["/proc/sys/net/ipv4/ip_forward"] = b"0\n"
+    looks = {look.name: look for look in table.LOOKS}
+    dns = Finding("dns", "error", "a pod on this node does not reach the cluster's DNS", "let it pass")
+    silent = dataclasses.replace(looks["dns"], look=lambda patient: [dns])
+    found = [
+        note
+        for note in table.examine(make_patient(host), (looks["checks"], silent))
+        if note.level in ("error", "follows")
+    ]
+    assert [(note.name, note.level) for note in found if "forward" in note.name or note.name == "dns"] == [
+        ("FileContent--proc-sys-net-ipv4-ip_forward", "error"),
+        ("dns", "follows"),
     ]
 
 
