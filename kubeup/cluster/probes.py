@@ -173,7 +173,7 @@ def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:
     try:
         answer = host.http_get(url, tls=tls or UNPROVEN, timeout_s=5)
     except Unreachable as error:
-        return Health(False, error.reason)
+        return Health(False, error.cause if error.reason == "other" else error.reason)
     lines = answer.body[:4000].decode(errors="replace").strip().splitlines()
     body = "; ".join([line for line in lines if line.startswith("[-]")] or lines)[:400]
     return Health(answer.status == 200, "healthy" if answer.status == 200 else f"HTTP {answer.status}: {body}")
@@ -186,7 +186,7 @@ def probe_apiserver(api: Api, *, for_masters: bool = False) -> Health:
     try:
         answer = api.probe_health(f"/livez?{excluded[1:]}" if excluded else "/livez", timeout_s=5)
     except Unreachable as error:
-        return Health(False, error.reason if error.reason != "tls" else error.cause)
+        return Health(False, error.cause if error.reason in ("tls", "other") else error.reason)
     return Health(answer.status == 200, "healthy" if answer.status == 200 else f"HTTP {answer.status}")
 
 

@@ -301,6 +301,11 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
         remedy="empty the node (on a control plane: kb node drain NAME), then here: rm {path}; {restart_kubelet}",
     ),
     Sign(
+        r"Failed at step EXEC spawning (?P<path>\S+): (?P<why>[^\n]+)",
+        cause="{path} cannot be started: {why}",
+        remedy="install the kubelet's package again, in the version of its node (kubectl get nodes); then: {restart_kubelet}",
+    ),
+    Sign(
         r"(?P<flags>invalid kernel flag: .*\d)",
         cause="protectKernelDefaults is set in its configuration, and this machine's kernel settings are others: {settings} is expected",
         remedy="sysctl -w {settings} (and into /etc/sysctl.d), or leave protectKernelDefaults out of it; then: {restart_kubelet}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 from kubeup.paths import Paths
 from kubeup.releases import Release
+from kubeup.shapes import Shape, fit_what_does
 from kubeup.yaml_files import YAMLError, commands_of_pod, containers_of_pod, flags_of, load_yaml
 
 # a join that looks into one manifest here would pay for cryptography
@@ -219,11 +221,25 @@ def read_mapping(host: Host, path: Path) -> dict[str, Any]:
 
 
 def _find_version(host: Host, paths: Paths) -> str:
-    """The version of the API server's image, else of the kubelet, else the newest that kb knows."""
+    """The version of the API server's image, else of the kubelet's program, else what that told the cluster, else the newest that kb knows."""
     found = read_server_version(host, paths)
     if found is None:
-        found = releases.parse_version(read_installed_kubelet(host))
+        found = releases.parse_version(read_installed_kubelet(host) or _read_told_version(host, paths))
     return found.text if found and found.minor in releases.RELEASES else releases.NEWEST_PROVEN
+
+
+def _read_told_version(host: Host, paths: Paths) -> str:
+    """The version of this node's kubelet in its Node object: of a program that is gone, or is no program any more, nothing else tells it."""
+    name, access = read_cert_node_name(host, paths), paths.kubernetes / "kubelet.conf"
+    with contextlib.suppress(KbError):
+        api = kubeapi.Api(host, kubeapi.read_identity(host, access), retry_s=0, timeout_s=_TOLD_S)
+        node = fit_what_does(api.get(kubeapi.path_of("Node", name)) or {}, _VERSION)
+        return str(node["status"]["nodeInfo"]["kubeletVersion"])
+    return ""
+
+
+_VERSION: Shape = {"status!": {"nodeInfo!": {"kubeletVersion!": str}}}
+_TOLD_S = 3
 
 
 def read_installed_kubelet(host: Host) -> str:

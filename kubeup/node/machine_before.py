@@ -121,15 +121,24 @@ def find_changed_settings(host: Host, before: Mapping[str, str], *, own_file: Pa
     return {key: value for key, value in found.items() if told.get(key) != read_setting(host, key)}
 
 
+def find_setters(host: Host, key: str) -> list[tuple[Path, str]]:
+    """The files that set a kernel setting at the next boot, and to what."""
+    return [(path, value) for path, name, value in _read_setters(host) if name == key]
+
+
 def _read_sysctl_files(host: Host, own_file: Path) -> Iterator[tuple[str, str]]:
+    yield from ((key, value) for path, key, value in _read_setters(host) if path != own_file)
+
+
+def _read_setters(host: Host) -> Iterator[tuple[Path, str, str]]:
     paths = [Path(folder) / name for folder in _SYSCTL_FOLDERS for name in host.list_dir(Path(folder))]
     for path in [*(path for path in paths if path.suffix == ".conf"), Path("/etc/sysctl.conf")]:
-        if path == own_file or not host.exists(path) or host.is_dir(path):
+        if not host.exists(path) or host.is_dir(path):
             continue
         for line in host.read_text(path).splitlines():
             key, sign, value = line.partition("=")
             if sign and not line.lstrip().startswith(("#", ";")):
-                yield key.strip().lstrip("-").replace("/", "."), " ".join(value.split())
+                yield path, key.strip().lstrip("-").replace("/", "."), " ".join(value.split())
 
 
 def list_bridges(host: Host) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kubeup.config import choose
 from kubeup.diagnosis.checks.facts import (
+    DOCTOR,
     ERROR,
     JOIN,
     WARNING,
@@ -28,7 +29,7 @@ from kubeup.yaml_files import name_of
 with lazily:
     from kubeup.cluster import clock, probes
     from kubeup.network import node_routes
-    from kubeup.node import static_pods
+    from kubeup.node import machine_before, static_pods
 
 
 MIN_CPUS = 2
@@ -211,7 +212,9 @@ def check_forwarding(node: Node) -> Findings:
         if not node.host.exists(Path(path)):
             yield Finding(name, ERROR, f"{path} does not exist", f"enable IPv{family} in this kernel")
         elif not value.startswith("1") and "install/sysctls" not in node.mends:
-            yield Finding(name, ERROR, f"{path} is {value or 'empty'}, not 1", f"sysctl -w {key}=1")
+            setters = [str(file) for file, told in machine_before.find_setters(node.host, key) if told == value]
+            again = f", and out of {' and '.join(setters)}, which sets it at every boot" if setters else ""
+            yield Finding(name, ERROR, f"{path} is {value or 'empty'}, not 1", f"sysctl -w {key}=1{again}")
 
 
 def check_service_route(node: Node) -> Findings:
@@ -301,9 +304,17 @@ def check_advertise_address(node: Node) -> Findings:
         ERROR if is_fatal else WARNING,
         f"this machine does not have the advertise address {advertised}; it has {have or 'none'}"
         + (": etcd could not listen on it" if is_fatal else ""),
-        "set localAPIEndpoint.advertiseAddress (--apiserver-advertise-address) to one of them; a public address in front "
+        _MOVED
+        if node.workflow == DOCTOR
+        else "set localAPIEndpoint.advertiseAddress (--apiserver-advertise-address) to one of them; a public address in front "
         "of this machine belongs in apiServer.certSANs",
     )
+
+
+_MOVED = (
+    "correct --advertise-address in /etc/kubernetes/manifests/kube-apiserver.yaml, or give this machine that address back; if it has another one for "
+    "good: kb readdress"
+)
 
 
 def check_clock(node: Node) -> Findings:

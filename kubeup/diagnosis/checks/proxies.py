@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import urllib.parse
 from collections.abc import Mapping
+from typing import Optional
 
 from kubeup.addresses import host_of
 from kubeup.config.types import NodeConfig
@@ -17,6 +18,7 @@ from kubeup.diagnosis.checks.facts import (
     address_or_none,
     network_or_none,
     parse_pairs,
+    read_or_empty,
 )
 
 
@@ -91,16 +93,28 @@ def check_kubelet_proxy(node: Node) -> Findings:
     shown = node.host.query(["systemctl", "show-environment"], timeout_s=15).stdout
     own = node.host.query(["systemctl", "show", "kubelet", "--property", "Environment", "--value"], timeout_s=15).stdout
     env = {**parse_pairs(shown), **parse_pairs("\n".join(own.replace('"', "").split()))}
+    told = _find_server(node)
     advertised = node.config.local_api_endpoint.advertise_address
-    proxy = uses_proxy(env, advertised)
+    server, port = (told.hostname or "", told.port or 443) if told else (advertised, 443)
+    proxy = uses_proxy(env, server, port=port)
     if proxy:
+        place = f"systemd gives the kubelet the proxy {_without_password(proxy)}, which"
+        what = f"it asks for the API server {server}" if told else f"would be used for the API server {server}"
+        kept = complete_no_proxy(env, node.config)
+        entries = kept if server in kept.split(",") else f"{kept},{server}"
         yield Finding(
             "KubeletProxy",
             ERROR,
-            f"systemd gives the kubelet the proxy {_without_password(proxy)}, which would be used for the API server "
-            f"{advertised}: the node would never register",
-            f"systemctl edit kubelet, and write: [Service] Environment=NO_PROXY={complete_no_proxy(env, node.config)}",
+            f"{place} {what}: {'its node does not stay Ready' if told else 'the node would never register'}",
+            f"systemctl edit kubelet, and write: [Service] Environment=NO_PROXY={entries}; then: systemctl restart kubelet",
         )
+
+
+def _find_server(node: Node) -> Optional[urllib.parse.SplitResult]:
+    """Where the kubelet of a node that exists calls the API; None before that."""
+    path = node.paths.kubernetes / "kubelet.conf"
+    found = re.search(r"(?m)^\s+server:\s*[\"']?(https://[^\s\"']+)", read_or_empty(node.host, path))
+    return urllib.parse.urlsplit(found.group(1)) if found else None
 
 
 def check_join_proxy(node: Node) -> Findings:

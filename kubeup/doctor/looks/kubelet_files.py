@@ -88,7 +88,8 @@ def _judge_identity(patient: Patient) -> Findings:
     if pem.is_absolute() and not any(parse_first(pem, facts.read_or_empty(host, str(pem)))):
         lack = "holds no certificate" if host.exists(pem) else "is not there"
         text = f"{pem}, which {path} names, {lack}: the kubelet has no identity"
-        former = [name for name in host.list_dir(pem.parent) if _is_former(pem, name)]
+        dated = [name for name in host.list_dir(pem.parent) if _is_former(pem, name)]
+        former = [name for name in dated if any(parse_first(pem, facts.read_or_empty(host, pem.parent / name)))]
         remedy = f"put a former one back (ln -sf {pem.parent}/{max(former)} {pem}), or: " if former else ""
         yield Finding(NAME, ERROR, text, f"{remedy}{signs.say_new_identity(host)}")
 

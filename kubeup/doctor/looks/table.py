@@ -105,6 +105,7 @@ LOOKS: tuple[Look, ...] = (
         (
             "kubelet-files",
             "CRI",
+            "AdvertiseAddress",
             "machine/mounts",
             "manifests",
             "certificates/expired",
@@ -141,6 +142,7 @@ LOOKS: tuple[Look, ...] = (
         (
             "etcd-alarms",
             "kubelet-files",
+            "KubeletProxy",
             "CRI",
             "machine",
             "manifests",
@@ -224,6 +226,8 @@ _AT_ONCE = 6
 """Most looks wait for other programs, servers and machines: one after the other, they took twice the time."""
 
 
+_OF_START = frozenset({"KubeletFlags", "KubeletVersion"})
+"""The checks whose errors keep a kubelet from starting, which it says in its log as well."""
 _OF_SERVERS = frozenset(
     {NO_SECRETS, NO_STATIC_PODS, "chain", "manifests", "certificates", "served-certificates", "etcd-alarms", "firewall"}
 )
@@ -258,6 +262,9 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
             found = [as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
         if any(note.level == ERROR for note in notes):
             found = [as_consequence(note) if note.name == UNREAD else note for note in found]
+        found = [as_consequence(note, ERROR, WARNING) if _is_told(note, notes) else note for note in found]
+        if broken & _OF_START:
+            found = [as_consequence(note) if note.name.startswith("chain/kubelet") else note for note in found]
         if OF_LEADERS in broken:
             found = [as_consequence(note, ERROR, WARNING) if _is_of_leader(note) else note for note in found]
         if broken & {OF_NODES, NO_SECRETS}:
@@ -274,6 +281,16 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
         twice |= {pod for _, _, pod in (name.partition("/") for name in failed) if pod in node_files.COMPONENTS}
         notes.extend(found)
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
+
+
+def _is_told(note: Finding, notes: Sequence[Finding]) -> bool:
+    """Whether an error above has the same cause in the same words, such as a webhook's."""
+    cause = note.text.partition(": ")[2]
+    return len(cause) > _LONG and any(one.level == ERROR and cause in one.text for one in notes)
+
+
+_LONG = 60
+"""Characters of a cause that nobody says twice by chance."""
 
 
 def _is_of_leader(note: Finding) -> bool:

@@ -371,6 +371,10 @@ def test_forwarding_follows_the_families() -> None:
     finding = only(make_node(host), machine_checks.check_forwarding)
     assert (finding.name, finding.level) == ("FileContent--proc-sys-net-ipv4-ip_forward", "error")
     assert finding.remedy == "sysctl -w net.ipv4.ip_forward=1"
+    host.files["/etc/sysctl.d/99-zz-cis.conf"] = b"# CIS 3.1.1\nnet.ipv4.ip_forward = 0\n"
+    hardened = only(make_node(host), machine_checks.check_forwarding)
+    assert hardened.remedy.endswith(", and out of /etc/sysctl.d/99-zz-cis.conf, which sets it at every boot")
+    del host.files["/etc/sysctl.d/99-zz-cis.conf"]
     dual = make_node(host, networking=Networking("10.96.0.0/12,fd00:1::/112", "10.244.0.0/16,fd00:2::/64"))
     assert [name for name, _ in found(dual, machine_checks.check_forwarding)] == [
         "FileContent--proc-sys-net-ipv4-ip_forward",
@@ -557,6 +561,13 @@ def test_a_proxy_that_systemd_gives_the_kubelet() -> None:
     assert "Environment=NO_PROXY=localhost,127.0.0.1,10.0.0.11," in finding.remedy
     host.answers["systemctl show kubelet --property Environment"] = "A=b NO_PROXY=10.0.0.0/8\n"
     assert found(make_node(host), proxies_checks.check_kubelet_proxy) == []
+    host.files["/etc/kubernetes/kubelet.conf"] = (
+        b"clusters:\n- cluster:\n    server: https://kb-api.cluster.local:7443\n"
+    )
+    finding = only(make_node(host), proxies_checks.check_kubelet_proxy)
+    assert "which it asks for the API server kb-api.cluster.local: its node does not stay Ready" in finding.text
+    host.answers["systemctl show kubelet --property Environment"] = "NO_PROXY=.cluster.local\n"
+    assert found(make_node(host), proxies_checks.check_kubelet_proxy) == [], "a worker's own address is nothing to it"
 
 
 def test_the_completed_no_proxy_silences_both_checks() -> None:

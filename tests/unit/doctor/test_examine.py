@@ -90,6 +90,18 @@ def test_what_comes_of_an_error_is_no_other_error(monkeypatch: pytest.MonkeyPatc
     ]
 
 
+def test_what_has_the_words_of_an_error_above_comes_of_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = 'Internal error occurred: failed calling webhook "validate.kyverno.svc-fail": service "kyverno-svc" not found'
+    cluster = Finding("cluster", "error", f"no pod can be created: {why} (HTTP 500)", "see")
+    pods = [
+        Finding("pending-pods", "warning", f"no pods are made for {name}: {text}", "see")
+        for name, text in (("a", why), ("b", "a quota"))
+    ]
+    looks = (table.Look("cluster", "", lambda patient: [cluster]), table.Look("pending-pods", "", lambda patient: pods))
+    found = table.examine(make_patient(make_host()), looks)
+    assert [note.level for note in found] == ["error", "follows", "warning"]
+
+
 def test_packets_that_are_not_forwarded_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     host = make_host()
     host.files["/proc/sys/net/ipv4/ip_forward"] = b"0\n"

@@ -65,11 +65,12 @@ def test_a_lost_kubeconfig(host: FakeHost) -> None:
 
 @pytest.mark.parametrize(("text", "lack"), [(b"", "holds no certificate"), (None, "is not there")])
 def test_a_lost_certificate(host: FakeHost, text: bytes, lack: str) -> None:
-    host.files.pop(PEM)
+    good = host.files.pop(PEM)
     if text is not None:
         host.files[PEM] = text
     dated = "/var/lib/kubelet/pki/kubelet-client-2026-01-01-00-00-00.pem"
-    host.files[dated] = b"a former one"
+    host.files[dated] = good
+    host.files[dated.replace("-01-01-", "-11-11-")] = b""  # the one that was being written
     ((level, told),) = notes(host, LOOK)
     assert level == "error" and f"{PEM}, which /etc/kubernetes/kubelet.conf names, {lack}" in told
     assert f"ln -sf {dated} {PEM}" in remedies(host, LOOK)[0]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from kubeup import releases
 from kubeup.doctor import node_files
 from kubeup.doctor.looks import registered_node
+from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
 from tests.fake_host import FakeHost
 from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient, notes
@@ -147,3 +149,12 @@ def test_a_label_that_was_taken_from_the_node() -> None:
     (note,) = registered_node.look_at_node(make_patient(host))
     assert note.text.startswith("node cp1 has lost the label kubernetes.io/hostname")
     assert note.remedy == "kubectl label node cp1 kubernetes.io/hostname=cp1"
+
+
+def test_the_version_of_a_kubelet_that_is_gone_is_what_it_told_the_cluster() -> None:
+    host = node_host(nodeInfo={"kubeletVersion": "v1.34.2"})
+    del host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"]
+    host.answers["kubelet --version"] = CommandResult(("kubelet",), 127, missing=True)
+    assert make_patient(host).config.cluster.kubernetes_version == "v1.34.2"
+    host.urls.clear()
+    assert make_patient(host).config.cluster.kubernetes_version == releases.NEWEST_PROVEN
