@@ -65,6 +65,18 @@ def _ask_kubelet(api: Api, name: str) -> Part:
     return Part("kubelet", name, node=name)
 
 
+def describe_presence(part: Part) -> str:
+    """What a node's port tells of a kubelet that does not report, by what probe_kubelets found there; "" if it tells nothing."""
+    cause = part.trouble.cause if part.trouble else ""
+    if part.is_well or part.kind == REFUSED:
+        return "it answers at its port 10250, so it does not reach the API, or is refused there"
+    if cause.endswith("connection refused"):
+        return "its machine is there, and nothing listens at port 10250: it has stopped, or does not start"
+    if "has not answered" in cause or cause.endswith(("i/o timeout", "no route to host")):
+        return "its machine does not answer at port 10250 either"
+    return ""
+
+
 def _explain_refusal(api: Api, name: str, *, answer: HttpResponse) -> Trouble:
     """A kubelet that the API server reaches, and that does not take its client certificate (401), or asks the cluster what that may do (403)."""
     server, cert = api.server.partition("://")[2], "/etc/kubernetes/pki/apiserver-kubelet-client.crt"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from kubeup.cluster import api as kubeapi
@@ -53,16 +55,33 @@ def _read_parts(api: kubeapi.Api, own: str = "") -> list[health.Part]:
     # a load balancer leads to one of them, which is to be asked once
     first = api if api.server in servers or not servers else api.with_server(servers[0])
     others = [server for server in servers if server != first.server]
-    with ThreadPoolExecutor(len(others) + 1) as pool:
+    silent = [part.name for part in parts if _is_silent(part)][:_MANY_NODES]
+    with ThreadPoolExecutor(len(others) + 2) as pool:
         kubelets = pool.submit(reach.probe_kubelets, first, ready)
+        away = pool.submit(reach.probe_kubelets, first, silent) if silent else None
         back = list(pool.map(lambda server: reach.probe_kubelets(api.with_server(server), one), others))
         found = [*kubelets.result(), *(part for some in back for part in some)]
+        seen = dict(zip(silent, map(reach.describe_presence, away.result()))) if away else {}
+    parts = [_with_presence(part, seen) for part in parts]
     if not own:  # whoever does not reach a kubelet, it is one trouble
         found = list({(part.kind, part.name, part.is_well): part for part in reversed(found)}.values())[::-1]
     is_led = all(part.trouble is None for part in parts if part.kind == "leader")
     unled = [] if is_led else control_flags.find_unled(control_flags.read_planes(api))
     led = [part for part in parts if part.kind != "leader" or part.name not in unled]
     return [*led, *dict.fromkeys(found), *reach.probe_aggregated(api), *reach.probe_namespaces(api)]
+
+
+def _is_silent(part: health.Part) -> bool:
+    told = str(part.trouble or "")
+    return part.kind == "node" and (" is silent: " in told or "Kubelet stopped posting" in told)
+
+
+def _with_presence(part: health.Part, seen: Mapping[str, str]) -> health.Part:
+    told = seen.get(part.name, "")
+    if not (told and part.trouble and _is_silent(part)):
+        return part
+    cause = f"{part.trouble.cause.rstrip('.')}; {told}"
+    return dataclasses.replace(part, trouble=dataclasses.replace(part.trouble, cause=cause))
 
 
 _MANY_NODES = 20

@@ -64,6 +64,29 @@ def test_what_is_wrong_elsewhere_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("status", "text", "told"),
+    [
+        (503, "dial tcp 10.0.0.22:10250: connect: connection refused", "nothing listens at port 10250: it has stopped"),
+        (
+            503,
+            "dial tcp 10.0.0.22:10250: connect: no route to host",
+            "its machine does not answer at port 10250 either",
+        ),
+        (200, "", "it answers at its port 10250, so it does not reach the API"),
+        (500, "odd", "node w1 is not Ready: Kubelet stopped posting node status."),
+    ],
+)
+def test_a_kubelet_that_does_not_report_is_asked_at_its_port(status: int, text: str, told: str) -> None:
+    host = cluster_host()
+    gone = [{"type": "Ready", "status": "Unknown", "message": "Kubelet stopped posting node status."}]
+    nodes = [{"metadata": {"name": "w1"}, "status": {"conditions": gone}}]
+    answer(host, "/api/v1/nodes", {"kind": "NodeList", "items": nodes})
+    answer(host, "/api/v1/nodes/w1/proxy/healthz", {"kind": "Status", "message": text}, status)
+    first = next(iter(whole_cluster.look_at_cluster(make_patient(host))))
+    assert first.text.startswith("node w1 is not Ready: Kubelet stopped posting node status") and told in first.text
+
+
 def test_a_worker_is_left_in_peace_and_a_silent_api_server_proves_nothing() -> None:
     patient = make_patient(cluster_host())
     worker = dataclasses.replace(patient, config=dataclasses.replace(patient.config, join=Join()))
