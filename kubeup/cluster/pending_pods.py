@@ -320,15 +320,18 @@ def _find_unmade(api: Api, pods: Sequence[Any], *, now: datetime.datetime) -> li
 def _read_failures(api: Api, reasons: Sequence[str]) -> dict[str, str]:
     """UID of a pod -> what is said last of its failures of these kinds, without what its owner can mend."""
     newest: dict[str, tuple[str, str]] = {}
+    own = set[str]()
     for reason in reasons:
         for row in api.list(path_of("Event"), field=f"involvedObject.kind=Pod,reason={reason}"):
             event = fit_what_does(row, _EVENT)
             at, uid = event["lastTimestamp"] or event["eventTime"], event["involvedObject"]["uid"]
             newest[uid] = max(newest.get(uid, ("", "")), (at, event["message"]))
+            if event["involvedObject"]["namespace"] == objects.SYSTEM:
+                own.add(uid)  # the cluster is the owner
     said = {uid: message.removeprefix(_PREFIX) for uid, (_, message) in newest.items()}
     if "Failed" in reasons:  # which says other things too
         said = {uid: text for uid, text in said.items() if text.startswith(_NO_FOLDERS)}
-    return {uid: text for uid, text in said.items() if _ROOT_CA in text or not _OF_OWNER.search(text)}
+    return {uid: text for uid, text in said.items() if uid in own or _ROOT_CA in text or not _OF_OWNER.search(text)}
 
 
 def _find_pulled(api: Api, pods: Sequence[Any]) -> list[Pending]:

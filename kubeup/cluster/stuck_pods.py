@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from kubeup import moments
 from kubeup.cluster import probes
 from kubeup.cluster.api import Api, path_of
+from kubeup.machine.http import Unreachable
 from kubeup.shapes import Shape, fit_what_does
 from kubeup.trouble import Trouble
 
@@ -46,7 +48,7 @@ def find_stuck(api: Api, namespace: str) -> list[Trouble]:
     """One trouble for each pod of `namespace` that is stuck. Ages are by this machine's clock."""
     now = api.host.now()
     pods = api.list(path_of("Pod", namespace=namespace))
-    return [found for pod in pods if (found := _judge(pod, now) or _judge_probes(api, pod, now=now))]
+    return [found for pod in pods if (found := _judge(api, pod, now=now) or _judge_probes(api, pod, now=now))]
 
 
 def _judge_probes(api: Api, pod: Mapping[str, Any], *, now: datetime.datetime) -> Optional[Trouble]:
@@ -98,7 +100,7 @@ def find_missing(api: Api, namespace: str, *, nodes: Sequence[str]) -> list[Trou
 
 def judge(api: Api, pod: Mapping[str, Any]) -> Optional[Trouble]:
     """What keeps one pod from running. Ages are by this machine's clock."""
-    return _judge(pod, api.host.now())
+    return _judge(api, pod, now=api.host.now())
 
 
 def _is_between_ends(container: Any, now: datetime.datetime) -> bool:
@@ -110,7 +112,23 @@ def _is_between_ends(container: Any, now: datetime.datetime) -> bool:
     return (ends[0] - ends[1]).total_seconds() < _YOUNG_S and (now - ends[0]).total_seconds() < _YOUNG_S
 
 
-def _judge(pod: Mapping[str, Any], now: datetime.datetime) -> Optional[Trouble]:
+def _read_last_word(api: Api, namespace: str, *, pod: str, container: str) -> str:
+    """`; its last word: ...`: the last line of a container that has ended; "" if the kubelet does not give it."""
+    query = urllib.parse.urlencode({"container": container, "previous": "true", "tailLines": 5})
+    try:
+        answer = api.read_page(
+            f"{path_of('Pod', pod, namespace=namespace)}/log?{query}", timeout_s=_LOG_S, max_bytes=20_000
+        )
+    except Unreachable:
+        return ""
+    lines = [line.strip() for line in answer.body.decode(errors="replace").splitlines() if line.strip()]
+    return f"; its last word: {lines[-1][:_WORDS]}" if answer.status == 200 and lines else ""
+
+
+_LOG_S, _WORDS = 3, 300
+
+
+def _judge(api: Api, pod: Mapping[str, Any], *, now: datetime.datetime) -> Optional[Trouble]:
     found = fit_what_does(pod, _SHAPE)
     meta, status, node = found["metadata"], found["status"], found["spec"]["nodeName"]
     pod_name = f"{meta['namespace']}/{meta['name']}"
@@ -127,6 +145,7 @@ def _judge(pod: Mapping[str, Any], now: datetime.datetime) -> Optional[Trouble]:
         if is_between or why == "CrashLoopBackOff":
             ended = container["state"]["terminated"] if is_between else ended
             cause = f"it has ended {container['restartCount']} times, last with exit code {ended['exitCode']} ({ended['reason'] or 'no reason given'})"
+            cause += _read_last_word(api, meta["namespace"], pod=meta["name"], container=container["name"])
             return Trouble(
                 what, cause, f"kubectl -n {meta['namespace']} logs {meta['name']} -c {container['name']} --previous"
             )

@@ -6,14 +6,18 @@ import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Optional
 
 from kubeup.diagnosis.log_lines import last_error_line, last_lines
 from kubeup.diagnosis.pod_trouble import find_pod_trouble
 from kubeup.diagnosis.signs import CONTAINER_SIGNS, MANIFESTS, SETTLED_S, THEN, BrokenLink, match_signs, source_words
+from kubeup.errors import HostError
+from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import containers as node_containers
+from kubeup.yaml_files import containers_of_pod, load_mapping
 
 _LAST_WORDS_S = 1.0
 _EXCHANGED_S = 30
@@ -118,16 +122,35 @@ def _find_running_trouble(
     )
 
 
+_KILLED = 137
+"""128 + SIGKILL."""
+
+
+def _find_memory_limit(host: Host, name: str) -> str:
+    """What a static pod may take at most; "" if it has no manifest here, or no limit, as kubeadm's have none."""
+    path = MANIFESTS / f"{name}.yaml"
+    try:
+        pod = load_mapping(host.read_text(path), str(path)) if host.exists(path) else {}
+    except HostError:
+        return ""
+    rows = [row for row in containers_of_pod(pod) if row.get("name") == name]
+    limits = as_table(as_table(rows[0].get("resources")).get("limits")) if rows else {}
+    return str(limits.get("memory") or "")
+
+
 def describe_exit(host: Host, cri_socket: str, *, ended: node_containers.ContainerInfo) -> BrokenLink:
     """Why a container exited: the first error that it logged which is known, or its last word."""
     log = node_containers.container_logs(host, cri_socket, container_id=ended.id, lines=60)
     attempts = ended.attempt + 1
     code = "?" if ended.exit_code is None else ended.exit_code
     what = f"{ended.name} exited {attempts} time{'s' * (attempts != 1)} (code {code})"
-    if ended.reason == "OOMKilled":
+    limit = _find_memory_limit(host, ended.name)
+    if ended.reason == "OOMKilled" or (limit and ended.exit_code == _KILLED):
         return BrokenLink(
             f"{what}: it ran out of memory and was killed",
-            "the machine or the container's limit has too little memory (OOMKilled)",
+            f"its limit is too small for it ({limit}: resources.limits.memory in {MANIFESTS}/{ended.name}.yaml)"
+            if limit
+            else "the machine or the container's limit has too little memory (OOMKilled)",
             "see what uses it (free -m; dmesg | grep -i oom), give the machine more, " + THEN,
             is_final=attempts >= 3,
             link="container",

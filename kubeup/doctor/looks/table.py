@@ -183,7 +183,7 @@ LOOKS: tuple[Look, ...] = (
         (*_BELOW_PODS, "flags", NAME),
     ),
     Look("tunnel", "the pod network's tunnel reaches the nodes behind routers, if there are any", look_at_tunnel),
-    Look("images", "the images of this node's own pods are in the runtime", look_at_images),
+    Look("images", "the images of this node's own pods are in the runtime", look_at_images, ("chain/image",)),
     Look(
         "sandboxes",
         "the runtime makes a sandbox for each pod of this node",

@@ -215,6 +215,10 @@ def test_a_node_that_mounts_no_volumes_is_named_with_how_many_pods_wait() -> Non
         say("c", 'MountVolume.SetUp failed for volume "kube-api-access" : configmap "kube-root-ca.crt" not found'),
         say("d", "AttachVolume.Attach failed", "FailedAttachVolume"),
     )
+    own = say("a", 'MountVolume.SetUp failed for volume "kube-proxy" : configmap "kube-proxy" not found')
+    own["involvedObject"]["namespace"] = "kube-system"
+    (proxy,) = find(wait("a", "w1"), events=(own,))
+    assert 'configmap "kube-proxy" not found' in str(proxy.trouble), "the cluster is its owner"
     first, second = find(*pods, events=events)
     assert (
         str(first.trouble).startswith("node w1 does not mount the volumes of pod shop/web-b: MountVolume")

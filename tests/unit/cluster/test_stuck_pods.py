@@ -16,13 +16,16 @@ from tests.fake_host import FakeHost
 SERVER = "https://10.0.0.11:6443"
 
 
-def find(*pods: dict[str, Any]) -> list[str]:
+def find(*pods: dict[str, Any], log: bytes = b"") -> list[str]:
     host = FakeHost()
     body = json.dumps({"items": list(pods)}).encode()
     host.urls[f"{SERVER}/api/v1/namespaces/kube-system/pods"] = HttpResponse(200, body)
     why = urllib.parse.urlencode({"fieldSelector": "involvedObject.name=coredns-1,reason=Unhealthy"})
     said = {"items": [{"message": "Readiness probe failed: HTTP 503"}]}
     host.urls[f"{SERVER}/api/v1/namespaces/kube-system/events?{why}"] = HttpResponse(200, json.dumps(said).encode())
+    if log:
+        url = f"{SERVER}/api/v1/namespaces/kube-system/pods/coredns-1/log?container=coredns&previous=true&tailLines=5"
+        host.urls[url] = HttpResponse(200, log)
     api = Api(host, Identity(SERVER, Tls()), retry_s=0)
     return [f"{trouble}. {trouble.remedy}" for trouble in stuck_pods.find_stuck(api, "kube-system")]
 
@@ -62,6 +65,12 @@ def test_a_container_between_two_starts() -> None:
         == tell({"running": {"startedAt": "2025-12-31T23:59:56Z"}}, end(55))
         == []
     )
+
+
+def test_what_it_said_last_is_told() -> None:
+    pod = make_pod(containerStatuses=[waiting("CrashLoopBackOff", restartCount=7)])
+    (told,) = find(pod, log=b"one\n[FATAL] plugin/loop: Loop detected\n\n")
+    assert "; its last word: [FATAL] plugin/loop: Loop detected. kubectl" in told
 
 
 @pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])

@@ -181,6 +181,20 @@ def test_a_kill_for_want_of_memory_is_said() -> None:
     assert "ran out of memory and was killed" in link.what
 
 
+def test_a_limit_of_its_own_manifest_kills_it() -> None:
+    host = make_host()
+    run_containers(host, {"name": "kube-scheduler", "state": "exited", "exitCode": 137, "reason": "Error"})
+    link = find(host, "kube-scheduler")
+    assert link is not None and "memory" not in link.what, "anybody may kill"
+    pod = "spec:\n  containers:\n  - name: kube-scheduler\n    resources: {limits: {memory: 12Mi}}\n"
+    host.files["/etc/kubernetes/manifests/kube-scheduler.yaml"] = pod.encode()
+    link = find(host, "kube-scheduler")
+    assert link is not None and "ran out of memory and was killed" in link.what
+    assert link.cause.startswith(
+        "its limit is too small for it (12Mi: resources.limits.memory in /etc/kubernetes/manifests/kube-scheduler.yaml"
+    )
+
+
 def test_a_port_in_use_names_its_process_and_may_heal() -> None:
     host = make_host()
     host.ports[10259] = "python3 (pid 5)"
