@@ -156,6 +156,15 @@ def _explain_pods(api: Api, selector: Mapping[str, str]) -> Optional[Trouble]:
         f"{pod['metadata']['name']} on node {fit_what_does(pod, _POD)['spec']['nodeName'] or '?'}" for pod in chosen
     ]
     name = chosen[0]["metadata"]["name"]
+    failure = probes.read_start_failure(api, name)
+    if failure:
+        is_config = 'configmap "coredns" not found' in failure
+        see = f"kubectl -n {objects.SYSTEM} describe pod {name}"
+        return Trouble(
+            f"none of the pods behind Service {SERVICE} is started",
+            f"{names[0]}: {failure}",
+            "kb init phase addon coredns, on a control plane" if is_config else see,
+        )
     return Trouble(
         f"none of the pods behind Service {SERVICE} is Ready",
         "; ".join(f"{one}: {probes.node_condition(pod)[1] or 'no reason given'}" for one, pod in zip(names, chosen)),

@@ -242,6 +242,14 @@ def read_probe_failure(api: Api, pod: str) -> str:
     return str(newest.get("message", ""))
 
 
+def read_start_failure(api: Api, pod: str) -> str:
+    """Why the kubelet does not start a pod in kube-system, by its newest event of that kind; "" if it tells nothing."""
+    events = api.list(path_of("Event", namespace="kube-system"), field=f"involvedObject.name={pod},type=Warning")
+    told = [event for event in events if event.get("reason") in ("FailedMount", "FailedCreatePodSandBox")]
+    newest = max(told, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default={})
+    return str(newest.get("message", ""))
+
+
 def describe_closed_probes(flags: Iterable[tuple[str, str]]) -> str:
     """What --anonymous-auth=false does to an API server with these flags (name, value); "" if it does not apply.
 

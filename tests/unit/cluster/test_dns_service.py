@@ -34,6 +34,9 @@ def explain(*, reads_pods: bool = True, replicas: int = 2, **more: Any) -> str:
     deployment = {"metadata": {"name": "coredns"}, "spec": {"replicas": replicas, "template": template}}
     url = f"{SERVER}/apis/apps/v1/namespaces/kube-system/deployments"
     host.urls[url] = HttpResponse(200, json.dumps({"items": [deployment]}).encode())
+    events = {"items": [{"reason": "FailedMount", "message": text} for text in more.get("failures", ())]}
+    field = "involvedObject.name%3Dcoredns-1%2Ctype%3DWarning"
+    host.urls[f"{SYSTEM}/events?fieldSelector={field}"] = HttpResponse(200, json.dumps(events).encode())
     api = Api(host, Identity(SERVER, Tls()), retry_s=0)
     found = dns_service.explain_silence(api, ["10.96.0.10"], reads_pods=reads_pods)
     return f"{found}. {found.remedy}" if found else ""
@@ -67,6 +70,11 @@ def test_pods_that_are_not_ready() -> None:
     told = explain(pods=[make_pod("False", "containers with unready status: [coredns]")])
     assert told.startswith(
         "none of the pods behind Service kube-dns is Ready: coredns-1 on node w1: containers with unready"
+    )
+    lost = 'MountVolume.SetUp failed for volume "config-volume" : configmap "coredns" not found'
+    told = explain(pods=[make_pod("False", "containers with unready status: [coredns]")], failures=[lost])
+    assert told == (
+        f"none of the pods behind Service kube-dns is started: coredns-1 on node w1: {lost}. kb init phase addon coredns, on a control plane"
     )
     stuck = make_pod("False")
     waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}, "name": "coredns"}
