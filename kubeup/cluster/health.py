@@ -6,6 +6,8 @@ changes nothing, and waits only for the renewal of leases. No clocks are compare
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Optional
@@ -474,19 +476,32 @@ def _judge_admission(api: Api, pod: Object) -> Part:
         if "does not support dry run" in told:
             return Part("admission", "pods", unproven=f"a webhook with side effects rejects every dry run: {told}")
         if "failed calling webhook" in told or error.http_status >= 500:
-            return Part("admission", "pods", _blocked(told))
+            return Part("admission", "pods", _blocked(told, _find_configuration(api, told)))
         if error.http_status == 401 or "cannot create resource" in told:  # RBAC's words; a policy has others
             return Part("admission", "pods", unproven=f"this identity may not create pods: {told}")
     took_s = api.host.monotonic() - began
     return Part("admission", "pods", _explain_delay(api, took_s) if took_s > SLOW_ADMISSION_S else None)
 
 
+def _find_configuration(api: Api, told: str) -> str:
+    """`validatingwebhookconfiguration NAME`, which has the webhook that the API server could not call; "" if none has."""
+    found = re.search(r'failed calling webhook "([^"]+)"', told)
+    with contextlib.suppress(Unreachable, ApiRefused):
+        for kind in _WEBHOOKS if found else ():
+            for item in api.list(path_of(kind)):
+                if found and any(hook.get("name") == found.group(1) for hook in item.get("webhooks") or ()):
+                    return f"{kind.lower()} {item['metadata']['name']}"
+    return ""
+
+
+_WEBHOOKS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+
+
 def _explain_delay(api: Api, took_s: float) -> Trouble:
     """Webhooks of which no error tells, since what they fail to answer is ignored. The API server says nowhere which it waited for."""
-    kinds = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
     rows = [
         fit_what_does(hook, _HOOK)
-        for kind in kinds
+        for kind in _WEBHOOKS
         for item in api.list(path_of(kind))
         for hook in item.get("webhooks") or ()
     ]
@@ -503,9 +518,11 @@ def _explain_delay(api: Api, took_s: float) -> Trouble:
 _HOOK: Shape = {"name!": str, "rules!": [{"resources!": [str]}]}
 
 
-def _blocked(cause: str) -> Trouble:
+def _blocked(cause: str, configuration: str = "") -> Trouble:
     return Trouble(
         "no pod can be created",
         cause,
-        "see which webhooks there are, and whether their pods run: kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
+        f"see why what it calls does not answer; if that is gone for good: kubectl delete {configuration}"
+        if configuration
+        else "see which webhooks there are, and whether their pods run: kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
     )

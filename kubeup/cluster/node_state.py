@@ -10,7 +10,7 @@ from kubeup.trouble import Trouble
 
 _PRESSURES = {
     "MemoryPressure": "see what takes it: kubectl top pods -A, or on that machine: ps aux --sort=-rss | head",
-    "DiskPressure": "make space on that machine: df -h, crictl rmi --prune",
+    "DiskPressure": "make space on that machine (df -h, crictl rmi --prune), or see whether its kubelet asks for more than usual (evictionHard in its configuration)",
     "PIDPressure": "see what runs so many, on that machine: ps -eLo comm= | sort | uniq -c | sort -n | tail",
 }
 _UNINITIALIZED = "node.cloudprovider.kubernetes.io/uninitialized"

@@ -6,7 +6,6 @@ import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Optional
 
 from kubeup.diagnosis.log_lines import last_error_line, last_lines

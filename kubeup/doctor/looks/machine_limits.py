@@ -149,6 +149,10 @@ def _judge_disk(patient: Patient, folder: str, *, disk: _Disk, signal: str, what
         return None
     does = "evicts pods, and starts no new ones," if disk.percent < least else "will evict pods, and start no new ones,"
     text = f"{left}: the kubelet {does} below {least:.0f} % ({signal})"
+    usual = float(_DEFAULTS[signal].rstrip("%"))
+    if least > usual:
+        told = f"or correct evictionHard in {patient.paths.kubelet_config} ({signal} is {usual:.0f} % by default) and restart the kubelet"
+        remedy = f"make space, {told}; what takes it: {find}"
     return Finding(f"machine/{what}", ERROR if disk.percent < least else WARNING, text, remedy)
 
 

@@ -106,6 +106,7 @@ LOOKS: tuple[Look, ...] = (
             "kubelet-files",
             "CRI",
             "AdvertiseAddress",
+            "CgroupDriver",
             "machine/mounts",
             "manifests",
             "certificates/expired",
@@ -133,7 +134,7 @@ LOOKS: tuple[Look, ...] = (
         "load-balancer",
         "this node's load balancer leads to the API servers, if it has one",
         look_at_load_balancer,
-        ("kubelet-files", "CRI", "manifests", "chain"),
+        ("kubelet-files", "CRI", "CgroupDriver", "manifests", "chain"),
     ),
     Look(
         "node",
@@ -217,7 +218,7 @@ OF_THE_CLUSTER: tuple[Look, ...] = (
         "dns",
         "the cluster's DNS is where pods ask for it, and serves what they ask for",
         look_at_dns_address,
-        ("cluster",),
+        ("cluster", "rights", "pods"),
     ),
     Look("pending-pods", _STARTS, look_at_all_pending, ("etcd-alarms", "rights", "cluster", "nodes", "flags", "pods")),
 )

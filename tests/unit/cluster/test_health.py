@@ -399,6 +399,18 @@ def test_admission(status: int, message: str, trouble: str, unproven: str) -> No
     assert part.unproven.startswith(unproven) and bool(part.unproven) == bool(unproven)
 
 
+def test_the_configuration_of_a_webhook_that_cannot_be_called_is_named() -> None:
+    cluster = make_cluster()
+    answer = {"kind": "Status", "reason": "x", "message": 'failed calling webhook "pods.x.io": service "x" not found'}
+    cluster.answers_of[f"{SERVER}/api/v1/namespaces/default/pods?dryRun=All"] = (500, answer)
+    hooks = f"{SERVER}/apis/admissionregistration.k8s.io/v1"
+    kept = {"metadata": {"name": "x-policy"}, "webhooks": [{"name": "pods.x.io"}]}
+    cluster.answers_of[f"{hooks}/mutatingwebhookconfigurations"] = (200, {"items": [{"metadata": {"name": "y"}}]})
+    cluster.answers_of[f"{hooks}/validatingwebhookconfigurations"] = (200, {"items": [kept]})
+    (part,) = health.probe_admission(api_of(cluster))
+    assert part.trouble and part.trouble.remedy.endswith("kubectl delete validatingwebhookconfiguration x-policy")
+
+
 def test_admission_that_does_not_answer() -> None:
     cluster = make_cluster()
     del cluster.answers_of[f"{SERVER}/api/v1/namespaces/default/pods?dryRun=All"]
