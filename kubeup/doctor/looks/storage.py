@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
-from kubeup.cluster import etcd, etcd_upkeep, health
+from kubeup.cluster import etcd, etcd_upkeep, health, objects
+from kubeup.cluster.api import path_of
 from kubeup.cluster.etcd import Member, Status
 from kubeup.config.types import ExternalEtcd
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings, not_proven
-from kubeup.doctor.node_files import Patient, read_flags, read_mapping
+from kubeup.doctor.node_files import Patient, open_api, read_flags, read_mapping
+from kubeup.errors import KbError
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 
@@ -126,6 +129,21 @@ def look_at_etcd(patient: Patient) -> Findings:
         ):  # the verdict names the others
             yield Finding("etcd", WARNING, str(part.trouble), part.trouble.remedy)
     yield from _judge_space(patient, members, statuses=statuses)
+    yield from _find_nodeless(patient, [member.name for member in members if member.member_id not in trouble])
+
+
+def _find_nodeless(patient: Patient, names: Sequence[str]) -> Findings:
+    """Members that serve and whose Node is gone. kubeadm names a member as its node; where this node's own is called otherwise, nothing follows."""
+    own = patient.config.node.name
+    nodes = set[str]()
+    with contextlib.suppress(KbError):
+        nodes = {str(node["metadata"]["name"]) for node in open_api(patient).list(path_of("Node"))}
+    for name in names if own in names and own in nodes else ():
+        if name and name not in nodes:
+            text = f"etcd has a member {name} that serves, and the cluster has no node of that name: it was deleted, and nothing that goes from node to node reaches its machine"
+            label = f"kubectl label node {name} {objects.CONTROL_PLANE_TAINT.key}="
+            remedy = f"if that is a mistake, on that machine: systemctl restart kubelet, then: {label}; else: kb etcd remove {name}"
+            yield Finding("etcd", WARNING, text, remedy)
 
 
 def _judge_space(patient: Patient, members: Sequence[Member], *, statuses: Mapping[str, Status]) -> Findings:

@@ -10,7 +10,7 @@ import pytest
 from kubeup.cluster import etcd
 from kubeup.doctor.looks import storage
 from kubeup.machine.http import HttpResponse
-from tests.unit.doctor.doctor_case import APISERVER, make_host, make_patient, notes, remedies
+from tests.unit.doctor.doctor_case import APISERVER, SERVER, make_host, make_patient, notes, remedies
 
 
 def test_an_external_etcd_is_judged_by_what_this_node_meets() -> None:
@@ -103,6 +103,24 @@ def test_a_file_of_etcd_that_is_large(size: int, used: int, quota: int, says: st
     )
     alarmed = dataclasses.replace(statuses["2"], trouble="alarm:NOSPACE")
     assert not list(storage._judge_space(make_patient(make_host()), members, statuses={**statuses, "2": alarmed}))
+
+
+def test_a_member_whose_node_was_deleted() -> None:
+    host = make_host()
+    nodes = f"{SERVER}/api/v1/nodes"
+
+    def find(*names: str) -> list[str]:
+        rows = [{"metadata": {"name": name}} for name in names]
+        host.urls[nodes] = HttpResponse(200, json.dumps({"items": rows}).encode())
+        return [note.text for note in storage._find_nodeless(make_patient(host), ["cp1", "cp2"])]
+
+    assert find("cp1", "cp2", "w1") == find("w1") == []
+    (told,) = find("cp1", "w1")
+    assert told.startswith(
+        "etcd has a member cp2 that serves, and the cluster has no node of that name: it was deleted"
+    )
+    del host.urls[nodes]
+    assert list(storage._find_nodeless(make_patient(host), ["cp1", "cp2"])) == []
 
 
 def test_an_alarm_of_etcd_is_told_by_itself() -> None:
