@@ -48,7 +48,11 @@ def find_stuck(api: Api, namespace: str) -> list[Trouble]:
     """One trouble for each pod of `namespace` that is stuck. Ages are by this machine's clock."""
     now = api.host.now()
     pods = api.list(path_of("Pod", namespace=namespace))
-    return [found for pod in pods if (found := _judge(api, pod, now=now) or _judge_probes(api, pod, now=now))]
+    found = list[Trouble]()
+    for pod in pods:
+        reads = api if len(found) < _MOST_LOGS else None
+        found += filter(None, (_judge(reads, pod, now=now) or _judge_probes(api, pod, now=now),))
+    return found
 
 
 def _judge_probes(api: Api, pod: Mapping[str, Any], *, now: datetime.datetime) -> Optional[Trouble]:
@@ -125,10 +129,11 @@ def _read_last_word(api: Api, namespace: str, *, pod: str, container: str) -> st
     return f"; its last word: {lines[-1][:_WORDS]}" if answer.status == 200 and lines else ""
 
 
-_LOG_S, _WORDS = 3, 300
+_LOG_S, _WORDS, _MOST_LOGS = 3, 300, 3
 
 
-def _judge(api: Api, pod: Mapping[str, Any], *, now: datetime.datetime) -> Optional[Trouble]:
+def _judge(api: Optional[Api], pod: Mapping[str, Any], *, now: datetime.datetime) -> Optional[Trouble]:
+    """api: None to read no log."""
     found = fit_what_does(pod, _SHAPE)
     meta, status, node = found["metadata"], found["status"], found["spec"]["nodeName"]
     pod_name = f"{meta['namespace']}/{meta['name']}"
@@ -145,7 +150,8 @@ def _judge(api: Api, pod: Mapping[str, Any], *, now: datetime.datetime) -> Optio
         if is_between or why == "CrashLoopBackOff":
             ended = container["state"]["terminated"] if is_between else ended
             cause = f"it has ended {container['restartCount']} times, last with exit code {ended['exitCode']} ({ended['reason'] or 'no reason given'})"
-            cause += _read_last_word(api, meta["namespace"], pod=meta["name"], container=container["name"])
+            if api is not None:
+                cause += _read_last_word(api, meta["namespace"], pod=meta["name"], container=container["name"])
             return Trouble(
                 what, cause, f"kubectl -n {meta['namespace']} logs {meta['name']} -c {container['name']} --previous"
             )

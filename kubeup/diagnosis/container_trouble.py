@@ -144,10 +144,11 @@ def describe_exit(host: Host, cri_socket: str, *, ended: node_containers.Contain
     code = "?" if ended.exit_code is None else ended.exit_code
     what = f"{ended.name} exited {attempts} time{'s' * (attempts != 1)} (code {code})"
     limit = _find_memory_limit(host, ended.name)
-    if ended.reason == "OOMKilled" or (limit and ended.exit_code == _KILLED):
+    told = f"{limit}: resources.limits.memory in {MANIFESTS}/{ended.name}.yaml"
+    if ended.reason == "OOMKilled":
         return BrokenLink(
             f"{what}: it ran out of memory and was killed",
-            f"its limit is too small for it ({limit}: resources.limits.memory in {MANIFESTS}/{ended.name}.yaml)"
+            f"its limit is too small for it ({told})"
             if limit
             else "the machine or the container's limit has too little memory (OOMKilled)",
             "see what uses it (free -m; dmesg | grep -i oom), give the machine more, " + THEN,
@@ -159,6 +160,10 @@ def describe_exit(host: Host, cri_socket: str, *, ended: node_containers.Contain
     if found:
         return replace(found, details=last_lines(log))
     line = last_error_line(log) or (log[-1].strip() if log else ended.message or "it wrote no log")
+    if limit and ended.exit_code == _KILLED:  # not every runtime notices why
+        cause = f"it was killed: it needs more memory than its limit ({told}), or did not end in time when its probes failed; its last word: {line}"
+        remedy = f"take the limit away or raise it; if that is not it, read the whole log: crictl logs {ended.id[:13]}"
+        return BrokenLink(what, cause, remedy, is_final=attempts >= 3, details=last_lines(log), link="container")
     return BrokenLink(
         what,
         f"its last word: {line}",
