@@ -263,7 +263,12 @@ def examine(patient: Patient, looks: Optional[Sequence[Look]] = None) -> list[Fi
             found = [as_consequence(note) for note in found if note.text not in {one.text for one in notes}]
         if any(note.level == ERROR for note in notes):
             found = [as_consequence(note) if note.name == UNREAD else note for note in found]
-        found = [as_consequence(note, ERROR, WARNING) if _is_told(note, notes) else note for note in found]
+        found = [
+            as_consequence(note, ERROR, WARNING)
+            if _is_told(note, notes) or _lacks_same(note, [*notes, *found])
+            else note
+            for note in found
+        ]
         if broken & _OF_START:
             found = [as_consequence(note) if note.name.startswith("chain/kubelet") else note for note in found]
         if OF_LEADERS in broken:
@@ -288,6 +293,13 @@ def _is_told(note: Finding, notes: Sequence[Finding]) -> bool:
     """Whether an error above has the same cause in the same words, such as a webhook's."""
     cause = note.text.partition(": ")[2]
     return len(cause) > _LONG and any(one.level == ERROR and cause in one.text for one in notes)
+
+
+def _lacks_same(note: Finding, notes: Sequence[Finding]) -> bool:
+    """Whether a finding above, or the first of its own look, lacks the same ConfigMap: it is missing once, for all nodes."""
+    lack = re.search(r'configmap "[^"]+" not found', note.text)
+    first = next((one for one in notes if lack and one.level == ERROR and lack.group() in one.text), note)
+    return first is not note
 
 
 _LONG = 60

@@ -102,6 +102,14 @@ def test_what_has_the_words_of_an_error_above_comes_of_that(monkeypatch: pytest.
     assert [note.level for note in found] == ["error", "follows", "warning"]
 
 
+def test_one_config_map_is_missing_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lack = 'does not mount the volumes of pod kube-system/kube-proxy-x: MountVolume.SetUp failed : configmap "{}" not found'
+    names = ("kube-proxy", "kube-proxy", "other")
+    pods = [Finding("pending-pods", "error", f"node w{n} {lack.format(name)}", "see") for n, name in enumerate(names)]
+    found = table.examine(make_patient(make_host()), (table.Look("pending-pods", "", lambda patient: pods),))
+    assert [note.level for note in found] == ["error", "follows", "error"]
+
+
 def test_packets_that_are_not_forwarded_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     host = make_host()
     host.files["/proc/sys/net/ipv4/ip_forward"] = b"0\n"
