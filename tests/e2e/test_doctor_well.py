@@ -1,5 +1,5 @@
-"""`kb doctor` on clusters that are well: one that kb made, one that kubeadm made and kb adopted, and two with a firewall that lets through what a
-cluster needs and nothing else. Twenty runs on each node, and none has a finding, or takes longer than five seconds."""
+"""`kb doctor` on clusters that are well: one that kb made, one that kubeadm made and kb adopted, two with a firewall that lets through what a
+cluster needs and nothing else, and one for each pod network of others whose programs are there. Twenty runs on each node, and none has a finding, or takes longer than five seconds."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .lab.node import Node, wait_until
 from .lab.settings import read_releases
 from .test_doctor_reports import ALWAYS_TOLD
 from .test_join_load_balancer import init, join
+from .world.other_networks import NETWORKS, OtherNetwork
 from .world.podnet import connect_nodes
 
 MINORS = ("1.35", "1.36")
@@ -114,11 +115,28 @@ def make_by_kubeadm(lab: Lab, kb_pyz: Path, minor: str) -> Well:
     return Well(cp1, w1)
 
 
+def make_with(network: OtherNetwork, lab: Lab, kb_pyz: Path, minor: str) -> Well:
+    """By kb, without a pod network of its own."""
+    why = network.explain_why_not()
+    if why:
+        pytest.skip(why)
+    cp1, w1 = (lab.add_node(name, version=minor) for name in ("cp1", "w1"))
+    init(cp1, kb_pyz, podNetwork={"plugin": "none"})
+    join(w1, cp1, kb_pyz)
+    network.prepare(cp1, w1)
+    network.apply(cp1)
+    for node in (cp1, w1):
+        cp1.wait_node_ready(node.name)
+    cp1.wait_pods_ready("kube-system")
+    return Well(cp1, w1)
+
+
 WAYS: dict[str, Callable[[Lab, Path, str], Well]] = {
     "kb": make_by_kb,
     "kubeadm": make_by_kubeadm,
     "nftables": functools.partial(make_by_kb, firewall="nft -f /root/rules.nft"),
     "iptables": functools.partial(make_by_kb, firewall="iptables-restore /root/rules.v4"),
+    **{network.name: functools.partial(make_with, network) for network in NETWORKS},
 }
 
 
