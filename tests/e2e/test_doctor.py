@@ -228,7 +228,7 @@ def test_a_webhook_that_does_not_answer(cp1: Node) -> None:
     try:
         note = only_error(wait_until(lambda: examine(cp1), what="an answer", timeout_s=60), "cluster")
         assert note["text"].startswith("no pod can be created: ") and "pods.example.org" in note["text"]
-        assert "validatingwebhookconfigurations" in note["remedy"]
+        assert "kubectl delete validatingwebhookconfiguration" in note["remedy"]
     finally:
         cp1.kubectl("delete validatingwebhookconfiguration nobody-answers")
     assert "cluster" not in examine(cp1)
