@@ -21,6 +21,7 @@ from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
+from kubeup.network import step_aside
 from kubeup.network.node_routes import CNI_FILE
 from kubeup.node import crictl, runtime
 from kubeup.paths import Paths
@@ -84,14 +85,16 @@ def server_ways(url: str) -> tuple[Way, ...]:
 # ---- existing pods
 
 
-def find_namespaces(host: Host, socket: str, *, limit: int = 2, but_dns: bool = False) -> list[Path]:
-    """The network namespaces of the pods on this node, except host-network pods. but_dns: skip CoreDNS' pods, because in some networks
-    a pod cannot reach itself through a Service."""
+def find_namespaces(host: Host, socket: str, *, limit: int = 2, is_own_network: bool = True) -> list[Path]:
+    """The network namespaces of the pods on this node, except host-network pods. In another network than kb's, CoreDNS' pods are skipped, because
+    in some a pod cannot reach itself through a Service, and so are pods that kb's has left behind: they are cut off, which is told by itself."""
     if not (host.which("crictl") and host.which("nsenter")):
         return []
     listed = host.query(crictl.crictl_argv(socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15)
     items = fit_what_does(as_table(listed.stdout).get("items"), [{"id!": str, "labels!": {str: str}}])
-    ids = [item["id"] for item in items if item["id"] and not (but_dns and item["labels"].get("k8s-app") == "kube-dns")]
+    left = set() if is_own_network else step_aside.read_sandboxes(host)
+    asked = [item for item in items if is_own_network or item["labels"].get("k8s-app") != "kube-dns"]
+    ids = [item["id"] for item in asked if item["id"] and item["id"] not in left]
     if not ids:
         return []
     answer = host.query(crictl.crictl_argv(socket, "inspectp", *ids[:_MAX_PODS]), timeout_s=15)

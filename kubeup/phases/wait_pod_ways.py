@@ -68,11 +68,9 @@ def find_pod_cut(ctx: Run, place: Path, *, ways: pod_view.Ways) -> Optional[Trou
 
 
 def first_pod(ctx: Run) -> Optional[Path]:
-    """The network namespace of an existing pod; None if there is none. CoreDNS' pods count only in kb's own network, because in
-    others a pod may not reach itself through a Service."""
-    found = pod_view.find_namespaces(
-        ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not node_routes.is_own_network(ctx.host, ctx.paths)
-    )
+    """The network namespace of an existing pod that can be judged by; None if there is none."""
+    is_own = node_routes.is_own_network(ctx.host, ctx.paths)
+    found = pod_view.find_namespaces(ctx.host, ctx.config.node.cri_socket, limit=1, is_own_network=is_own)
     return found[0] if found else None
 
 

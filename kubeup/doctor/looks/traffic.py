@@ -317,7 +317,7 @@ def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Finding
     """What every pod needs, queried from the network namespaces of pods that run here; doctor creates none."""
     host = patient.host
     is_own_network = node_routes.is_own_network(host, patient.paths)
-    places = pod_view.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
+    places = pod_view.find_namespaces(host, patient.config.node.cri_socket, is_own_network=is_own_network)
     ways = _read_ways(patient, dns_address, name=name) if places else None
     for place in places:
         # a lost datagram is not a broken path, so try again

@@ -11,7 +11,7 @@ import pytest
 
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
-from kubeup.network import pod_view
+from kubeup.network import pod_view, step_aside
 from kubeup.network.pod_view import Way
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -70,7 +70,9 @@ def test_the_namespaces_of_pods_that_are_there() -> None:
     host.answers["crictl"] = crictl
     assert pod_view.find_namespaces(host, SOCKET) == [Path("/run/netns/cni-b"), Path("/run/netns/cni-c")]
     assert pod_view.find_namespaces(host, SOCKET, limit=1) == [Path("/run/netns/cni-b")]
-    assert pod_view.find_namespaces(host, SOCKET, but_dns=True) == [Path("/run/netns/cni-c")]
+    assert pod_view.find_namespaces(host, SOCKET, is_own_network=False) == [Path("/run/netns/cni-c")]
+    host.files[f"{step_aside.LEASES}/10.244.0.7"] = b"c\r\neth0"  # kb's network has left it behind
+    assert pod_view.find_namespaces(host, SOCKET, is_own_network=False) == []
     host.programs.discard("nsenter")
     assert pod_view.find_namespaces(host, SOCKET) == []
 
