@@ -32,7 +32,7 @@ def refuse_unscripted(change: str, how: str) -> NoReturn:
     pytest.fail(f"kb makes a change that the test does not script: {change!r}. If it is meant: {how}")
 
 
-TOUCH = ("touch", "--no-create")
+TOUCH = ("touch", "-c")
 """A change of no content, which succeeds."""
 
 
@@ -97,7 +97,9 @@ class FakeHost:
         if str(path) in self.files:
             mode, mtime = self.modes.get(str(path), 0o644), self.mtimes.get(str(path), 0.0)
             return FileStat(mode, 0, 0, len(self.files[str(path)]), False, False, mtime, ctime=mtime)
-        return FileStat(self.modes.get(str(path), 0o755), 0, 0, 0, True, False, 0.0) if self.is_dir(path) else None
+        if not self.is_dir(path):
+            return None
+        return FileStat(self.modes.get(str(path), 0o755), 0, 0, 0, True, False, self.mtimes.get(str(path), 0.0))
 
     def read_bytes(self, path: Path) -> bytes:
         from kubeup.errors import HostError

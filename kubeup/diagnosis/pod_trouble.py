@@ -145,9 +145,10 @@ _TRIED_S = 60
 
 def _find_age_s(host: Host, component: str) -> float:
     """For how many seconds of the kubelet's log a static pod is responsible: what it said before the manifest was put there is about the pod of
-    the former one. A rename changes ctime alone."""
-    manifest = host.stat(MANIFESTS / f"{component}.yaml")
-    age_s = host.now().timestamp() - manifest.ctime if manifest else RECENT_S
+    the former one. A rename shows in its folder, and a nudge (node/containers.py) in neither."""
+    manifest, folder = host.stat(MANIFESTS / f"{component}.yaml"), host.stat(MANIFESTS)
+    since = max(manifest.mtime, folder.mtime if folder else 0.0) if manifest else 0.0
+    age_s = host.now().timestamp() - since if manifest else RECENT_S
     return min(age_s, RECENT_S) if age_s >= 0 else RECENT_S
 
 

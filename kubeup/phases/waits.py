@@ -135,9 +135,9 @@ def nudge_kubelet(ctx: Run, components: Iterable[str]) -> None:
     """
     started = {item.name for item in containers.list_containers(ctx.host, ctx.config.node.cri_socket)}
     manifests = [ctx.paths.manifest(name) for name in components if name not in started]
-    missed = [str(path) for path in manifests if ctx.host.exists(path)]
-    if missed:
-        ctx.host.run(["touch", "--no-create", *missed])
+    for path in manifests:
+        if ctx.host.exists(path):
+            containers.nudge(ctx.host, path)
 
 
 def wait_until(

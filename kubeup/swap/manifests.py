@@ -326,7 +326,7 @@ def put_in(run: Run, name: str, *, text: str) -> None:
 
 def nudge(run: Run, name: str) -> None:
     """Have the kubelet read the manifest, in case it missed the file event (H4)."""
-    run.host.run(["touch", "--no-create", str(run.paths.manifest(name))])
+    containers.nudge(run.host, run.paths.manifest(name))
 
 
 # ---- the kubelet meanwhile

@@ -169,6 +169,9 @@ def test_what_the_pod_of_the_former_manifest_met_is_not_taken_for_this_one_s() -
     host.mtimes["/etc/kubernetes/manifests/etcd.yaml"] = host.clock.timestamp() - 8.5
     assert "data is full" not in str(find(host, "etcd", etcd="refused"))
     assert "-8.5s" in asked and "-10s" in asked
+    host.mtimes["/etc/kubernetes/manifests/etcd.yaml"] = 0.0  # an old file that was moved there
+    host.mtimes["/etc/kubernetes/manifests"] = host.clock.timestamp() - 8.5
+    assert "data is full" not in str(find(host, "etcd", etcd="refused"))
     host.mtimes["/etc/kubernetes/manifests/etcd.yaml"] = host.clock.timestamp() + 3600  # a clock that was set back
     assert "data is full" in str(find(host, "etcd", etcd="refused"))
 

@@ -273,7 +273,7 @@ def test_an_image_that_cannot_be_pulled(stage: Stage) -> None:
     def run(argv: Any, **more: Any) -> Any:
         if "pull" in argv:
             pulls.append(str(argv[-1]))
-            return type(real(["touch", "--no-create"]))(tuple(argv), 1, stderr="not found: manifest unknown")
+            return type(real(["touch", "-c", "-r"]))(tuple(argv), 1, stderr="not found: manifest unknown")
         return real(argv, **more)
 
     host.run = run  # type: ignore[method-assign]
