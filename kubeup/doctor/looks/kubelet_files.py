@@ -8,7 +8,7 @@ from typing import Any, Optional
 from kubeup.diagnosis import kubelet_trouble, signs
 from kubeup.diagnosis.checks import facts
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
-from kubeup.doctor.node_files import Patient, parse_first, read_kubelet_flags
+from kubeup.doctor.node_files import Patient, parse_first, read_called_name, read_cert_node_name, read_kubelet_flags
 from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.machine.host import Host
@@ -25,11 +25,28 @@ def look_at_kubelet_files(patient: Patient) -> Findings:
     if lost is not None:
         yield lost
         return
+    yield from _judge_called(patient)
     yield from _judge_identity(patient)
     yield from _judge_client_authority(patient)
     yield from _judge_unit(patient)
     yield from _judge_static_pods(patient)
     yield from _judge_mounts(patient.host)
+
+
+def _judge_called(patient: Patient) -> Findings:
+    """A machine that was renamed: its kubelet has the certificate of the former name, and makes its static pods a second time, under the new one."""
+    host, paths = patient.host, patient.paths
+    name = read_cert_node_name(host, paths)
+    called = read_called_name(host, read_kubelet_flags(host, paths))
+    if name and called != name:
+        yield Finding(
+            NAME,
+            ERROR,
+            f"this machine is called {called} now, and its node is {name}: the kubelet cannot register, since its certificate "
+            f"is system:node:{name}'s",
+            f"hostnamectl set-hostname {name} (or add --hostname-override={name} to KUBELET_KUBEADM_ARGS in "
+            f"{paths.kubelet_flags_env}), then: {signs.say_restart(host, 'kubelet')}",
+        )
 
 
 def _judge_static_pods(patient: Patient) -> Findings:

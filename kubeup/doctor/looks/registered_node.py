@@ -12,14 +12,13 @@ from kubeup.cluster import health, node_state, probes, signing_request, system_r
 from kubeup.config import choose
 from kubeup.diagnosis import kubelet_trouble, signs
 from kubeup.diagnosis.checks import facts
-from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings, as_consequence
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.diagnosis.log_lines import clean_log_line
 from kubeup.doctor.looks import kubelet_files
 from kubeup.doctor.node_files import (
     Patient,
     list_servers,
     open_api,
-    read_called_name,
     read_cert_node_name,
     read_installed_kubelet,
     read_kubelet_flags,
@@ -36,12 +35,6 @@ def look_at_node(patient: Patient) -> Findings:
     name = read_cert_node_name(patient.host, patient.paths)
     if not patient.is_member or not name:
         return
-    renamed = list(_judge_called(patient, name))
-    yield from renamed
-    yield from (as_consequence(note) if renamed else note for note in _look_at_registered(patient, name))
-
-
-def _look_at_registered(patient: Patient, name: str) -> Findings:
     host, paths = patient.host, patient.paths
     refusing = list(_ask_servers(patient, name))
     yield from refusing
@@ -97,21 +90,6 @@ def _judge_heartbeat(patient: Patient, api: kubeapi.Api, *, name: str) -> Findin
 _SILENT_S = 20
 _LEASE = re.compile(r'"Failed to (?:update lease|ensure lease exists|prepare lease)')
 """Source: component-helpers, apimachinery/lease/controller.go"""
-
-
-def _judge_called(patient: Patient, name: str) -> Findings:
-    """A machine that was renamed: its kubelet has the certificate of the former name."""
-    host, paths = patient.host, patient.paths
-    called = read_called_name(host, read_kubelet_flags(host, paths))
-    if called != name:
-        yield Finding(
-            "node",
-            ERROR,
-            f"this machine is called {called} now, and its node is {name}: the kubelet cannot register, since its certificate "
-            f"is system:node:{name}'s",
-            f"hostnamectl set-hostname {name} (or add --hostname-override={name} to KUBELET_KUBEADM_ARGS in "
-            f"{paths.kubelet_flags_env}), then: {signs.say_restart(host, 'kubelet')}",
-        )
 
 
 def _describe_silence(patient: Patient, name: str, *, error: KbError) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from kubeup import releases
+from kubeup.diagnosis.checks.facts import Finding
 from kubeup.doctor import node_files
-from kubeup.doctor.looks import registered_node
+from kubeup.doctor.looks import registered_node, table
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
 from tests.fake_host import FakeHost
@@ -39,15 +41,21 @@ def test_a_node_that_is_ready_needs_no_word() -> None:
 
 
 def test_a_machine_that_was_renamed_cannot_register() -> None:
+    """Its control plane runs twice then, under two names: what comes of that is no other error."""
     host = node_host("Unknown", "Kubelet stopped posting node status.")
     host.files["/var/lib/kubelet/kubeadm-flags.env"] = b'KUBELET_KUBEADM_ARGS=""\n'
     host.host_name = "renamed-cp1"
-    renamed, stopped = registered_node.look_at_node(make_patient(host))
+    patient = make_patient(host)
+    looks = {look.name: look for look in table.LOOKS}
+    twice = Finding("chain/container", "error", "etcd exited 2 times: port 2380 is in use by etcd (pid 7)", "stop it")
+    chain = dataclasses.replace(looks["chain"], look=lambda _: [twice])
+    found = table.examine(patient, (looks["kubelet-files"], chain, looks["node"]))
+    renamed, again, stopped = [note for note in found if note.level != "ok"]
     assert renamed.level == "error" and "called renamed-cp1 now, and its node is cp1" in renamed.text
-    assert stopped.level == "follows"
     assert "hostnamectl set-hostname cp1" in renamed.remedy and "--hostname-override=cp1" in renamed.remedy
+    assert again.level == stopped.level == "follows"
     assert stopped.text == "because of that: node cp1 is NotReady: Kubelet stopped posting node status."
-    assert node_files.describe_patient(make_patient(host)).startswith("node cp1, control plane")
+    assert node_files.describe_patient(patient).startswith("node cp1, control plane")
 
 
 def test_a_node_that_was_deleted_and_a_cluster_that_does_not_answer() -> None:
