@@ -489,11 +489,13 @@ def _find_configuration(api: Api, told: str) -> str:
     with contextlib.suppress(Unreachable, ApiRefused):
         for kind in _WEBHOOKS if found else ():
             for item in api.list(path_of(kind)):
-                if found and any(hook.get("name") == found.group(1) for hook in item.get("webhooks") or ()):
-                    return f"{kind.lower()} {item['metadata']['name']}"
+                row = fit_what_does(item, _CONFIGURATION)
+                if found and any(hook["name"] == found.group(1) for hook in row["webhooks"]):
+                    return f"{kind.lower()} {row['metadata']['name']}"
     return ""
 
 
+_CONFIGURATION: Shape = {"metadata!": {"name!": str}, "webhooks!": [{"name!": str}]}
 _WEBHOOKS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 
 

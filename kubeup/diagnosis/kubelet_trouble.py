@@ -64,12 +64,20 @@ def read_kubelet_unit(host: Host) -> Optional[KubeletUnit]:
         found.get("LoadState", ""),
         active,
         found.get("SubState", ""),
-        int(found.get("NRestarts") or 0),
-        int(found.get("ExecMainStatus") or 0),
+        _number(found.get("NRestarts")),
+        _number(found.get("ExecMainStatus")),
         found.get("InvocationID", ""),
-        int(found.get("ActiveEnterTimestampMonotonic") or 0) / 1e6 if active == "active" else 0.0,
-        int(found.get("MainPID") or 0),
+        _number(found.get("ActiveEnterTimestampMonotonic")) / 1e6 if active == "active" else 0.0,
+        _number(found.get("MainPID")),
     )
+
+
+def _number(text: Optional[str]) -> int:
+    return int(text) if text and text.isdecimal() and len(text) < _DIGITS else 0
+
+
+_DIGITS = 20
+"""Of systemd's largest number, 64 bits."""
 
 
 def _read_openrc_service(host: Host) -> KubeletUnit:

@@ -158,7 +158,7 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any], *, log: str) -> R
     config = as_table(info.get("config"))
     handler = containerd_config.find_default_handler(_as_in_file(config))
     cni = as_table(info.get("cniconfig"))
-    dirs = _texts(cni.get("PluginDirs"))
+    dirs, folder = _texts(cni.get("PluginDirs")), _text(cni.get("PluginConfDir")) or ""
     found = replace(
         status,
         cgroup_driver=handler.cgroup_driver if handler else None,
@@ -167,7 +167,7 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any], *, log: str) -> R
         restricts_oom_score=_flag(config.get("restrictOOMScoreAdj")),
         registry_config_path=_text(as_table(config.get("registry")).get("configPath")),
         cni_bin_dirs=dirs or status.cni_bin_dirs,
-        cni_conf_dir=_text(cni.get("PluginConfDir")) or "",
+        cni_conf_dir=folder if folder.startswith("/") and folder.isprintable() else "",
         root_dir=str(config.get("containerdRootDir") or ""),
     )
     conditions = fit_what_does(as_table(info.get("status")).get("conditions"), [{"type": str}])

@@ -95,7 +95,7 @@ def check_kubelet_proxy(node: Node) -> Findings:
     env = {**parse_pairs(shown), **parse_pairs("\n".join(own.replace('"', "").split()))}
     told = _find_server(node)
     advertised = node.config.local_api_endpoint.advertise_address
-    server, port = (told.hostname or "", told.port or 443) if told else (advertised, 443)
+    server, port = told or (advertised, 443)
     proxy = uses_proxy(env, server, port=port)
     if proxy:
         place = f"systemd gives the kubelet the proxy {_without_password(proxy)}, which"
@@ -110,11 +110,15 @@ def check_kubelet_proxy(node: Node) -> Findings:
         )
 
 
-def _find_server(node: Node) -> Optional[urllib.parse.SplitResult]:
-    """Where the kubelet of a node that exists calls the API; None before that."""
+def _find_server(node: Node) -> Optional[tuple[str, int]]:
+    """Where the kubelet of a node that exists calls the API; None before that, or if it cannot be read, which another check tells."""
     path = node.paths.kubernetes / "kubelet.conf"
     found = re.search(r"(?m)^\s+server:\s*[\"']?(https://[^\s\"']+)", read_or_empty(node.host, path))
-    return urllib.parse.urlsplit(found.group(1)) if found else None
+    try:
+        parts = urllib.parse.urlsplit(found.group(1)) if found else None
+        return (parts.hostname, parts.port or 443) if parts and parts.hostname else None
+    except ValueError:  # no number, or no address
+        return None
 
 
 def check_join_proxy(node: Node) -> Findings:

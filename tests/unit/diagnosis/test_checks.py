@@ -566,6 +566,12 @@ def test_a_proxy_that_systemd_gives_the_kubelet() -> None:
     )
     finding = only(make_node(host), proxies_checks.check_kubelet_proxy)
     assert "which it asks for the API server kb-api.cluster.local: its node does not stay Ready" in finding.text
+    for odd in ("https://[", "https://x:y", "https://x:99999"):
+        host.files["/etc/kubernetes/kubelet.conf"] = f"clusters:\n- cluster:\n    server: {odd}\n".encode()
+        assert found(make_node(host), proxies_checks.check_kubelet_proxy) == [], odd
+    host.files["/etc/kubernetes/kubelet.conf"] = (
+        b"clusters:\n- cluster:\n    server: https://kb-api.cluster.local:7443\n"
+    )
     host.answers["systemctl show kubelet --property Environment"] = "NO_PROXY=.cluster.local\n"
     assert found(make_node(host), proxies_checks.check_kubelet_proxy) == [], "a worker's own address is nothing to it"
 
