@@ -74,7 +74,6 @@ CHANGING = {
     "upload_certs.py:_remove_other_proxies": "upload-certs",
     "upload_certs.py:store_shared_files": "upload-certs",
     "wait_dns.py:free_waiting_pods": "verify",
-    "waits.py:nudge_kubelet": "wait-control-plane, etcd-join",
     "reset.py:_restart_runtime": "cleanup-node/take-back-files",
     "reset.py:_strike_out": "remove-etcd-member",
     "reset.py:leave_etcd": "remove-etcd-member",

@@ -105,7 +105,7 @@ TAKEN_BACK = {
         "phases/mirror_move.py:plan_no_mirror",
         "phases/tried_swap.py:remove_unit",
         "phases/upgrade_kubelet.py:start_and_watch",
-        "phases/waits.py:nudge_kubelet",
+        "node/containers.py:nudge",
     ),
 }
 """The step of reset, or the reboot, that undoes what a function changes by running a program; NOTHING_STAYS: it only removes, or restarts,
