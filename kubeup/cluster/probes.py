@@ -237,16 +237,21 @@ def read_dns_pods(api: Api) -> list[tuple[str, str]]:
 def read_probe_failure(api: Api, pod: str) -> str:
     """Why the kubelet considers a pod in kube-system not ready: the message of its newest Unhealthy event, such as "Startup probe
     failed: HTTP probe failed with statuscode: 401"; "" if there is none."""
-    events = api.list(path_of("Event", namespace="kube-system"), field=f"involvedObject.name={pod},reason=Unhealthy")
-    newest = max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default={})
-    return str(newest.get("message", ""))
+    return _newest_message(
+        api.list(path_of("Event", namespace="kube-system"), field=f"involvedObject.name={pod},reason=Unhealthy")
+    )
 
 
 def read_start_failure(api: Api, pod: str) -> str:
     """Why the kubelet does not start a pod in kube-system, by its newest event of that kind; "" if it tells nothing."""
     events = api.list(path_of("Event", namespace="kube-system"), field=f"involvedObject.name={pod},type=Warning")
-    told = [event for event in events if event.get("reason") in ("FailedMount", "FailedCreatePodSandBox")]
-    newest = max(told, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default={})
+    return _newest_message(
+        event for event in events if event.get("reason") in ("FailedMount", "FailedCreatePodSandBox")
+    )
+
+
+def _newest_message(events: Iterable[Object]) -> str:
+    newest = max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default={})
     return str(newest.get("message", ""))
 
 

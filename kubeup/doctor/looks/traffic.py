@@ -234,14 +234,12 @@ def look_at_dns(patient: Patient) -> Findings:
 
 def _describe_failure(patient: Patient, what: str) -> Finding:
     """Packets come and go, and what answers does not know the cluster's Services."""
-    with contextlib.suppress(KbError):  # a worker's identity may read CoreDNS' ConfigMap only if a pod of it runs there
-        zone = dns_zone.explain_zone(open_api(patient), patient.config.cluster.networking.dns_domain)
-        if zone is not None:
-            return Finding("dns", ERROR, f"{what}: {zone}", zone.remedy)
-    with contextlib.suppress(KbError):  # the cluster's configuration, any node may read
-        zone = dns_zone.explain_domain(open_api(patient), patient.config.cluster.networking.dns_domain)
-        if zone is not None:
-            return Finding("dns", ERROR, f"{what}: {zone}", zone.remedy)
+    # a worker's identity may read CoreDNS' ConfigMap only if a pod of it runs there; the cluster's configuration, any node may read
+    for explain in (dns_zone.explain_zone, dns_zone.explain_domain):
+        with contextlib.suppress(KbError):
+            zone = explain(open_api(patient), patient.config.cluster.networking.dns_domain)
+            if zone is not None:
+                return Finding("dns", ERROR, f"{what}: {zone}", zone.remedy)
     silence = _explain_silence(patient, [str(server) for server in patient.config.kubelet.get("clusterDNS") or ()])
     if silence:
         return Finding("dns", ERROR, f"{what}: {silence}", silence.remedy)
